@@ -1,0 +1,1 @@
+"""The engine process: scheduler, paged KV, runner and sampler. Importing this package alone loads no torch."""
