@@ -11,7 +11,7 @@ PYTEST := $(BIN)/pytest -q
 WHEELS := $(firstword $(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
 FIND := $(if $(WHEELS),--find-links $(WHEELS))
 
-.PHONY: help venv up down check test test-kernels test-server test-gateway test-operator test-cluster clean
+.PHONY: help venv up down check test test-kernels test-server test-gateway test-operator test-cluster images chart pins clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -52,6 +52,17 @@ test-operator: venv  ## plans, and the operator against a real API server
 
 test-cluster: venv  ## end to end on the embedded cluster
 	@$(PYTEST) tests/cluster
+
+images: venv  ## build the container images into the user's cache
+	@$(BIN)/python -m topmast_cluster.images
+
+chart: venv  ## copy crds/ into the chart (a test fails when the copy is stale)
+	@cp crds/llmdeployments.yaml charts/topmast/files/llmdeployments.yaml
+
+pins: venv  ## write constraints.txt from what is installed in .venv
+	@sed -n '/^#/p' constraints.txt > constraints.new
+	@$(BIN)/pip freeze --exclude-editable | grep -v '^#' | sed -E 's/[+]cpu$$//' | LC_ALL=C sort -f >> constraints.new
+	@mv constraints.new constraints.txt
 
 clean:  ## remove what was built in this checkout (the cache of binaries and images stays)
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
