@@ -8,8 +8,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -q
 
 # torch's CPU build: from a directory of wheels where there is one, else from the package index.
-WHEELS := $(firstword $(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
-FIND := $(if $(WHEELS),--find-links $(WHEELS))
+FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
 
 .PHONY: help venv up down check test test-kernels test-server test-gateway test-operator test-cluster images chart pins clean
 
