@@ -1,0 +1,195 @@
+"""The tokenizer, its special tokens and the chat template of a model file, without torch.
+
+From GGUF metadata (byte-level BPE) or from tokenizer.json. What it encodes must equal transformers token for token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from topmast_server.weights.errors import ModelError, corrupt, not_found, unsupported
+from topmast_server.weights.gguf import GGUFFile, read_gguf
+
+_CONTROL, _USER_DEFINED = 3, 4  # GGUF token types
+# Control tokens that end an answer under whatever name the metadata knows them; many files name only one of several.
+_ENDINGS = {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|eom_id|>", "<end_of_turn>", "</s>"}
+_END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTokenizer:
+    """Everything about text that a model file says. `tokenizer` may be used for streaming decodes."""
+
+    tokenizer: Tokenizer
+    chat_template: str | None
+    bos_token: str | None
+    eos_token: str | None
+    bos_id: int | None
+    stop_token_ids: tuple[int, ...]  # any of them ends an answer
+    add_bos: bool  # whether plain prompts begin with bos_id; rendered chat templates bring their own
+    vocab_size: int
+
+    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Token ids of `text`; markers such as <|im_start|> become their one id."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special).ids
+        if add_special and self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            return [self.bos_id, *ids]
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of complete tokens; an incomplete UTF-8 character becomes U+FFFD."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special))
+
+
+def load_tokenizer(path: Path) -> ModelTokenizer:
+    """From a .gguf file or a model directory. Raises ModelError."""
+    return _from_directory(path) if path.is_dir() else from_gguf(read_gguf(path))
+
+
+def stop_ids(file: GGUFFile) -> tuple[int, ...]:
+    """The ids that end an answer, as far as scalar metadata tells; needs no token list."""
+    found = (file.metadata.get(f"tokenizer.ggml.{key}") for key in _END_KEYS)
+    return tuple(sorted({value for value in found if isinstance(value, int)}))
+
+
+def from_gguf(file: GGUFFile) -> ModelTokenizer:
+    """Build the tokenizer that the metadata describes."""
+    model = file.metadata.get("tokenizer.ggml.model")
+    if model != "gpt2":
+        raise unsupported(
+            f"{file.path} has a {model!r} tokenizer; byte-level BPE ('gpt2') is read from GGUF. "
+            "Use the model's safetensors directory with its tokenizer.json."
+        )
+    tokens: list[str] = _strings(file, "tokenizer.ggml.tokens")
+    merges = [tuple(merge.split(" ", 1)) for merge in _strings(file, "tokenizer.ggml.merges")]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    pre = file.metadata.get("tokenizer.ggml.pre", "default")
+    splitter, ignore_merges = _pre_tokenizer(file, str(pre))
+    try:
+        tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=ignore_merges))  # type: ignore[arg-type]
+    except Exception as error:  # the library raises plain Exception for a merge that is not in the vocabulary
+        raise corrupt(f"{file.path} has a broken token list: {error}; fetch the model file again.") from error
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.ByteLevel()
+    types = file.metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    if not isinstance(types, list) or len(types) != len(tokens):
+        raise corrupt(f"{file.path} names {len(tokens)} tokens, but not as many types; fetch the model file again.")
+    added = [(token, kind) for token, kind in zip(tokens, types, strict=True) if kind in (_CONTROL, _USER_DEFINED)]
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t, k in added if k == _CONTROL])
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t, k in added if k == _USER_DEFINED])
+    ends = set(stop_ids(file)) | {vocabulary[t] for t, kind in added if kind == _CONTROL and t in _ENDINGS}
+    bos, eos = (_token_id(file, f"tokenizer.ggml.{name}_token_id", len(tokens)) for name in ("bos", "eos"))
+    template = file.metadata.get("tokenizer.chat_template")
+    return ModelTokenizer(
+        tokenizer=tokenizer,
+        chat_template=template if isinstance(template, str) else None,
+        bos_token=None if bos is None else tokens[bos],
+        eos_token=None if eos is None else tokens[eos],
+        bos_id=bos,
+        stop_token_ids=tuple(sorted(end for end in ends if 0 <= end < len(tokens))),
+        add_bos=bool(file.metadata.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe")),
+        vocab_size=len(tokens),
+    )
+
+
+def _pre_tokenizer(file: GGUFFile, pre: str) -> tuple[Any, bool]:
+    """How text is split before merging, and whether whole words in the vocabulary skip the merges."""
+    if pre in ("default", "gpt-2"):
+        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True), False
+    if pre == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]), False
+    if pre == "llama-bpe":
+        split = pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), behavior="isolated")
+        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]), True
+    raise unsupported(
+        f"{file.path} splits text by the rule {pre!r}; known rules are default, gpt-2, smollm and llama-bpe. "
+        "Use the model's safetensors directory with its tokenizer.json."
+    )
+
+
+def _strings(file: GGUFFile, key: str) -> list[str]:
+    value = file.metadata.get(key)
+    if not isinstance(value, list) or not value or not isinstance(value[0], str):
+        raise corrupt(f"{file.path} has no {key}; fetch the model file again.")
+    return value
+
+
+def _token_id(file: GGUFFile, key: str, count: int) -> int | None:
+    value = file.metadata.get(key)
+    return value if isinstance(value, int) and 0 <= value < count else None
+
+
+def _from_directory(folder: Path) -> ModelTokenizer:
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise not_found(f"{path} does not exist; a model directory needs config.json, tokenizer.json and *.safetensors.")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise corrupt(f"{path} cannot be read: {error}; fetch the model's files again.") from error
+    settings = read_json(folder / "tokenizer_config.json", optional=True)
+    generation = read_json(folder / "generation_config.json", optional=True)
+    config = read_json(folder / "config.json")
+    eos_token, bos_token = _token_text(settings.get("eos_token")), _token_text(settings.get("bos_token"))
+    ends = directory_stop_ids(config, generation)
+    for token in {eos_token, *_ENDINGS} - {None}:
+        found = tokenizer.token_to_id(str(token))
+        if found is not None and (token == eos_token or found in tokenizer.get_added_tokens_decoder()):
+            ends |= {found}
+    jinja = folder / "chat_template.jinja"
+    template = jinja.read_text() if jinja.exists() else settings.get("chat_template")
+    return ModelTokenizer(
+        tokenizer=tokenizer,
+        chat_template=template if isinstance(template, str) else None,
+        bos_token=bos_token,
+        eos_token=eos_token,
+        bos_id=tokenizer.token_to_id(bos_token) if bos_token else None,
+        stop_token_ids=tuple(sorted(ends)),
+        add_bos=False,  # tokenizer.json's own post-processor adds it where it belongs
+        vocab_size=tokenizer.get_vocab_size(),
+    )
+
+
+def directory_stop_ids(config: dict[str, Any], generation: dict[str, Any]) -> set[int]:
+    """The ids in config.json and generation_config.json that end an answer."""
+    ends: set[int] = set()
+    for source in (config, generation):
+        value = source.get("eos_token_id")
+        ends |= set(value) if isinstance(value, list) else {value} if isinstance(value, int) else set()
+    return ends
+
+
+def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    """A JSON object of the model directory; an optional one that is missing is empty."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        if optional:
+            return {}
+        raise not_found(f"{path} does not exist; a model directory needs config.json and *.safetensors.") from error
+    except (ValueError, OSError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(value, dict):
+        raise _unreadable(path, "it is not a JSON object")
+    return value
+
+
+def _unreadable(path: Path, why: object) -> ModelError:
+    return corrupt(f"{path} cannot be read: {why}; fetch the model's files again.")
+
+
+def _token_text(value: Any) -> str | None:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
