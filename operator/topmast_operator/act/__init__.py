@@ -1,0 +1,1 @@
+"""Writes plans to the API server. Decides nothing."""

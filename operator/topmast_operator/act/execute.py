@@ -1,0 +1,67 @@
+"""Carries out a plan, in its order. Decides nothing; every step may be repeated without harm.
+
+A refusal is raised after the other steps were tried: one child that cannot be written holds up no other.
+"""
+
+import asyncio
+import logging
+
+from topmast_operator.act import paths
+from topmast_operator.act.client import Api, ApiError
+from topmast_operator.api.names import ANNOTATION_DELETION_COST, ANNOTATION_DRAINING
+from topmast_operator.api.resource import Model
+from topmast_operator.plan.children import Manifest
+from topmast_operator.plan.plan import Plan
+
+ANNOUNCE_S = 1.0  # for gateways to notice that a pod is about to leave
+LEAVES_FIRST = "-1000"
+
+log = logging.getLogger(__name__)
+
+
+async def execute(api: Api, model: Model, plan: Plan) -> ApiError | None:
+    """Bring the children to where the plan wants them; the first refusal, if there was one."""
+    refused: list[ApiError] = []
+    for manifest in plan.grow:
+        await _try(_apply(api, model, manifest), refused)
+    for pod in plan.undrain:
+        await _try(_annotate(api, model, pod, draining=False), refused)
+    for pod in plan.drain:
+        await _try(_annotate(api, model, pod, draining=True), refused)
+    if plan.drain and (plan.shrink or plan.delete):
+        await asyncio.sleep(ANNOUNCE_S)
+    for manifest in plan.shrink:
+        await _try(_apply(api, model, manifest), refused)
+    for kind, name in plan.delete:
+        log.info("%s: delete %s %s", model.key, kind, name)
+        await _try(api.delete(paths.child(kind, model.namespace, name)), refused)
+    return refused[0] if refused else None
+
+
+async def _apply(api: Api, model: Model, manifest: Manifest) -> None:
+    kind, name = manifest["kind"], manifest["metadata"]["name"]
+    count = f" with {manifest['spec']['replicas']} replicas" if kind == "Deployment" else ""
+    log.info("%s: apply %s %s%s", model.key, kind, name, count)
+    await api.apply(paths.child(kind, model.namespace, name), manifest)
+
+
+async def _annotate(api: Api, model: Model, pod: str, *, draining: bool) -> None:
+    log.info("%s: pod %s is %s", model.key, pod, "about to leave" if draining else "to stay after all")
+    annotations = {
+        ANNOTATION_DRAINING: "true" if draining else None,
+        ANNOTATION_DELETION_COST: LEAVES_FIRST if draining else None,
+    }
+    try:
+        await api.merge(paths.child("Pod", model.namespace, pod), {"metadata": {"annotations": annotations}})
+    except ApiError as error:
+        if error.status != 404:  # it has left already
+            raise
+
+
+async def _try(step: object, refused: list[ApiError]) -> None:
+    try:
+        await step  # type: ignore[misc]
+    except ApiError as error:
+        if error.status == 409 or error.status >= 500:
+            raise  # a race or an ailing server: the whole pass is repeated
+        refused.append(error)

@@ -1,0 +1,104 @@
+"""Facts that one reconcile gathers before it decides: children, pods, engines, free devices. Plain frozen data.
+
+Must not hold a live client or a reference to a cache: the same facts must give the same plan, today and in a test.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from topmast_operator.api.resource import Model
+
+
+@dataclass(frozen=True)
+class Termination:
+    """How a container ended: exit code, Kubernetes' reason, and what it left in the termination log."""
+
+    exit_code: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """What an engine said of itself at `/state`, with rates that the poller measured between two answers."""
+
+    phase: str
+    bytes_done: int = 0
+    bytes_total: int = 0
+    eta_s: float | None = None
+    start_total_s: float | None = None
+    running: int = 0
+    waiting: int = 0
+    waiting_prompt_tokens: int = 0
+    kv_tokens_used: int = 0
+    kv_tokens: int = 0
+    prefill_tokens_per_s: float = 0.0  # measured capacity of this replica
+    decode_tokens_per_s: float = 0.0
+    offered_input_tokens_per_s: float = 0.0  # over the poller's window
+    output_tokens_per_s: float = 0.0
+    age_s: float = 0.0  # since this was read
+
+
+@dataclass(frozen=True)
+class PodFacts:
+    """One pod that has not ended. `deleting`: it has a deletionTimestamp; `draining`: it has been announced."""
+
+    name: str
+    revision: str
+    node: str | None
+    ip: str | None
+    phase: str
+    ready: bool
+    deleting: bool
+    draining: bool
+    scheduled: bool | None  # None: the scheduler has not spoken
+    unschedulable_message: str
+    waiting_reason: str
+    waiting_message: str
+    restarts: int
+    terminated: Termination | None  # now
+    last_terminated: Termination | None  # before the latest restart
+    created_unix_s: float
+    engine: EngineState | None = None
+
+
+@dataclass(frozen=True)
+class RevisionFacts:
+    """One Deployment of the model. `template` is the pinned pod template, exactly as it was first rendered."""
+
+    name: str
+    revision: str
+    created_unix_s: float
+    replicas: int
+    template: Mapping[str, Any]
+    proven: bool
+    failed: Mapping[str, str] | None
+    replica_failure: str  # why the ReplicaSet cannot create pods, e.g. quota or pod security
+    live: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Room:
+    """Free devices of one accelerator resource. None where the operator may not list nodes."""
+
+    free: int
+    total: int
+    nodes: int
+    largest_free_on_a_node: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    model: Model
+    now: float
+    revisions: tuple[RevisionFacts, ...] = ()
+    pods: tuple[PodFacts, ...] = ()
+    service: Mapping[str, Any] | None = None
+    disruption_budget: Mapping[str, Any] | None = None
+    room: Room | None = None
+    foreign: tuple[str, ...] = ()  # kinds of children whose name somebody else has taken
+
+    def pods_of(self, revision: str) -> tuple[PodFacts, ...]:
+        """Pods of a revision that are there to stay."""
+        return tuple(pod for pod in self.pods if pod.revision == revision and not pod.deleting)

@@ -1,0 +1,121 @@
+"""The LLMDeployment as frozen data, read from what the API server stored (so schema and CEL have passed).
+
+Must not apply defaults of its own where the schema has one: a default in two places is a default that drifts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from topmast_operator.api.names import ANNOTATION_RETRY
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    resource: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Engine:
+    image: str | None
+    dtype: str
+    max_model_len: int | None
+    max_num_seqs: int | None
+    kv_cache_bytes: str | int | None
+    extra_args: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Resources:
+    accelerator: Accelerator | None
+    cpu: str | int | None
+    memory: str | int | None
+
+
+@dataclass(frozen=True)
+class Placement:
+    node_selector: Mapping[str, str]
+    tolerations: tuple[Mapping[str, Any], ...]
+    priority_class_name: str | None
+
+
+@dataclass(frozen=True)
+class Autoscaling:
+    min_replicas: int
+    max_replicas: int
+    hold_s: float
+    target_utilization: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """One LLMDeployment. `status` is what the operator itself wrote earlier: its memory across restarts."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    retry: str
+    source: str
+    engine: Engine
+    resources: Resources
+    placement: Placement
+    replicas: int
+    suspend: bool
+    autoscaling: Autoscaling | None
+    drain_timeout_s: int
+    status: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def parse(body: Mapping[str, Any]) -> Model:
+    """An LLMDeployment from its JSON. KeyError when a required field is missing, which the schema rules out."""
+    meta, spec = body["metadata"], body["spec"]
+    engine, resources, placement = spec["engine"], spec["resources"], spec["placement"]
+    accelerator, autoscaling = resources.get("accelerator"), spec.get("autoscaling")
+    return Model(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        generation=meta["generation"],
+        retry=meta.get("annotations", {}).get(ANNOTATION_RETRY, ""),
+        source=spec["model"]["source"],
+        engine=Engine(
+            image=engine.get("image"),
+            dtype=engine["dtype"],
+            max_model_len=engine.get("maxModelLen"),
+            max_num_seqs=engine.get("maxNumSeqs"),
+            kv_cache_bytes=engine.get("kvCacheBytes"),
+            extra_args=tuple(engine.get("extraArgs", ())),
+            env=tuple((item["name"], item["value"]) for item in engine.get("env", ())),
+        ),
+        resources=Resources(
+            accelerator=Accelerator(accelerator["resource"], accelerator["count"]) if accelerator else None,
+            cpu=resources.get("cpu"),
+            memory=resources.get("memory"),
+        ),
+        placement=Placement(
+            node_selector=placement.get("nodeSelector", {}),
+            tolerations=tuple(placement.get("tolerations", ())),
+            priority_class_name=placement.get("priorityClassName"),
+        ),
+        replicas=spec["replicas"],
+        suspend=spec["suspend"],
+        autoscaling=_autoscaling(autoscaling) if autoscaling else None,
+        drain_timeout_s=spec["drain"]["timeoutSeconds"],
+        status=body.get("status", {}),
+    )
+
+
+def _autoscaling(spec: Mapping[str, Any]) -> Autoscaling:
+    return Autoscaling(
+        min_replicas=spec["minReplicas"],
+        max_replicas=spec["maxReplicas"],
+        hold_s=float(spec["scaleDownHoldSeconds"]),
+        target_utilization=float(spec["targetUtilization"]),
+    )

@@ -1,0 +1,1 @@
+"""Decisions: pure functions from facts to plans. No input or output, no clock, no client; imports `api` alone."""

@@ -1,0 +1,65 @@
+"""What is worth an Event: the differences between the last status and the next one that a human would want to hear of.
+
+Made from two statuses and nothing else, so a restart repeats nothing and a failed status write loses nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# A condition that turns to this status is news; the other direction is told by Ready.
+_BAD = {"Stalled": "True", "ModelAvailable": "False", "CapacityAvailable": "False"}
+
+
+@dataclass(frozen=True)
+class Note:
+    """One Event about a model. `action` is what the operator was doing, in CamelCase."""
+
+    warning: bool
+    reason: str
+    action: str
+    message: str
+
+
+def notes_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Note, ...]:
+    """The Events for one change of status."""
+    notes = []
+    if after["revision"] != before.get("revision"):
+        old = f", after {before['revision']}" if before.get("revision") else ""
+        notes.append(Note(False, "NewRevision", "Rollout", f"The spec asks for revision {after['revision']}{old}."))
+    notes += _scaling(before.get("autoscaling", {}), after.get("autoscaling", {}))
+    rollout = after.get("rollout", {})
+    if rollout and rollout.get("strategy") != before.get("rollout", {}).get("strategy"):
+        notes.append(
+            Note(rollout["strategy"] in ("Wait", "Rollback"), rollout["strategy"], "Rollout", rollout["reason"])
+        )
+    earlier = {item["type"]: item for item in before.get("conditions", ())}
+    for item in after["conditions"]:
+        notes += _condition(earlier.get(item["type"], {}), item)
+    return tuple(notes)
+
+
+def _scaling(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Note]:
+    old, new = before.get("desiredReplicas"), after.get("desiredReplicas")
+    if new is None or old is None or new == old:
+        return []
+    return [Note(False, "ScaledUp" if new > old else "ScaledDown", "Autoscale", after["reason"])]
+
+
+def _condition(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Note]:
+    kind, status, reason = after["type"], after["status"], after["reason"]
+    if kind == "Ready":
+        turned = status != before.get("status") or (status == "True" and reason != before.get("reason"))
+        lost = status == "False" and before.get("status") == "True"
+        if turned and (status == "True" or lost):
+            return [Note(False, "Ready" if status == "True" else "NotReady", "Observe", after["message"])]
+        crashed = reason != before.get("reason") and reason in _CRASHES
+        return [Note(True, reason, "Observe", after["message"])] if crashed else []
+    if _BAD.get(kind) == status and (before.get("status"), before.get("reason")) != (status, reason):
+        return [Note(True, reason, "Observe", after["message"])]
+    return []
+
+
+_CRASHES = frozenset(
+    {"EngineCrash", "EngineDied", "EngineHung", "OutOfMemory", "ImagePull", "ContainerConfig", "BadArguments"}
+)

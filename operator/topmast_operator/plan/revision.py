@@ -1,0 +1,47 @@
+"""The revision of a model: eight hex digits made from what the user meant, not from what the operator renders.
+
+So another spelling of a quantity, a field written out with its default, or a new operator version restarts nothing.
+Replicas, suspend and autoscaling are no part of it: they change how many pods there are, not what runs in them.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from topmast_operator.api import quantity
+from topmast_operator.api.resource import Model
+
+DIGITS = 8
+
+
+def revision_of(model: Model) -> str:
+    """The name of the revision that the spec asks for."""
+    text = json.dumps(intent(model), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def intent(model: Model) -> dict[str, Any]:
+    """What the user asked of one replica, in one spelling, without what equals a default.
+
+    A default that is left out keeps old hashes valid when a later schema adds a field with a default.
+    """
+    engine, resources, placement = model.engine, model.resources, model.placement
+    accelerator = resources.accelerator
+    wanted: dict[str, Any] = {
+        "source": model.source,
+        "image": engine.image,
+        "dtype": None if engine.dtype == "auto" else engine.dtype,
+        "maxModelLen": engine.max_model_len,
+        "maxNumSeqs": engine.max_num_seqs,
+        "kvCacheBytes": None if engine.kv_cache_bytes is None else quantity.as_bytes(engine.kv_cache_bytes),
+        "extraArgs": list(engine.extra_args),
+        "env": sorted(engine.env),
+        "accelerator": {accelerator.resource: accelerator.count} if accelerator else None,
+        "cpu": None if resources.cpu is None else quantity.cpu(resources.cpu),
+        "memory": None if resources.memory is None else quantity.as_bytes(resources.memory),
+        "nodeSelector": dict(placement.node_selector),
+        "tolerations": [dict(item) for item in placement.tolerations],
+        "priorityClassName": placement.priority_class_name,
+        "drainTimeoutS": None if model.drain_timeout_s == 30 else model.drain_timeout_s,
+    }
+    return {name: value for name, value in wanted.items() if value not in (None, [], {})}

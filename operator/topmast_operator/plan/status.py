@@ -1,0 +1,91 @@
+"""The whole status of a model, as it is applied; the operator's memory across restarts is in it too.
+
+`observedGeneration` is in the same write as everything else, so a reader never sees it ahead of the conditions.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from topmast_operator.api.conditions import render
+from topmast_operator.api.facts import Facts, RevisionFacts
+from topmast_operator.api.names import model_selector
+from topmast_operator.api.times import to_text
+from topmast_operator.plan.autoscale import Decision
+from topmast_operator.plan.health import Health, conditions, phase
+from topmast_operator.plan.progress import describe
+from topmast_operator.plan.rollout import Strategy
+
+# Sorts pods and revisions, so that equal facts give equal status.
+
+
+def render_status(health: Health, facts: Facts, decision: Decision | None) -> dict[str, Any]:
+    """The status for these facts."""
+    model = facts.model
+    staying = [pod for pod in facts.pods if not pod.deleting]
+    status: dict[str, Any] = {
+        "phase": phase(health),
+        "ready": f"{health.ready}/{health.wanted}",
+        "revision": health.revision,
+        "tokensPerSecond": _rounded(sum(pod.engine.output_tokens_per_s for pod in staying if pod.engine)),
+        "replicas": len(staying),
+        "readyReplicas": health.ready,
+        "selector": model_selector(model.name),
+        "revisions": [
+            _revision(facts, health, revision)
+            for revision in sorted(facts.revisions, key=lambda item: (item.created_unix_s, item.revision))
+        ],
+        "pods": [describe(pod) for pod in sorted(facts.pods, key=lambda pod: pod.name)],
+        "conditions": render(conditions(health), model.status.get("conditions", ()), model.generation, facts.now),
+        "observedGeneration": model.generation,
+    }
+    if health.rollout.strategy is not Strategy.NONE:
+        status["rollout"] = {"strategy": str(health.rollout.strategy), "reason": health.rollout.reason}
+    if decision:
+        status["autoscaling"] = _autoscaling(decision)
+    return status
+
+
+def without_cosmetics(status: Mapping[str, Any]) -> dict[str, Any]:
+    """A status without what changes with every measurement: such a change alone can wait some seconds."""
+    kept = {key: value for key, value in status.items() if key != "tokensPerSecond"}
+    if "autoscaling" in kept:
+        kept["autoscaling"] = {key: value for key, value in kept["autoscaling"].items() if key != "reason"}
+    kept["conditions"] = [
+        {key: value for key, value in item.items() if key != "message" or item["type"] != "AutoscalingActive"}
+        for item in status.get("conditions", ())
+    ]
+    return kept
+
+
+def _revision(facts: Facts, health: Health, revision: RevisionFacts) -> dict[str, Any]:
+    pods = facts.pods_of(revision.revision)
+    ready = sum(pod.ready for pod in pods)
+    told: dict[str, Any] = {
+        "name": revision.revision,
+        "deployment": revision.name,
+        "replicas": len(pods),
+        "readyReplicas": ready,
+        "verdict": "Proven" if revision.proven or ready else "Starting",
+    }
+    if revision.revision == health.revision and health.stalled:
+        told |= {"verdict": "Failed", "message": health.stalled.message}
+    return told
+
+
+def _autoscaling(decision: Decision) -> dict[str, Any]:
+    memory = decision.memory
+    told: dict[str, Any] = {"desiredReplicas": memory.desired, "reason": decision.reason}
+    if memory.last_change is not None:
+        told["lastScaleTime"] = to_text(memory.last_change)
+    if memory.low_since is not None:
+        told["lowSince"] = to_text(memory.low_since)
+    return told
+
+
+def _rounded(rate: float) -> str:
+    """Two digits, so that a steady load reads as a steady number."""
+    if rate < 1:
+        return "0"
+    if rate < 100:
+        return f"{rate:.0f}"
+    return f"{float(f'{rate:.2g}'):.0f}"

@@ -1,0 +1,1 @@
+"""The process: queue, workers, Lease, metrics, probes, signals."""
