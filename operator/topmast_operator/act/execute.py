@@ -5,6 +5,8 @@ A refusal is raised after the other steps were tried: one child that cannot be w
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from topmast_operator.act import paths
 from topmast_operator.act.client import Api, ApiError
@@ -58,9 +60,9 @@ async def _annotate(api: Api, model: Model, pod: str, *, draining: bool) -> None
             raise
 
 
-async def _try(step: object, refused: list[ApiError]) -> None:
+async def _try(step: Coroutine[Any, Any, None], refused: list[ApiError]) -> None:
     try:
-        await step  # type: ignore[misc]
+        await step
     except ApiError as error:
         if error.status == 409 or error.status >= 500:
             raise  # a race or an ailing server: the whole pass is repeated

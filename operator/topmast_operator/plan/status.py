@@ -89,3 +89,16 @@ def _rounded(rate: float) -> str:
     if rate < 100:
         return f"{rate:.0f}"
     return f"{float(f'{rate:.2g}'):.0f}"
+
+
+def with_refusal(status: Mapping[str, Any], message: str) -> dict[str, Any]:
+    """The status when the API server refused a child: what it said is the reason that the model is not Ready."""
+    told = f"The API server refused a child of this model: {message}. It is tried again."
+    changed = []
+    for item in status["conditions"]:
+        if item["type"] == "Ready":
+            item = {**item, "status": "False", "reason": "ApplyRefused", "message": told}
+        elif item["type"] == "Reconciling":
+            item = {**item, "status": "True", "reason": "ApplyRefused", "message": told}
+        changed.append(item)
+    return {**status, "conditions": changed}

@@ -1,0 +1,33 @@
+"""`/metrics`, `/healthz` and `/readyz` of the operator process."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from topmast_operator.run.metrics import Metrics
+
+Check = Callable[[], str]  # what is wrong, empty when nothing is
+
+
+async def serve(host: str, port: int, metrics: Metrics, healthy: Check, ready: Check) -> web.AppRunner:
+    """Listen; the caller ends it with `cleanup()`."""
+
+    def answer(check: Check) -> web.Response:
+        wrong = check()
+        return web.Response(text=wrong or "ok", status=503 if wrong else 200)
+
+    async def on_metrics(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def on_healthz(_: web.Request) -> web.Response:
+        return answer(healthy)
+
+    async def on_readyz(_: web.Request) -> web.Response:
+        return answer(ready)
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", on_metrics), web.get("/healthz", on_healthz), web.get("/readyz", on_readyz)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+    return runner
