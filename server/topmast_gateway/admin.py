@@ -1,0 +1,33 @@
+"""The admin port: `/metrics`, `/healthz`, `/readyz`. Nothing here needs a key, so nothing here may tell one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from topmast_gateway.asgi import Receive, Scope, Send
+from topmast_gateway.metrics import Metrics
+from topmast_gateway.reply import Reply
+
+_TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
+_PROMETHEUS = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
+
+
+class Admin:
+    """`why_not_ready` says in a sentence what is missing, and nothing when all is well."""
+
+    def __init__(self, metrics: Metrics, why_not_ready: Callable[[], str]) -> None:
+        self._metrics = metrics
+        self._why_not_ready = why_not_ready
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reply = Reply(send, "admin")
+        match scope["path"]:
+            case "/healthz":  # the loop turns, or this would not be answered
+                await reply.whole(200, b"ok\n", _TEXT)
+            case "/readyz":
+                why = self._why_not_ready()
+                await reply.whole(503 if why else 200, f"{why or 'ok'}\n".encode(), _TEXT)
+            case "/metrics":
+                await reply.whole(200, self._metrics.text(), _PROMETHEUS)
+            case _:
+                await reply.whole(404, b"use /metrics, /healthz or /readyz\n", _TEXT)

@@ -1,0 +1,119 @@
+"""`topmast gateway`: flags in, exit code out. 0 drained, 1 failed while running, 2 cannot start as told."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+
+
+def main() -> int:
+    """Run the gateway with the command line's flags."""
+    flags = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+    import uvloop  # imported late, so that --help and a wrong flag answer at once
+
+    from topmast_gateway import kube
+    from topmast_gateway.listener import bind
+    from topmast_gateway.proxy import Patience
+    from topmast_gateway.serve import Leave, Scope, serve
+
+    keys_namespace = flags.keys_namespace or kube.own_namespace()
+    scope = Scope(tuple(dict.fromkeys(flags.namespace)), keys_namespace, flags.keys_secret)
+    try:
+        public = bind(flags.host, flags.port)
+        admin = bind(flags.admin_host, flags.admin_port)
+    except OSError as error:
+        where = f"{flags.host}:{flags.port} and {flags.admin_host}:{flags.admin_port}"
+        return _failed(f"cannot listen on {where}: {error.strerror or error}; choose free ports")
+    patience = Patience(flags.hold_s, flags.progress_timeout_s, flags.answer_timeout_s)
+    leave = Leave(flags.drain_notice_s, flags.drain_timeout_s)
+    try:
+        uvloop.run(serve(public, admin, scope, patience=patience, max_streams=flags.max_streams, leave=leave))
+    except kube.NoCluster as error:
+        return _failed(str(error))
+    except Exception:
+        logging.exception("the gateway failed")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="topmast gateway", description="The data path in front of all engine pods.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add(
+        "--namespace",
+        action="append",
+        default=[],
+        type=_name,
+        metavar="NS",
+        help="serve this one; repeatable; default: all",
+    )
+    add("--keys-secret", required=True, type=_name, metavar="NAME", help="the Secret of API keys")
+    add("--keys-namespace", type=_name, metavar="NS", help="where it is; default: the pod's own")
+    add("--host", default="0.0.0.0")
+    add("--port", default=8080, type=_port)
+    add("--admin-host", default="0.0.0.0")
+    add("--admin-port", default=8081, type=_port)
+    add("--hold-s", default=10.0, type=_seconds, help="wait for a pod when none is ready (default %(default)s)")
+    add("--progress-timeout-s", default=120.0, type=_positive, help="longest silence of a stream (default %(default)s)")
+    add(
+        "--answer-timeout-s",
+        default=1200.0,
+        type=_positive,
+        help="longest wait for an answer that is not streamed (default %(default)s)",
+    )
+    add("--max-streams", default=2000, type=_count, help="requests at once (default %(default)s)")
+    add("--drain-notice-s", default=3.0, type=_seconds, help="keep taking requests after SIGTERM (default %(default)s)")
+    add("--drain-timeout-s", default=60.0, type=_positive, help="then let open streams finish (default %(default)s)")
+    return parser
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a Kubernetes name: use lower-case letters, digits and '-'")
+    return text
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use 1 to 65535, or 0 for a free one")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds between 0 and 86400")
+    return value
+
+
+def _positive(text: str) -> float:
+    if (value := _seconds(text)) == 0:
+        raise argparse.ArgumentTypeError("0 s would end every request: use a larger number")
+    return value
+
+
+def _failed(message: str) -> int:
+    print(f"topmast gateway: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What the gateway takes from Kubernetes objects: models, pods that may be picked, keys.
+
+Pure functions over the API server's JSON. A pod that lacks something is not routable; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from topmast_gateway.keys import Keys, from_secret
+from topmast_gateway.routes import Model, Pod
+
+Json = dict[str, Any]
+
+MODEL_LABEL = "topmast.dev/model"
+MANAGED_LABEL = "app.kubernetes.io/managed-by=topmast"
+DRAINING_ANNOTATION = "topmast.dev/draining"
+ENGINE_PORT = 8000
+
+
+def model_of(resource: Json) -> Model:
+    """An LLMDeployment as a routing fact."""
+    meta = resource["metadata"]
+    return Model(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        created=_unix(meta.get("creationTimestamp")),
+        suspended=(resource.get("spec") or {}).get("suspend") is True,
+    )
+
+
+def pod_of(pod: Json) -> Pod | None:
+    """An engine pod, or None while nothing may be sent to it: not ready, leaving, or told to drain."""
+    meta, status = pod["metadata"], pod.get("status") or {}
+    ready = _condition(status, "Ready")
+    name = (meta.get("labels") or {}).get(MODEL_LABEL)
+    draining = (meta.get("annotations") or {}).get(DRAINING_ANNOTATION) == "true"
+    ip = status.get("podIP")
+    if not name or not ip or draining or meta.get("deletionTimestamp") or ready.get("status") != "True":
+        return None
+    return Pod(
+        uid=meta["uid"],
+        namespace=meta["namespace"],
+        name=meta["name"],
+        model=f"{meta['namespace']}/{name}",
+        address=f"[{ip}]:{ENGINE_PORT}" if ":" in ip else f"{ip}:{ENGINE_PORT}",
+        ready_since=ready.get("lastTransitionTime") or "",
+    )
+
+
+def keys_of(secret: Json) -> Keys:
+    """The Secret of API keys."""
+    return from_secret(secret.get("data") or {})
+
+
+def _condition(status: Json, kind: str) -> Json:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == kind:
+            return condition  # type: ignore[no-any-return]
+    return {}
+
+
+def _unix(timestamp: str | None) -> int:
+    try:
+        return int(datetime.fromisoformat(timestamp or "").timestamp())
+    except ValueError:
+        return 0

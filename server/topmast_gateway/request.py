@@ -1,0 +1,104 @@
+"""A completion request as the gateway sees it: its bytes, and the three fields that routing needs.
+
+The body is passed on as it came. What it means beyond `model`, `stream` and its size is the engine's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from topmast_gateway.asgi import Receive
+from topmast_gateway.errors import Refusal
+from topmast_gateway.leaving import ClientGone
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+_BODY_PROGRESS_S = 30.0
+_BYTES_PER_TOKEN = 4  # English text; a guess that only has to rank pods
+_ASSUMED_ANSWER_TOKENS = 256
+_LONGEST_ANSWER_TOKENS = 32_768  # one absurd max_tokens must not make a pod look full for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request for `model`; `tokens` estimates what it will cost a pod, prompt and answer together."""
+
+    path: str
+    body: bytes
+    model: str
+    stream: bool
+    tokens: int
+
+
+def too_large() -> Refusal:
+    """413 with the limit in it."""
+    return Refusal(
+        413,
+        "request_too_large",
+        f"the request body is larger than {MAX_BODY_BYTES} bytes: send a shorter prompt",
+        headers=((b"connection", b"close"),),
+    )
+
+
+def announced_length(headers: Mapping[bytes, bytes]) -> int:
+    """The body's announced size in bytes, 0 when it is not announced (chunked)."""
+    value = headers.get(b"content-length", b"0")
+    return int(value) if value.isdigit() and len(value) < 20 else 0
+
+
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
+    """The whole body; 413 as soon as it is known to be too large, 408 when it stops coming."""
+    if announced_length(headers) > MAX_BODY_BYTES:
+        raise too_large()
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(_BODY_PROGRESS_S) as clock:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > MAX_BODY_BYTES:
+                    raise too_large()
+                if not message.get("more_body", False):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+                clock.reschedule(asyncio.get_running_loop().time() + _BODY_PROGRESS_S)
+    except TimeoutError:
+        raise Refusal(
+            408,
+            "request_timeout",
+            f"the request body stopped coming for {_BODY_PROGRESS_S:.0f} s: send it again",
+            headers=((b"connection", b"close"),),
+        ) from None
+
+
+def parse(path: str, body: bytes) -> Ask:
+    """Read what routing needs; a 400 that names the field when it is not there."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Refusal(400, "invalid_json", f"the request body is not JSON: {reason}") from None
+    if not isinstance(fields, dict):
+        raise Refusal(400, "invalid_json", 'the request body must be a JSON object such as {"model": ...}')
+    model = fields.get("model")
+    if not isinstance(model, str) or not model:
+        raise Refusal(400, "missing_model", "`model` must be the name of a model, a string", param="model")
+    return Ask(path, body, model, fields.get("stream") is True, estimate_tokens(fields, len(body)))
+
+
+def estimate_tokens(fields: Mapping[str, Any], body_bytes: int) -> int:
+    """Prompt tokens by size plus the answer's upper bound, per choice. Nonsense counts as absent."""
+    answer = _count(fields, "max_completion_tokens") or _count(fields, "max_tokens") or _ASSUMED_ANSWER_TOKENS
+    choices = min(_count(fields, "n") or 1, 128)
+    return max(1, body_bytes // _BYTES_PER_TOKEN + min(answer, _LONGEST_ANSWER_TOKENS) * choices)
+
+
+def _count(fields: Mapping[str, Any], name: str) -> int | None:
+    value = fields.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

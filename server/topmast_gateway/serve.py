@@ -1,0 +1,123 @@
+"""Puts the gateway together, and takes it apart in the right order.
+
+SIGTERM: not ready at once; still serving while routing notices; then no new connections; open streams finish.
+A second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from topmast_gateway import kube, upstream
+from topmast_gateway.admin import Admin
+from topmast_gateway.admission import Admission
+from topmast_gateway.app import App
+from topmast_gateway.fleet import Fleet
+from topmast_gateway.listener import listener
+from topmast_gateway.metrics import Metrics
+from topmast_gateway.pick import Loads
+from topmast_gateway.proxy import Patience, Proxy
+
+log = logging.getLogger(__name__)
+
+_ADMIN_LAST_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What to watch: no namespaces means all of them."""
+
+    namespaces: Sequence[str]
+    keys_namespace: str
+    keys_secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """How to go, in seconds: the notice to routing, then the longest wait for open streams."""
+
+    notice: float = 3.0
+    drain: float = 60.0
+
+
+async def serve(
+    public: socket.socket,
+    admin: socket.socket,
+    scope: Scope,
+    *,
+    patience: Patience,
+    max_streams: int,
+    leave: Leave,
+) -> None:
+    """Run until a signal, then drain. Raises kube.NoCluster when there is nothing to watch."""
+    signals = _Signals()
+    loads = Loads()
+    fleet = Fleet(scope.namespaces, scope.keys_namespace, scope.keys_secret, loads)
+    metrics, admission = Metrics(), Admission(max_streams)
+    metrics.watch(fleet, loads, admission)
+
+    def why_not_ready() -> str:
+        if signals.leave.is_set():
+            return "leaving: open streams finish, new requests belong elsewhere"
+        waiting = [mirror.name for mirror in fleet.mirrors if not mirror.synced]
+        return f"starting: no list yet of {', '.join(waiting)}" if waiting else ""
+
+    cluster = await kube.connect()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(cluster.close)
+        client = await stack.enter_async_context(upstream.session())
+        app = App(fleet, Proxy(client, fleet, loads, metrics, patience), admission, metrics)
+        door = listener(app, drain_timeout_s=leave.drain)
+        side = listener(Admin(metrics, why_not_ready), drain_timeout_s=_ADMIN_LAST_S)
+        watching = asyncio.create_task(fleet.follow(cluster))
+        serving = asyncio.create_task(door.serve(sockets=[public]))
+        telling = asyncio.create_task(side.serve(sockets=[admin]))
+        log.info("listening on %s, admin on %s", _address(public), _address(admin))
+        leaving = asyncio.create_task(signals.leave.wait())
+        # None of them ends by itself; if one does, its exception ends the process.
+        await asyncio.wait({leaving, watching, serving, telling}, return_when=asyncio.FIRST_COMPLETED)
+        log.info("leaving: %d requests are open", admission.streams)
+        if leaving.done():
+            await signals.hurry_or(leave.notice)
+        door.should_exit = True
+        await signals.hurry_or(None, serving)
+        side.should_exit = side.force_exit = True
+        for task in (watching, leaving):
+            task.cancel()
+        ends = await asyncio.gather(watching, serving, telling, leaving, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+
+class _Signals:
+    """The first SIGTERM or SIGINT asks to leave, the second to hurry."""
+
+    def __init__(self) -> None:
+        self.leave = asyncio.Event()
+        self._hurry = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        (self._hurry if self.leave.is_set() else self.leave).set()
+
+    async def hurry_or(self, seconds: float | None, task: asyncio.Task[None] | None = None) -> None:
+        """Return after `seconds`, at the end of the task, or when told to hurry; the latter cancels the task."""
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({hurry, task} if task else {hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if task and hurry.done():
+            task.cancel()
+        hurry.cancel()
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"{host}:{port}"
