@@ -74,15 +74,24 @@ def _unschedulable(pod: PodFacts) -> Problem:
     return Problem(Kind.CAPACITY, "Unschedulable", f"No node has room for pod {pod.name}: {said}.")
 
 
+def last_end(pod: PodFacts) -> Problem | None:
+    """Why the engine of a pod was last restarted, be the pod well again or not."""
+    return _problem_of(pod, pod.last_terminated, pod.restarts) if pod.last_terminated else None
+
+
 def _ended(pod: PodFacts) -> Problem | None:
-    ended = pod.terminated or pod.last_terminated
+    ended, times = pod.terminated or pod.last_terminated, pod.restarts + (1 if pod.terminated else 0)
     if ended is None or (ended.exit_code == 0 and not pod.restarts):
         return None
-    times = pod.restarts + (1 if pod.terminated else 0)
+    if pod.terminated and pod.last_terminated and not _same(pod.terminated, pod.last_terminated):
+        times = 1
+    return _problem_of(pod, ended, times)
+
+
+def _problem_of(pod: PodFacts, ended: Termination, times: int) -> Problem:
     code, said = _engine_word(ended)
     if code in PERMANENT_CODES:
-        steady = pod.terminated is None or pod.last_terminated is None or _same(pod.terminated, pod.last_terminated)
-        return Problem(Kind.MODEL, code, said, times=times if steady else 1, permanent=True)
+        return Problem(Kind.MODEL, code, said, times=times, permanent=True)
     if code:
         return Problem(Kind.CRASH, code, f"{said} (pod {pod.name}, {_times(times)})", times=times)
     if ended.reason == "OOMKilled":

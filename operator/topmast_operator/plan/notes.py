@@ -33,6 +33,7 @@ def notes_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Note,
         notes.append(
             Note(rollout["strategy"] in ("Wait", "Rollback"), rollout["strategy"], "Rollout", rollout["reason"])
         )
+    notes += _restarts(before, after)
     earlier = {item["type"]: item for item in before.get("conditions", ())}
     for item in after["conditions"]:
         notes += _condition(earlier.get(item["type"], {}), item)
@@ -46,20 +47,29 @@ def _scaling(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Note]:
     return [Note(False, "ScaledUp" if new > old else "ScaledDown", "Autoscale", after["reason"])]
 
 
+def _restarts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Note]:
+    """Engines that were restarted since, with their last words: the pod may be well again long before anyone looks."""
+    known = {pod["name"]: pod.get("restarts", 0) for pod in before.get("pods", ())}
+    return [
+        Note(True, pod["lastEndReason"], "Restart", pod["lastEnd"])
+        for pod in after["pods"]
+        if pod.get("restarts", 0) > known.get(pod["name"], 0) and "lastEnd" in pod
+    ]
+
+
 def _condition(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Note]:
     kind, status, reason = after["type"], after["status"], after["reason"]
     if kind == "Ready":
-        turned = status != before.get("status") or (status == "True" and reason != before.get("reason"))
-        lost = status == "False" and before.get("status") == "True"
-        if turned and (status == "True" or lost):
-            return [Note(False, "Ready" if status == "True" else "NotReady", "Observe", after["message"])]
-        crashed = reason != before.get("reason") and reason in _CRASHES
-        return [Note(True, reason, "Observe", after["message"])] if crashed else []
+        if status == "True" and (before.get("status"), before.get("reason")) != (status, reason):
+            return [Note(False, "Ready", "Observe", after["message"])]
+        if status == "False" and before.get("status") == "True":
+            return [Note(reason not in _PLANNED, "NotReady", "Observe", after["message"])]
+        told = reason != before.get("reason") and reason in _NOT_TOLD_OTHERWISE
+        return [Note(True, reason, "Observe", after["message"])] if told else []
     if _BAD.get(kind) == status and (before.get("status"), before.get("reason")) != (status, reason):
         return [Note(True, reason, "Observe", after["message"])]
     return []
 
 
-_CRASHES = frozenset(
-    {"EngineCrash", "EngineDied", "EngineHung", "OutOfMemory", "ImagePull", "ContainerConfig", "BadArguments"}
-)
+_PLANNED = frozenset({"Draining", "RollingOut", "Starting"})
+_NOT_TOLD_OTHERWISE = frozenset({"ImagePull", "ContainerConfig"})

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from topmast_operator.api.facts import PodFacts
+from topmast_operator.plan.failures import last_end
 
 _WORDS = {"starting": "Starting", "loading": "Loading", "warming": "Warming up", "draining": "Draining"}
 
@@ -35,6 +36,10 @@ def describe(pod: PodFacts) -> dict[str, Any]:
             told["etaSeconds"] = _rounded(engine.eta_s)
     if engine and engine.start_total_s is not None:
         told["startSeconds"] = round(engine.start_total_s, 1)
+    if pod.restarts:
+        told["restarts"] = pod.restarts
+        if problem := last_end(pod):
+            told |= {"lastEndReason": problem.reason, "lastEnd": problem.message}
     return told
 
 
