@@ -46,7 +46,7 @@ def write_termination_log(path: Path | None, failure: Failure) -> None:
 def death_of(return_code: int | None, phase: str) -> Failure:
     """The engine process ended without saying why."""
     how = "its pipe closed" if return_code is None else f"it ended with status {return_code}"
-    remedy = "read the log above; the server restarts with fresh state"
+    remedy = "read the log above, then start the server again (Kubernetes does that by itself)"
     if return_code is not None and return_code < 0:
         how = f"it was killed by signal {-return_code}"
         if return_code == -9:

@@ -183,7 +183,7 @@ class Supervisor:
                     Failure(
                         "EngineHung",
                         f"the engine hung: {verdict.reason}, the limit is {verdict.limit_s:.0f} s; it was killed, and "
-                        "the server restarts; if steps are rightly this slow, raise --hang-timeout-s",
+                        "the server ends to be started afresh; if steps are rightly this slow, raise --hang-timeout-s",
                     )
                 )
                 self._process.kill()

@@ -1,0 +1,135 @@
+"""Nothing that a client sends may bring the server down; every refusal is a 4xx in OpenAI's envelope with a remedy."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from server.serving import Server
+
+CHAT: dict[str, Any] = {"model": "smollm2", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+
+
+def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The error object; asserts the envelope."""
+    assert answer.status_code == status, answer.text[:500]
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"]
+    error = answer.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert len(error["message"]) > 20
+    return dict(error)
+
+
+@pytest.fixture(autouse=True)
+def still_answers(server: Server):  # type: ignore[no-untyped-def]
+    """Whatever the test sent, the server answers afterwards and holds nothing."""
+    yield
+    assert httpx.post(f"{server.url}/v1/chat/completions", json=CHAT, timeout=60).status_code == 200
+    server.wait_idle()
+
+
+def post(server: Server, body: object, route: str = "chat/completions") -> httpx.Response:
+    content = body if isinstance(body, (str, bytes)) else json.dumps(body)
+    return httpx.post(f"{server.url}/v1/{route}", content=content, timeout=60)
+
+
+@pytest.mark.parametrize("body", ["{", "", "[]", '"text"', "[" * 100_000, '{"model":' * 20_000, b"\xff\xfe\x00"])
+def test_malformed_json(server: Server, body: str | bytes) -> None:
+    assert "JSON" in refused(post(server, body), 400)["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", float("nan")), ("temperature", -1), ("n", 10**6), ("max_tokens", -5), ("top_p", float("inf"))],
+)
+def test_absurd_parameters(server: Server, name: str, value: float) -> None:
+    assert refused(post(server, {**CHAT, name: value}), 400)["param"] == name
+
+
+def test_an_unknown_model_is_a_404_that_names_the_known_ones(server: Server) -> None:
+    error = refused(post(server, {**CHAT, "model": "gpt-9"}), 404)
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert "smollm2" in error["message"]
+    refused(httpx.get(f"{server.url}/v1/models/gpt-9"), 404)
+
+
+def test_the_client_library_understands_the_envelope(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="gpt-9"):
+        client.completions.create(model="gpt-9", prompt="x")
+    with pytest.raises(openai.BadRequestError, match="leave it out"):
+        client.completions.create(model="smollm2", prompt="x", logprobs=3)
+
+
+def test_unknown_routes_and_methods(server: Server) -> None:
+    assert "/v1/models" in refused(httpx.get(f"{server.url}/v2/anything"), 404)["message"]
+    wrong = httpx.get(f"{server.url}/v1/chat/completions")
+    refused(wrong, 405)
+    assert wrong.headers["allow"] == "POST"
+    refused(httpx.post(f"{server.url}/health"), 405)
+
+
+def test_the_admin_routes_are_not_on_the_public_port(server: Server) -> None:
+    refused(httpx.get(f"{server.url}/state"), 404)
+    refused(httpx.post(f"{server.url}/drain"), 404)
+
+
+def test_a_10_mb_prompt_is_turned_away_unread(server: Server) -> None:
+    body = {**CHAT, "messages": [{"role": "user", "content": "word " * 2_000_000}]}
+    error = refused(post(server, body), 413)
+    assert "8 MiB" in error["message"]
+
+
+def test_a_10_mb_body_without_a_length_is_turned_away(server: Server) -> None:
+    pieces = (b"x" * 65536 for _ in range(160))
+    refused(httpx.post(f"{server.url}/v1/completions", content=pieces, timeout=60), 413)
+
+
+def test_a_client_that_asks_first_need_not_send_10_mb(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\nExpect: 100-continue\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413")
+
+
+def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(server: Server) -> None:
+    context = server.state()["capacity"]["max_model_len"]
+    prompt = "word " * (context + 500)
+    error = refused(post(server, {"model": "smollm2", "prompt": prompt}, "completions"), 400)
+    assert error["code"] == "context_length_exceeded"
+    assert str(context) in error["message"]
+    # Far too long to be worth tokenising, and still within the body's limit.
+    refused(post(server, {"model": "smollm2", "prompt": "word " * 1_500_000}, "completions"), 400)
+    more = {**CHAT, "max_tokens": context}
+    assert str(context) in refused(post(server, more), 400)["message"]
+
+
+def test_token_ids_beyond_the_vocabulary_are_refused(server: Server) -> None:
+    error = refused(post(server, {"model": "smollm2", "prompt": [1, 10**6]}, "completions"), 400)
+    assert "1000000" in error["message"]
+
+
+@pytest.mark.parametrize("prompt", ["", []])
+def test_an_empty_prompt_is_refused(server: Server, prompt: object) -> None:
+    assert refused(post(server, {"model": "smollm2", "prompt": prompt}, "completions"), 400)["param"] == "prompt"
+
+
+def test_images_are_refused_by_name(server: Server) -> None:
+    part = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}
+    error = refused(post(server, {**CHAT, "messages": [{"role": "user", "content": [part]}]}), 400)
+    assert "image_url" in error["message"]
+
+
+def test_what_is_not_http_is_survived(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200) + b"\r\n\r\n")
+        connection.settimeout(10)
+        assert b"HTTP/1.1 2" not in connection.recv(4096)
