@@ -148,6 +148,11 @@ class Cluster:
         self._known(record, node)
         self._advertise_gpus(record, node, count)
 
+    @property
+    def audit_log(self) -> Path:
+        """What pods' service accounts asked of the API server, one JSON object a line."""
+        return self._control_plane(self._needed_record()).audit_log
+
     # ---- faults, for tests
 
     def stop_apiserver(self) -> None:
@@ -203,6 +208,7 @@ class Cluster:
             record.save(self.paths.record)
             plane = self._control_plane(record)
             plane.issue_certificates(Authority(self.paths.pki))
+            plane.write_audit_policy()
         with self.progress.phase("etcd and API server"):
             etcd, apiserver = plane.etcd(), plane.apiserver()
             etcd.start()

@@ -4,6 +4,7 @@ All in one network namespace of their own, so that ports never collide between c
 throw-away cluster that shares two cores with model servers: no fsync, no leader election, few idle loops.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,18 @@ _CONTROLLERS_OFF = (
     "validatingadmissionpolicy-status-controller",
 )
 
+# What the service accounts of installed programs asked for; Kubernetes' own controllers would drown it.
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+        {"level": "None"},
+    ],
+}
+
 
 @dataclass(frozen=True)
 class ControlPlane:
@@ -55,6 +68,19 @@ class ControlPlane:
         self._kubeconfig(authority, self.paths.kubeconfig, "admin", "topmast-admin", ["system:masters"])
         for component in ("kube-controller-manager", "kube-scheduler"):
             self._kubeconfig(authority, self._own_kubeconfig(component), component, f"system:{component}", [])
+
+    @property
+    def audit_log(self) -> Path:
+        """One JSON object a line: what pods' service accounts asked of the API server."""
+        return self.paths.control_plane / "audit.log"
+
+    def write_audit_policy(self) -> None:
+        self._audit_policy.parent.mkdir(parents=True, exist_ok=True)
+        self._audit_policy.write_text(json.dumps(_AUDIT_POLICY))
+
+    @property
+    def _audit_policy(self) -> Path:
+        return self.paths.control_plane / "audit-policy.json"
 
     def etcd(self) -> Daemon:
         flags = [
@@ -97,6 +123,10 @@ class ControlPlane:
             "--allow-privileged=true",
             "--profiling=false",
             "--event-ttl=1h",
+            f"--audit-policy-file={self._audit_policy}",
+            f"--audit-log-path={self.audit_log}",
+            "--audit-log-maxsize=100",
+            "--audit-log-maxbackup=1",
         ]
         return self._daemon("kube-apiserver", flags)
 
