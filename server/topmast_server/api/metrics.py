@@ -39,7 +39,7 @@ class Metrics:
     """Histograms and counters of the requests; also the Observer of every generation."""
 
     def __init__(self, model_name: str) -> None:
-        disable_created_metrics()  # they double the page and nobody reads them
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the page and nobody reads them
         self.registry = CollectorRegistry()
         self._labels = {"model_name": model_name, "engine": "0"}
         ProcessCollector(registry=self.registry)
