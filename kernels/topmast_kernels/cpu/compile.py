@@ -1,0 +1,63 @@
+"""Compile every kernel for this CPU and keep it: `python -m topmast_kernels.cpu.compile`.
+
+For images, and for the engine's first start on a machine, which serves with torch until this is done.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+
+from topmast_kernels.cpu.cache import cache_folder, mark_complete
+
+
+def load_all() -> None:
+    """Call every kernel once on tiny arrays of the types that the server uses; from the cache where it has them."""
+    from topmast_kernels.cpu import attention, decoder, linear
+    from topmast_kernels.cpu.formats import Format, row_bytes
+
+    layers, heads, kv_heads, size, width = 1, 2, 1, 32, 32
+    hidden = heads * size
+    raw = np.zeros((width, row_bytes(Format.Q4_1, hidden)), np.uint8)
+    table = linear.matrix_table([(raw.ctypes.data, Format.Q4_1, width)], hidden)
+    linear.dequantise_into(table, np.empty((width, hidden), np.float32))
+    linear.linear(np.zeros((1, hidden), np.float32), table, np.empty((1, width), np.float32))
+
+    def matrices(count: int, rows: int, columns: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        kept = [np.zeros((rows, row_bytes(Format.Q8_0, columns)), np.uint8) for _ in range(count)]
+        lines = [(raw.ctypes.data, Format.Q8_0, rows) for raw in kept]
+        return linear.matrix_table(lines, columns)[None], kept
+
+    tables = np.zeros((1, 1), np.int32)
+    positions = np.zeros(1, np.int64)
+    cache = np.zeros((layers, 2, 1, kv_heads, 4, size), np.float32)
+    query = np.zeros((1, heads, size), np.float32)
+    attention.store_kv(query[:, :1].copy(), query[:, :1].copy(), cache[0], tables, positions)
+    attention.paged_attention(query, cache[0], tables, positions, np.empty_like(query))
+    stacks = [matrices(1, 128, hidden), matrices(1, hidden, hidden), matrices(2, width, hidden)]
+    stacks.append(matrices(1, hidden, width))
+    x, norms, angles = np.zeros((1, hidden), np.float32), np.zeros((1, 2, hidden), np.float32), np.zeros((1, 16))
+    decoder.rms_norm(x, norms[0, 0], 1e-5, np.empty_like(x))
+    decoder.forward_rows(
+        *(x, positions, tables, cache, *(stack for stack, _ in stacks), norms),
+        *(angles.astype(np.float32), angles.astype(np.float32), 1e-5, False, heads, width),
+    )
+
+
+def main() -> int:
+    """Fill the cache; print where and how long it took."""
+    folder = cache_folder()
+    if folder is None:
+        print("No folder for compiled kernels can be written; set NUMBA_CACHE_DIR to one that can.", file=sys.stderr)
+        return 1
+    started = time.monotonic()
+    load_all()
+    mark_complete()
+    print(f"CPU kernels are in {folder} after {time.monotonic() - started:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
