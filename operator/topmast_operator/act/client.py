@@ -4,6 +4,7 @@ Owns timeouts and error sentences. Typed models are left out on purpose: they co
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -36,13 +37,13 @@ class Api:
         self._client = api_client
 
     @classmethod
-    async def connect(cls) -> Self:
-        """With the pod's service account where there is one, else with the kubeconfig."""
+    async def connect(cls, kubeconfig: str | None = None) -> Self:
+        """With this kubeconfig; else the pod's service account where there is one; else the user's kubeconfig."""
         configuration = client.Configuration()
-        try:
+        if kubeconfig is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config(client_configuration=configuration)
-        except config.ConfigException:
-            await config.load_kube_config(client_configuration=configuration)
+        else:
+            await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
         return cls(client.ApiClient(configuration))
 
     async def close(self) -> None:

@@ -105,8 +105,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.connect_timeout = 5
     settings.watching.server_timeout = 240
     settings.watching.client_timeout = 260  # a watch that went silent on the way must end here, not there
-    settings.watching.label_selectors = {
-        ("apps", "v1", "deployments"): f"{LABEL_NAME}={ENGINE_NAME}",
-        ("", "v1", "pods"): f"{LABEL_NAME}={ENGINE_NAME}",
-    }
+    engines = f"{LABEL_NAME}={ENGINE_NAME}"
+    settings.watching.label_selectors["apps", "v1", "deployments"] = engines
+    settings.watching.label_selectors["", "v1", "pods"] = engines
     return settings

@@ -54,7 +54,8 @@ class PlayKubelet:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(timeout=10)
+        if self._thread.ident is not None:
+            self._thread.join(timeout=10)
 
     def add_node(self, name: str, cpu: str = "8", memory: str = "16Gi", gpus: int = 0) -> None:
         amounts = {"cpu": cpu, "memory": memory, "pods": "110", "ephemeral-storage": "100Gi"}
@@ -67,7 +68,7 @@ class PlayKubelet:
         }
 
     async def _main(self) -> None:
-        api = await Api.connect()
+        api = await Api.connect(self.kubeconfig)
         made: set[str] = set()
         renewed = 0.0
         try:
@@ -145,9 +146,11 @@ def _status(pod: Object, fate: Fate, since_s: float) -> Object:
             container["lastState"] = last
     else:
         ready = fate.ready and since_s >= fate.start_s
-        container |= {"ready": ready, "started": True, "state": {"running": {"startedAt": _now()}}}
-        if ready:
-            container["state"] = {"running": {"startedAt": pod["metadata"]["creationTimestamp"]}}
+        container |= {
+            "ready": ready,
+            "started": True,
+            "state": {"running": {"startedAt": pod["metadata"]["creationTimestamp"]}},
+        }
     text = "True" if ready else "False"
     return {
         "phase": "Running" if fate.waiting is None else "Pending",

@@ -1,0 +1,58 @@
+"""A control plane of its own for the operator's tests: real etcd, API server, controllers and scheduler, played nodes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from operatorlab.playkubelet import PlayKubelet
+from operatorlab.world import SYSTEM, Process, World
+
+from topmast_cluster.cluster import Cluster
+from topmast_cluster.progress import Progress
+
+CRD = Path(__file__).parents[2] / "crds" / "llmdeployments.yaml"
+
+
+@pytest.fixture(scope="session")
+def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    cluster = Cluster("topmast-op", progress=Progress(quiet=True))
+    cluster.stop()
+    cluster.start(nodes=0)
+    kubelet = PlayKubelet(str(cluster.kubeconfig))
+    kubelet.add_node("worker-1")
+    kubelet.add_node("gpu-1", gpus=2)
+    try:
+        world = World(cluster, kubelet, tmp_path_factory.mktemp("operator"))
+        world.kubectl("apply", "-f", str(CRD))
+        world.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.topmast.dev", "--timeout=20s")
+        world.kubectl("create", "namespace", SYSTEM)
+        world.grant("operator")
+        kubelet.start()
+        yield world
+        assert kubelet.problems == []
+    finally:
+        kubelet.stop()
+        cluster.stop()
+
+
+@pytest.fixture
+def world(whole_world: World, request: pytest.FixtureRequest) -> Iterator[World]:
+    """The cluster with a namespace for this test alone."""
+    name = "t-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[-50:].strip("-")
+    whole_world.kubectl("create", "namespace", name)
+    whole_world.namespace = name
+    whole_world.until("the service account", lambda: whole_world.get("serviceaccount", "default"))
+    yield whole_world
+    whole_world.kubectl("delete", "llm", "--all", "--wait=false")
+    whole_world.kubectl("delete", "namespace", name, "--wait=false")
+    whole_world.namespace = "default"
+
+
+@pytest.fixture(scope="module")
+def running(whole_world: World) -> Iterator[Process]:
+    """One operator process, cluster-wide, for all tests of a module."""
+    with whole_world.operator("--resync-s", "5") as process:
+        yield process
