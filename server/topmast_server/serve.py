@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import signal
 import socket
-from collections.abc import Iterator
 from typing import Final
 
-import uvicorn
 import uvloop
-from starlette.types import ASGIApp
 
 from topmast_server.api.admin import admin_app
 from topmast_server.api.app import public_app
@@ -20,6 +16,7 @@ from topmast_server.api.errors import ApiError
 from topmast_server.api.service import Service, TextSide
 from topmast_server.console import Console, url
 from topmast_server.engine.launch import Launched
+from topmast_server.http import HttpServer
 from topmast_server.options import Options, termination_log
 from topmast_server.source import Source
 from topmast_server.supervisor.drain import Drain
@@ -28,7 +25,6 @@ from topmast_server.supervisor.supervisor import Supervisor
 from topmast_server.weights.errors import ModelError
 
 _LAST_ANSWERS_S: Final = 2.0  # for error events to reach clients that read slowly
-_KEEP_ALIVE_S: Final = 75  # longer than the gateway's own, so that it is never the one surprised by a close
 
 
 def run(
@@ -77,7 +73,7 @@ class _Program:
             public_app(self._service, self._console.line, log_json=as_json),
             admin_app(self._service, self._console.line, log_json=as_json),
         )
-        servers = [_Server(app) for app in apps]
+        servers = [HttpServer(app, _LAST_ANSWERS_S) for app in apps]
         serving = [
             loop.create_task(server.serve(sockets=[listener]))
             for server, listener in zip(servers, self._listeners, strict=True)
@@ -153,26 +149,3 @@ class _Program:
         self._console.error(f"{failure.code}: {failure.message}")
         write_termination_log(termination_log(self._options), failure)
         return failure.exit_code
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, with the signals left to us."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=int(_LAST_ANSWERS_S),
-        )
-        super().__init__(config)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Not ours to handle here: a signal starts a drain, it does not close connections."""
-        yield

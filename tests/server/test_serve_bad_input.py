@@ -133,3 +133,22 @@ def test_what_is_not_http_is_survived(server: Server) -> None:
         connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200) + b"\r\n\r\n")
         connection.settimeout(10)
         assert b"HTTP/1.1 2" not in connection.recv(4096)
+
+
+def test_endless_headers_are_cut_off(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nX-Long: ")
+        answer = b""
+        try:
+            for _ in range(1000):
+                connection.sendall(b"a" * 65536)
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+        else:
+            pytest.fail("64 MiB of headers were taken")
+        try:
+            answer = connection.recv(4096)
+        except ConnectionResetError:
+            return  # the answer was overtaken by the reset
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 431")
