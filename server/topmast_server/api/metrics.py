@@ -155,9 +155,8 @@ class EngineReport(Collector):
             start.add_metric((*self._values, name.removesuffix("_s")), value)
         yield start
         parts = CounterMetricFamily("topmast_step_seconds", "Where engine time went.", labels=(*_LABELS, "part"))
-        for name, value in stats.items():
-            if name.startswith("step_") and name.endswith("_s_total"):
-                parts.add_metric((*self._values, name.removeprefix("step_").removesuffix("_s_total")), value)
+        for part, seconds in service.supervisor.step_seconds.items():
+            parts.add_metric((*self._values, part), seconds)
         yield parts
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
