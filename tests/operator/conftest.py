@@ -1,4 +1,4 @@
-"""A control plane of its own for the operator's tests: real etcd, API server, controllers and scheduler, played nodes."""
+"""A control plane for the operator's tests: etcd, API server, controllers and scheduler are real, nodes are played."""
 
 from __future__ import annotations
 

@@ -158,6 +158,9 @@ def _capacity(health: Health) -> Condition:
         return Condition(CAPACITY_AVAILABLE, False, trouble.reason, f"{told} {_way_out(health)}")
     if trouble and trouble.kind is Kind.CAPACITY:
         return Condition(CAPACITY_AVAILABLE, False, trouble.reason, trouble.message)
+    if waiting and health.rollout.strategy is not Strategy.NONE:
+        told = f"{len(waiting)} of {health.wanted} replicas wait for the room of replicas that leave."
+        return Condition(CAPACITY_AVAILABLE, None, "MakingRoom", told)
     if waiting or (not health.pods and health.wanted):
         return Condition(CAPACITY_AVAILABLE, None, "NotScheduledYet", "The scheduler has not placed every replica yet.")
     return Condition(CAPACITY_AVAILABLE, True, "Placed", f"Every one of {len(health.pods)} replicas has a node.")

@@ -13,7 +13,7 @@ from topmast_operator.plan.failures import Kind, Problem
 from topmast_operator.plan.health import Health
 from topmast_operator.plan.notes import Note, notes_of
 from topmast_operator.plan.revision import revision_of
-from topmast_operator.plan.rollout import Revision, Rollout, plan_rollout
+from topmast_operator.plan.rollout import Revision, Rollout, Strategy, plan_rollout
 from topmast_operator.plan.status import render_status
 from topmast_operator.plan.template import render_template
 from topmast_operator.plan.victims import choose_victims
@@ -203,12 +203,19 @@ def _health(
         present=len(facts.pods),
         pods=pods,
         rollout=rollout,
-        problem=failures.worst(pods),
+        problem=_problem(facts, pods, rollout),
         stalled=stalled,
         blocker=_blocker(facts, target),
         room=facts.room,
         autoscaling_reason=decision.reason if decision else None,
     )
+
+
+def _problem(facts: Facts, pods: tuple[PodFacts, ...], rollout: Rollout) -> Problem | None:
+    """The problem to tell. That a new replica waits for the room of a leaving one is the plan, not a problem."""
+    problem = failures.worst(pods)
+    swapping = rollout.strategy in (Strategy.REPLACE, Strategy.RECREATE) or any(pod.deleting for pod in facts.pods)
+    return None if problem and problem.kind is Kind.CAPACITY and swapping else problem
 
 
 def _blocker(facts: Facts, target: str) -> Problem | None:

@@ -1,4 +1,4 @@
-"""Plays the kubelet of Node objects on a real control plane: pods that the real scheduler placed come up as a test says.
+"""Plays the kubelet on a real control plane: pods that the real scheduler placed come up as a test says.
 
 It only does what a kubelet does through the API (Node status and Lease, pod status, the final delete of a pod), so
 everything above it, from admission to the ReplicaSet controller, is the real thing.
