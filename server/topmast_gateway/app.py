@@ -94,10 +94,12 @@ class App:
             ask = request.parse(path, body)
             route = self._find(ask.model)
             visit.model = route.model.key
-            async with until_the_client_leaves(receive):
-                await self._proxy.forward(ask, route.model.key, headers, reply)
-            if reply.status is not None and reply.status < 400:
-                self._metrics.ttfb.labels(visit.model).observe(reply.started_at - visit.arrived_at)
+            try:
+                async with until_the_client_leaves(receive):
+                    await self._proxy.forward(ask, route.model.key, headers, reply)
+            finally:
+                if reply.status is not None and reply.status < 400:
+                    self._metrics.ttfb.labels(visit.model).observe(reply.started_at - visit.arrived_at)
 
     def _authenticate(self, headers: Mapping[bytes, bytes]) -> None:
         if not self._fleet.synced:

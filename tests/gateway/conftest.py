@@ -1,0 +1,71 @@
+"""A control plane of our own for all tests here, one gateway that most of them share, and clients."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.stage import KEY, SYSTEM, Gateway, Stage
+from topmast_cluster.cluster import Cluster
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """etcd, API server and controllers; no node."""
+    cluster = Cluster("topmast-test-gw")
+    cluster.stop()
+    cluster.start(nodes=0)
+    try:
+        cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
+        cluster.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.topmast.dev", "--timeout=30s")
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def stage(cluster: Cluster) -> Stage:
+    """The cluster's side, with one API key in place."""
+    stage = Stage(cluster.kubeconfig)
+    stage.namespace(SYSTEM)
+    stage.keys(tests=KEY)
+    return stage
+
+
+@pytest.fixture(scope="session")
+def new_gateway(stage: Stage) -> Iterator[Callable[..., Gateway]]:
+    """Starts gateways with the given flags; all are gone at the end."""
+    started: list[Gateway] = []
+
+    def start(*flags: str, kubeconfig: Path | None = None) -> Gateway:
+        started.append(Gateway(kubeconfig or stage.kubeconfig, *flags))
+        return started[-1]
+
+    yield start
+    for gateway in started:
+        gateway.close()
+
+
+@pytest.fixture(scope="session")
+def gateway(new_gateway: Callable[..., Gateway]) -> Gateway:
+    """The one that watches every namespace, with short patience."""
+    return new_gateway("--hold-s", "3", "--progress-timeout-s", "2", "--max-streams", "64").wait_ready()
+
+
+@pytest.fixture
+def namespace(stage: Stage) -> str:
+    """A namespace of the test's own."""
+    return stage.namespace()
+
+
+@pytest.fixture
+async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with a valid key."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=20, trust_env=False) as client:
+        yield client

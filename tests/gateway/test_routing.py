@@ -1,0 +1,145 @@
+"""Traffic follows what the API server says about pods, within moments."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import httpx
+import pytest
+
+from gateway.engines import Engine, free_address
+from gateway.stage import Gateway, Pod, Stage
+
+CHAT = "/v1/chat/completions"
+
+
+async def served_by(http: httpx.AsyncClient, model: str, requests: int = 6) -> Counter[str]:
+    """Which engines answer."""
+    found: Counter[str] = Counter()
+    for _ in range(requests):
+        response = await http.post(CHAT, json={"model": model})
+        assert response.status_code == 200, response.text
+        found[response.json()["served_by"]] += 1
+    return found
+
+
+LEAVING = {
+    "not ready": lambda pod: pod.set_ready(False),
+    "being deleted": lambda pod: pod.delete(),
+    "told to drain": lambda pod: pod.annotate(draining="true"),
+}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_pod_that_is_leaving_gets_nothing_new(
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient, how: str
+) -> None:
+    async with Engine() as stays, Engine() as leaves:
+        stage.model(namespace, "m")
+        stage.pod(namespace, "m", stays.ip)
+        leaving: Pod = stage.pod(namespace, "m", leaves.ip)
+        gateway.sees(f"{namespace}/m", 2)
+        assert await served_by(http, f"{namespace}/m") == {stays.ip: 3, leaves.ip: 3}
+        LEAVING[how](leaving)
+        assert gateway.sees(f"{namespace}/m", 1) < 1.0
+        assert await served_by(http, f"{namespace}/m") == {stays.ip: 6}
+
+
+async def test_a_pod_that_becomes_ready_gets_its_share(
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    async with Engine() as old, Engine() as new:
+        stage.model(namespace, "m")
+        stage.pod(namespace, "m", old.ip)
+        starting = stage.pod(namespace, "m", new.ip, ready=False)
+        gateway.sees(f"{namespace}/m", 1)
+        assert await served_by(http, f"{namespace}/m") == {old.ip: 6}
+        starting.set_ready(True)
+        assert gateway.sees(f"{namespace}/m", 2) < 1.0
+        assert await served_by(http, f"{namespace}/m") == {old.ip: 3, new.ip: 3}
+
+
+async def test_models_of_two_namespaces_are_kept_apart(stage: Stage, gateway: Gateway, http: httpx.AsyncClient) -> None:
+    one, two = stage.namespace(), stage.namespace()
+    async with Engine() as first, Engine() as second:
+        for namespace, engine in ((one, first), (two, second)):
+            stage.model(namespace, "same")
+            stage.pod(namespace, "same", engine.ip)
+            gateway.sees(f"{namespace}/same", 1)
+        assert await served_by(http, f"{one}/same") == {first.ip: 6}
+        assert await served_by(http, f"{two}/same") == {second.ip: 6}
+        assert first.bodies[0]["model"] == f"{one}/same"  # passed on as it came: engines know both names
+
+
+async def test_a_big_request_weighs_as_much_as_many_small_ones(
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    async with Engine(pause_s=1.0) as one, Engine(pause_s=1.0) as two:
+        stage.model(namespace, "m")
+        for engine in (one, two):
+            stage.pod(namespace, "m", engine.ip)
+        gateway.sees(f"{namespace}/m", 2)
+        name = f"{namespace}/m"
+        big = asyncio.create_task(http.post(CHAT, json={"model": name, "max_tokens": 8000}))
+        await asyncio.sleep(0.2)
+        small = [asyncio.create_task(http.post(CHAT, json={"model": name, "max_tokens": 100})) for _ in range(10)]
+        answers = [response.json()["served_by"] for response in await asyncio.gather(big, *small)]
+        busy, idle = answers[0], ({one.ip, two.ip} - {answers[0]}).pop()
+        assert Counter(answers) == {busy: 1, idle: 10}
+    assert gateway.metric("topmast_gateway_tokens_in_flight", model=name) == 0
+
+
+async def test_two_pods_share_equal_requests(
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    async with Engine(pause_s=0.2) as one, Engine(pause_s=0.2) as two:
+        stage.model(namespace, "m")
+        for engine in (one, two):
+            stage.pod(namespace, "m", engine.ip)
+        gateway.sees(f"{namespace}/m", 2)
+        await asyncio.gather(*[http.post(CHAT, json={"model": f"{namespace}/m"}) for _ in range(20)])
+        assert (one.asked, two.asked) == (10, 10)
+        assert (one.most_running, two.most_running) == (10, 10)
+
+
+async def test_a_request_waits_for_the_first_pod(
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    async with Engine() as engine:
+        stage.model(namespace, "m")
+        gateway.sees(f"{namespace}/m", 0)
+        waiting = asyncio.create_task(http.post(CHAT, json={"model": f"{namespace}/m"}))
+        await asyncio.sleep(0.5)
+        assert not waiting.done() and gateway.metric("topmast_gateway_requests_held") == 1
+        stage.pod(namespace, "m", engine.ip)
+        response = await asyncio.wait_for(waiting, 1.0)
+        assert response.status_code == 200 and engine.asked == 1
+
+
+async def test_waiting_ends_in_a_503_that_says_when_to_come_back(
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    stage.model(namespace, "m")
+    stage.pod(namespace, "m", free_address(), ready=False)
+    gateway.sees(f"{namespace}/m", 0)
+    response = await http.post(CHAT, json={"model": f"{namespace}/m"})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "no_ready_pod")
+    assert response.headers["retry-after"] == "5" and 2.5 < response.elapsed.total_seconds() < 4
+    assert gateway.metric("topmast_gateway_requests_held") == 0
+
+
+async def test_nobody_waits_for_a_suspended_or_a_deleted_model(
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    stage.model(namespace, "asleep", suspend=True)
+    stage.model(namespace, "doomed")
+    gateway.sees(f"{namespace}/asleep", 0)
+    gateway.sees(f"{namespace}/doomed", 0)
+    response = await http.post(CHAT, json={"model": f"{namespace}/asleep"})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "model_suspended")
+    assert response.elapsed.total_seconds() < 0.5
+    waiting = asyncio.create_task(http.post(CHAT, json={"model": f"{namespace}/doomed"}))
+    await asyncio.sleep(0.3)
+    stage.delete_model(namespace, "doomed")
+    assert (await asyncio.wait_for(waiting, 1.0)).status_code == 404
