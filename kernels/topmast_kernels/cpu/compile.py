@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from topmast_kernels.cpu.cache import cache_folder, mark_complete
 
@@ -25,7 +26,7 @@ def load_all() -> None:
     linear.dequantise_into(table, np.empty((width, hidden), np.float32))
     linear.linear(np.zeros((1, hidden), np.float32), table, np.empty((1, width), np.float32))
 
-    def matrices(count: int, rows: int, columns: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    def matrices(count: int, rows: int, columns: int) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
         kept = [np.zeros((rows, row_bytes(Format.Q8_0, columns)), np.uint8) for _ in range(count)]
         lines = [(raw.ctypes.data, Format.Q8_0, rows) for raw in kept]
         return linear.matrix_table(lines, columns)[None], kept
@@ -36,14 +37,31 @@ def load_all() -> None:
     query = np.zeros((1, heads, size), np.float32)
     attention.store_kv(query[:, :1].copy(), query[:, :1].copy(), cache[0], tables, positions)
     attention.paged_attention(query, cache[0], tables, positions, np.empty_like(query))
-    stacks = [matrices(1, 128, hidden), matrices(1, hidden, hidden), matrices(2, width, hidden)]
-    stacks.append(matrices(1, hidden, width))
-    x, norms, angles = np.zeros((1, hidden), np.float32), np.zeros((1, 2, hidden), np.float32), np.zeros((1, 16))
+    attention_in, kept_a = matrices(1, 128, hidden)
+    attention_out, kept_b = matrices(1, hidden, hidden)
+    mlp_in, kept_c = matrices(2, width, hidden)
+    mlp_out, kept_d = matrices(1, hidden, width)
+    x, norms = np.zeros((1, hidden), np.float32), np.zeros((1, 2, hidden), np.float32)
+    angles = np.zeros((1, size // 2), np.float32)
     decoder.rms_norm(x, norms[0, 0], 1e-5, np.empty_like(x))
     decoder.forward_rows(
-        *(x, positions, tables, cache, *(stack for stack, _ in stacks), norms),
-        *(angles.astype(np.float32), angles.astype(np.float32), 1e-5, False, heads, width),
+        x,
+        positions,
+        tables,
+        cache,
+        attention_in,
+        attention_out,
+        mlp_in,
+        mlp_out,
+        norms,
+        angles,
+        angles,
+        1e-5,
+        False,
+        heads,
+        width,
     )
+    del kept_a, kept_b, kept_c, kept_d  # the tables hold addresses; the weights had to live until here
 
 
 def main() -> int:

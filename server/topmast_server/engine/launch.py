@@ -46,4 +46,4 @@ def launch(config: EngineConfig) -> Launched:
         )
     finally:
         theirs.close()
-    return Launched(process, ours, progress)  # type: ignore[arg-type]  # Pipe's Connection on every platform we run on
+    return Launched(process, ours, progress)

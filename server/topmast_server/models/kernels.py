@@ -35,7 +35,7 @@ class Kernels:
 
 
 def load_kernels() -> Kernels:
-    """Import and load every kernel: a fraction of a second with a complete cache, else some ten seconds of compiling."""
+    """Import and load every kernel: half a second with a complete cache, else some 20 s of compiling."""
     from topmast_kernels.cpu import attention, compile, decoder, linear
 
     compile.load_all()

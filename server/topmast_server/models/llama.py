@@ -5,6 +5,7 @@ float32 unless bfloat16 was asked for. Both ways write the same paged KV cache a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,9 +41,10 @@ class Llama:
     ) -> None:
         self.shape, self.dtype, self.block_size = weights.shape, dtype, block_size
         shape = weights.shape
-        self.cache = torch.zeros(  # zeros are lazy: pages that no request reaches are never made
-            (shape.layers, 2, blocks, shape.kv_heads, block_size, shape.head_size), dtype=dtype
-        )
+        sizes = (shape.layers, 2, blocks, shape.kv_heads, block_size, shape.head_size)
+        # NumPy's zeros are lazy, unlike torch's: memory that no request reaches is never touched.
+        zeros = np.zeros(math.prod(sizes) * dtype.itemsize, np.uint8)
+        self.cache = torch.from_numpy(zeros).view(dtype).view(sizes)
         self.cosines, self.sines = rope_tables(weights, max_model_len)
         self.embedding = weights.embedding
         self.attention_in = [Projection([w.query, w.key, w.value], dtype) for w in weights.layers]
@@ -105,7 +107,7 @@ class Llama:
             normed = self._norm(x, self.norms[layer, 0])
             qkv = self._project(self.attention_in[layer], normed).view(batch.rows, -1, shape.head_size)
             rotated = self._rotate(qkv[:, : shape.heads + shape.kv_heads], cosines, sines)
-            query, key = rotated.split([shape.heads, shape.kv_heads], dim=1)
+            query, key = torch.split(rotated, [shape.heads, shape.kv_heads], dim=1)
             cache = self.cache[layer]
             cache[_KEY, blocks, :, slots] = key
             cache[_VALUE, blocks, :, slots] = qkv[:, shape.heads + shape.kv_heads :]
@@ -155,9 +157,7 @@ class Llama:
             if span.count > 1 or self.kernels is None:
                 out[span.row : span.row + span.count] = self._attend_span(span, query, cache, tables)
 
-    def _attend_span(
-        self, span: Span, query: torch.Tensor, cache: torch.Tensor, tables: torch.Tensor
-    ) -> torch.Tensor:
+    def _attend_span(self, span: Span, query: torch.Tensor, cache: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
         """Causal attention of one span over its whole sequence so far: [count, heads, D]."""
         length = span.start + span.count
         blocks = tables[span.table, : -(-length // self.block_size)]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from topmast_kernels.cpu.formats import Format
 
+from topmast_kernels.cpu.formats import Format
 from topmast_server.weights.matrix import Matrix, float_matrix
 
 if TYPE_CHECKING:

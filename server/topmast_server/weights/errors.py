@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ModelError(Exception):
-    """`code` is ModelNotFound, ModelCorrupt, ModelUnsupported or OutOfMemory; the message is a sentence with a remedy."""
+    """`code` is ModelNotFound, ModelCorrupt, ModelUnsupported or OutOfMemory; the message names a remedy."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

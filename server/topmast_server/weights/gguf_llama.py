@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from topmast_kernels.cpu.formats import Format
 
+from topmast_kernels.cpu.formats import Format
 from topmast_server.weights.errors import ModelError, corrupt, unsupported
 from topmast_server.weights.gguf import GGUFFile, TensorPlace, read_gguf
 from topmast_server.weights.matrix import LayerWeights, LlamaShape, Matrix, ModelWeights, float_matrix
@@ -120,7 +120,7 @@ def _read_data(file: GGUFFile, on_progress: OnProgress) -> NDArray[np.uint8]:
         data = np.empty(file.bytes, np.uint8)
     except MemoryError as error:
         raise ModelError("OutOfMemory", f"{file.bytes} bytes of weights do not fit; raise the memory limit.") from error
-    view, done = memoryview(data), 0
+    view, done = memoryview(data.data), 0
     with file.path.open("rb", buffering=0) as stream:
         while done < file.bytes:
             count = stream.readinto(view[done : done + _CHUNK_BYTES])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from topmast_kernels.cpu.formats import Format, dequantise
 
 

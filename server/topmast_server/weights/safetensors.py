@@ -59,7 +59,12 @@ def _shape(folder: Path, config: dict[str, Any]) -> LlamaShape:
     if architecture not in _ARCHITECTURES:
         known = " and ".join(_ARCHITECTURES)
         raise unsupported(f"{folder} holds the architecture {architecture!r}; {known} are read.")
-    for key, plain in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu"), ("sliding_window", None)):
+    for key, plain in (
+        ("attention_bias", False),
+        ("mlp_bias", False),
+        ("hidden_act", "silu"),
+        ("sliding_window", None),
+    ):
         if config.get(key, plain) != plain:
             raise unsupported(f"{folder}/config.json sets {key} to {config[key]!r}; only {plain!r} is supported.")
     if config.get("quantization_config"):
@@ -123,7 +128,7 @@ class _Files:
         self.where: dict[str, Any] = {}
         for path in paths:
             try:
-                file = safe_open(str(path), framework="pt")  # type: ignore[no-untyped-call]
+                file = safe_open(str(path), framework="pt")
                 self.where.update(dict.fromkeys(file.keys(), file))
             except (SafetensorError, OSError) as error:
                 raise corrupt(f"{path} is cut off or corrupt ({error}); {_REMEDY}.") from error
@@ -142,7 +147,9 @@ class _Files:
         except MemoryError as error:
             raise ModelError("OutOfMemory", f"{self._folder} does not fit; raise the memory limit.") from error
         if tuple(tensor.shape) != shape:
-            raise corrupt(f"{self._folder}: {name} is {list(tensor.shape)}, config.json asks for {list(shape)}; {_REMEDY}.")
+            raise corrupt(
+                f"{self._folder}: {name} is {list(tensor.shape)}, config.json asks for {list(shape)}; {_REMEDY}."
+            )
         if not tensor.is_floating_point():
             raise unsupported(f"{self._folder} stores {name} as {tensor.dtype}; floating-point weights are read.")
         self._done += tensor.numel() * tensor.element_size()

@@ -108,7 +108,9 @@ def _pre_tokenizer(file: GGUFFile, pre: str) -> tuple[Any, bool]:
         return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True), False
     if pre == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]), False
+        return pre_tokenizers.Sequence(
+            [digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+        ), False
     if pre == "llama-bpe":
         split = pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), behavior="isolated")
         return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]), True
@@ -133,7 +135,9 @@ def _token_id(file: GGUFFile, key: str, count: int) -> int | None:
 def _from_directory(folder: Path) -> ModelTokenizer:
     path = folder / "tokenizer.json"
     if not path.exists():
-        raise not_found(f"{path} does not exist; a model directory needs config.json, tokenizer.json and *.safetensors.")
+        raise not_found(
+            f"{path} does not exist; a model directory needs config.json, tokenizer.json and *.safetensors."
+        )
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception

@@ -1,0 +1,194 @@
+"""The engine process: load, warm up, then one loop of messages and steps until the parent says stop or is gone.
+
+Idle, it sleeps in the pipe and wakes every two seconds to touch the progress page.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from topmast_kernels.cpu import cache
+from topmast_server.engine.compiling import BackgroundCompile
+from topmast_server.engine.config import EngineConfig
+from topmast_server.engine.core import EngineCore, make_core
+from topmast_server.engine.measure import measure_crossover
+from topmast_server.engine.memory import size_kv
+from topmast_server.engine.threads import usable_cores
+from topmast_server.engine.warmup import warm_up
+from topmast_server.messages import Cancel, Failed, Loading, Message, Ready, Step, Stop, Submit, Token, pack, unpack
+from topmast_server.models.kernels import load_kernels
+from topmast_server.models.llama import Llama
+from topmast_server.progress import IDLE_TICK_S, Progress
+from topmast_server.weights.errors import ModelError, unsupported
+from topmast_server.weights.load import load_weights
+
+_DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+_MAX_DIGEST_BYTES = 1 << 30  # beyond, hashing would delay the start
+
+
+def run(config: EngineConfig, connection: Connection, progress: Progress, *, started_s: float) -> None:
+    """Serve until Stop or end of file. `started_s`: CLOCK_MONOTONIC when the process began."""
+    pipe = _Pipe(connection)
+    try:
+        core, info, compiling = _start(config, pipe, progress, started_s)
+    except ModelError as error:
+        pipe.send(Failed(error.code, error.message))
+        return
+    except MemoryError:
+        pipe.send(Failed("OutOfMemory", f"{config.model} does not fit into memory; raise the memory limit."))
+        return
+    except (BrokenPipeError, EOFError):
+        return
+    try:
+        pipe.send(Ready(info))
+        gc.freeze()  # what is loaded stays; collections then look at requests only
+        _serve(core, pipe, progress, compiling)
+    except (BrokenPipeError, ConnectionResetError, EOFError):
+        pass  # the parent is gone, and nobody is left to serve
+    finally:
+        compiling.stop()
+
+
+class _Pipe:
+    """Frames of messages.py on the connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def send(self, message: Message) -> None:
+        self._connection.send_bytes(pack(message))
+
+    def received(self, wait_s: float) -> list[Message]:
+        """Everything that has arrived, after waiting for the first up to `wait_s`."""
+        messages = []
+        while self._connection.poll(wait_s):
+            messages.append(unpack(self._connection.recv_bytes()))
+            wait_s = 0.0
+        return messages
+
+
+def _start(
+    config: EngineConfig, pipe: _Pipe, progress: Progress, started_s: float
+) -> tuple[EngineCore, dict[str, Any], BackgroundCompile]:
+    """Everything before Ready."""
+    imported_s = time.monotonic()
+    if config.dtype not in _DTYPES:
+        raise unsupported(f"--dtype {config.dtype} is not known; use one of {', '.join(_DTYPES)}.")
+    dtype = _DTYPES[config.dtype]
+    path = Path(config.model)
+    digest = _Digest(path)
+
+    def on_progress(done: int, total: int) -> None:
+        progress.tick(has_work=False)
+        pipe.send(Loading("loading", done, total))
+
+    weights = load_weights(path, on_progress)
+    size = size_kv(config, weights.shape, dtype.itemsize)
+    model = Llama(weights, dtype, size.blocks, config.block_size, size.max_model_len)
+    loaded_s = time.monotonic()
+    pipe.send(Loading("warming", 1, 1))
+    progress.tick(has_work=False)
+    compiling, notes = BackgroundCompile(), [f"{usable_cores()} cores, {torch.get_num_threads()} threads"]
+    if cache.is_complete() and model.compilable:
+        notes.append(_use_kernels(model))
+    elif not model.compilable:
+        notes.append(f"torch only: the compiled kernels do not take this model as {config.dtype}")
+    else:
+        notes.append("torch for now: the CPU kernels are being compiled for this machine (once, about 20 s)")
+    core = make_core(
+        model,
+        blocks=size.blocks,
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=size.max_model_len,
+        step_target_s=config.step_target_s,
+        stop_ids=weights.stop_ids,
+    )
+    warm_up(core)
+    progress.tick(has_work=False)
+    ready_s = time.monotonic()
+    info = {
+        "model": {
+            "architecture": "llama",
+            "format": weights.format,
+            "digest": digest.value(),
+            "parameters": weights.parameters,
+        },
+        "start": {
+            "import_s": imported_s - started_s,
+            "weights_s": loaded_s - imported_s,
+            "warmup_s": ready_s - loaded_s,
+            "total_s": ready_s - started_s,
+        },
+        "capacity": {
+            "prefill_tokens_per_s": core.pace.prefill_tokens_per_s,
+            "decode_tokens_per_s": core.pace.decode_tokens_per_s,
+            "kv_tokens": size.blocks * config.block_size,
+            "max_num_seqs": config.max_num_seqs,
+            "max_model_len": size.max_model_len,
+        },
+        "notes": notes,
+    }
+    return core, info, compiling
+
+
+def _use_kernels(model: Llama) -> str:
+    """Load the compiled kernels, measure, switch; a line for the log."""
+    kernels = load_kernels()
+    crossover, note = measure_crossover(model, kernels)
+    model.use(kernels, crossover)
+    return note
+
+
+def _serve(core: EngineCore, pipe: _Pipe, progress: Progress, compiling: BackgroundCompile) -> None:
+    while True:
+        tokens: list[Token] = []
+        messages = pipe.received(0.0 if core.has_work else IDLE_TICK_S)
+        for message in messages:
+            if isinstance(message, Submit):
+                tokens += core.submit(message)
+            elif isinstance(message, Cancel):
+                core.cancel(message.request_id)
+            elif isinstance(message, Stop):
+                return
+        if compiling.running and compiling.finished() and core.model.compilable:
+            _use_kernels(core.model)
+        if core.has_work:
+            progress.tick(has_work=True)
+            started = time.monotonic()
+            tokens += core.step()
+            progress.step_done(time.monotonic() - started, has_work=core.has_work)
+        else:
+            progress.tick(has_work=False)
+        if tokens or messages:
+            pipe.send(Step(tokens, core.stats()))
+
+
+class _Digest:
+    """The file's SHA-256, computed beside the loading; None for directories and very large files."""
+
+    def __init__(self, path: Path) -> None:
+        self._value: str | None = None
+        self._thread: threading.Thread | None = None
+        if path.is_file() and path.stat().st_size <= _MAX_DIGEST_BYTES:
+            self._thread = threading.Thread(target=self._compute, args=(path,), daemon=True)
+            self._thread.start()
+
+    def _compute(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                self._value = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            self._value = None
+
+    def value(self) -> str | None:
+        if self._thread is not None:
+            self._thread.join()
+        return self._value

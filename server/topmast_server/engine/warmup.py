@@ -1,0 +1,39 @@
+"""The generation before Ready: every path of the model is walked once, and the first rates are measured."""
+
+from __future__ import annotations
+
+from topmast_server.engine.core import EngineCore
+from topmast_server.engine.stats import Counters
+from topmast_server.messages import Sampling, Submit
+
+_PROMPT_TOKENS, _ANSWER_TOKENS = 128, 8
+
+
+def warm_up(core: EngineCore) -> None:
+    """Two short requests through the scheduler: a long prompt, decodes, two at once, greedy and drawn.
+
+    Raises RuntimeError when the model gives no usable token: such a pod must not become ready.
+    """
+    room = core.scheduler.max_model_len - _ANSWER_TOKENS - 1
+    vocabulary = core.model.shape.vocabulary
+    prompt = [token % vocabulary for token in range(7, 7 + max(1, min(_PROMPT_TOKENS, room)))]
+    drawn = Sampling(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01, seed=1)
+    requests = [
+        (prompt, Sampling(temperature=0.0)),
+        (prompt[:4], drawn),
+        (prompt[:4], Sampling(temperature=1.0, seed=2)),
+    ]
+    _generate(core, requests[:1])
+    _generate(core, requests[1:])
+    core.counters = Counters()
+
+
+def _generate(core: EngineCore, requests: list[tuple[list[int], Sampling]]) -> None:
+    answers = []
+    for number, (prompt, sampling) in enumerate(requests):
+        answers += core.submit(Submit(f"warm-up-{number}", prompt, _ANSWER_TOKENS, sampling, ignore_eos=True))
+    while core.has_work:
+        answers += core.step()
+    errors = [answer.error for answer in answers if answer.finish == "error"]
+    if errors or not answers:
+        raise RuntimeError(f"The warm-up generation failed: {errors[0] if errors else 'no token came'}")
