@@ -54,8 +54,9 @@ def _run(options: argparse.Namespace) -> int:
             environment = cluster.environment()
             print(f"export KUBECONFIG='{environment['KUBECONFIG']}'\nexport PATH='{environment['PATH']}'")
         case "kubectl":
+            environment = {**os.environ, **cluster.environment()}
             kubectl = str(cluster.binaries["kubectl"])
-            os.execve(kubectl, [kubectl, *options.arguments], {**os.environ, **cluster.environment()})
+            os.execve(kubectl, [kubectl, *options.arguments], environment)
         case "load-image":
             for archive in options.archives:
                 seconds = cluster.load_image(archive)
@@ -79,6 +80,8 @@ def _print_status(cluster: Cluster) -> int:
     for node, state in status.nodes.items():
         gpus = status.gpus.get(node, 0)
         print(f"  {node}: {state}" + (f", {gpus} GPUs advertised" if gpus else ""))
+    for name in status.down:
+        print(f"  {name}: taken down on purpose; `start` brings it back")
     for daemon, alive in status.daemons.items():
         if not alive:
             print(f"  {daemon}: not running; see {cluster.paths.state / daemon}.log")

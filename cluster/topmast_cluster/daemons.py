@@ -95,10 +95,11 @@ class Daemon:
 
 
 def answers_ok(url: str, ca: Path | None = None, timeout_s: float = 2.0) -> bool:
-    """Does `url` answer 200? The certificate is verified against `ca`."""
-    context = ssl.create_default_context(cafile=str(ca)) if ca is not None else None
+    """Does `url` answer 200? The certificate is verified against `ca`; no proxy of the user's is asked."""
+    context = ssl.create_default_context(cafile=str(ca) if ca is not None else None)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s, context=context) as answer:
+        with opener.open(url, timeout=timeout_s) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -27,16 +27,10 @@ class Names:
             )
 
     @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.cluster.encode()).hexdigest()[:8]
-
-    @property
-    def bridge(self) -> str:
-        return f"tm-{self.digest}"
-
-    def veth(self, number: int) -> str:
-        """The host's end of the cable to the control plane (0) or to node `number`."""
-        return f"tm{self.digest}{number}"
+    def host_link(self) -> str:
+        """The host's one interface into the cluster."""
+        digest = hashlib.sha256(self.cluster.encode()).hexdigest()
+        return f"tm-{digest[:8]}"
 
     @property
     def control_plane_netns(self) -> str:

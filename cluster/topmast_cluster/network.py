@@ -1,7 +1,8 @@
-"""The cluster's cables: one bridge on the host, and a network namespace each for the control plane and every node.
+"""The cluster's cables: a network namespace each for the control plane and every node, joined by a bridge.
 
-All rules of kube-proxy, forwarding switches and pod links live inside the namespaces and end with them. On the host
-there are only the bridge and its routes; no firewall rule and no sysctl of the host's own network is touched.
+The bridge stands in the control plane's namespace, so that no firewall of the host (Docker's drops what is forwarded)
+has a say in it, and all rules of kube-proxy end with the nodes' namespaces. The host has one interface into the
+cluster, with its routes; no firewall rule and no sysctl of the host's own network is touched.
 """
 
 import json
@@ -13,9 +14,10 @@ from pathlib import Path
 
 from topmast_cluster.addresses import Addresses
 from topmast_cluster.errors import ClusterError
-from topmast_cluster.names import Names, node_number
+from topmast_cluster.names import Names
 
 _NETNS = Path("/var/run/netns")
+_BRIDGE = "bridge"
 
 
 def host_routes() -> list[IPv4Network]:
@@ -28,27 +30,50 @@ def host_routes() -> list[IPv4Network]:
     return found
 
 
-def create_bridge(names: Names, addresses: Addresses) -> None:
-    """The bridge that everything is plugged into; the host has an address on it and so reaches all of it."""
+def add_control_plane(names: Names, addresses: Addresses) -> None:
+    """The namespace with the bridge that everything is plugged into, the host's interface first of all."""
+    netns = names.control_plane_netns
     _batch(
         [
-            f"link add {names.bridge} type bridge",
-            f"link set {names.bridge} alias {names.cluster}",
-            f"addr add {addresses.host}/24 dev {names.bridge}",
-            f"link set {names.bridge} up",
+            f"netns add {netns}",
+            f"link add {names.host_link} type veth peer name host netns {netns}",
+            f"link set {names.host_link} alias {names.cluster}",
+            f"addr add {addresses.host}/24 dev {names.host_link}",
+            f"link set {names.host_link} up",
         ]
+    )
+    _batch(
+        [
+            "link set lo up",
+            f"link add {_BRIDGE} type bridge",
+            f"addr add {addresses.control_plane}/24 dev {_BRIDGE}",
+            f"link set {_BRIDGE} up",
+            f"link set host master {_BRIDGE} up",
+            f"route add default via {addresses.host}",
+        ],
+        netns,
     )
 
 
-def add_control_plane(names: Names, addresses: Addresses) -> None:
-    _plug(names, names.control_plane_netns, 0, addresses.control_plane, addresses.host)
-
-
 def add_node(names: Names, addresses: Addresses, node: str, others: Iterable[str]) -> None:
-    """Plugs a node in and tells everyone the way to its pods. Between nodes the routes are direct,
-    so that a firewall on the host (Docker's drops what is forwarded) has no say."""
+    """Plugs a node in and tells everyone the way to its pods."""
     netns = names.netns(node)
-    _plug(names, netns, node_number(node), addresses.node(node), addresses.host)
+    _batch(
+        [
+            f"netns add {netns}",
+            f"link add {node} netns {names.control_plane_netns} type veth peer name eth0 netns {netns}",
+        ]
+    )
+    _batch([f"link set {node} master {_BRIDGE} up"], names.control_plane_netns)
+    _batch(
+        [
+            "link set lo up",
+            f"addr add {addresses.node(node)}/24 dev eth0",
+            "link set eth0 up",
+            f"route add default via {addresses.host}",
+        ],
+        netns,
+    )
     _run(["ip", "netns", "exec", netns, "sysctl", "-qw", "net.ipv4.ip_forward=1"])
     way = f"route replace {addresses.pod_subnet(node)} via {addresses.node(node)}"
     _batch([way])
@@ -67,31 +92,27 @@ def route_services(names: Names, addresses: Addresses, node: str) -> None:
 
 def unplug(names: Names, node: str) -> None:
     """Takes the node's network away, as a pulled cable would. Its namespace stays."""
-    _batch([f"link set {names.veth(node_number(node))} down"])
+    _batch([f"link set {node} down"], names.control_plane_netns)
 
 
 def replug(names: Names, node: str) -> None:
-    _batch([f"link set {names.veth(node_number(node))} up"])
+    _batch([f"link set {node} up"], names.control_plane_netns)
 
 
 def leftovers(names: Names) -> list[str]:
     """What exists of this cluster's network, in words."""
     found = [f"network namespace {netns}" for netns in _own_netns(names)]
-    if Path(f"/sys/class/net/{names.bridge}").exists():
-        found.append(f"bridge {names.bridge}")
+    if _host_link_exists(names):
+        found.append(f"network interface {names.host_link}")
     return found
 
 
 def remove_network(names: Names) -> None:
-    """Everything away, whether all of it is there or not. The routes leave with the bridge."""
+    """Everything away, whether all of it is there or not. The routes leave with the host's interface."""
+    if _host_link_exists(names):  # first: a namespace ends only a moment after its name does
+        _run(["ip", "link", "delete", names.host_link])
     for netns in _own_netns(names):
         _run(["ip", "netns", "delete", netns])
-    # A namespace ends a moment after its name; the host's end of a cable must not wait for that.
-    ours = [names.bridge, *(link for link in _links() if link.startswith(f"tm{names.digest}"))]
-    for link in ours:
-        if Path(f"/sys/class/net/{link}").exists():
-            with suppress(ClusterError):
-                _run(["ip", "link", "delete", link])
     if _NETNS.is_dir() and not any(_NETNS.iterdir()):
         # `ip netns` made the directory and mounted it onto itself; the last one out takes it away.
         subprocess.run(["umount", str(_NETNS)], capture_output=True)
@@ -99,33 +120,14 @@ def remove_network(names: Names) -> None:
             _NETNS.rmdir()
 
 
-def _plug(names: Names, netns: str, number: int, address: str, gateway: str) -> None:
-    _batch(
-        [
-            f"netns add {netns}",
-            f"link add {names.veth(number)} type veth peer name eth0 netns {netns}",
-            f"link set {names.veth(number)} master {names.bridge} up",
-        ]
-    )
-    _batch(
-        [
-            "link set lo up",
-            f"addr add {address}/24 dev eth0",
-            "link set eth0 up",
-            f"route add default via {gateway}",
-        ],
-        netns,
-    )
+def _host_link_exists(names: Names) -> bool:
+    return Path(f"/sys/class/net/{names.host_link}").exists()
 
 
 def _own_netns(names: Names) -> list[str]:
     if not _NETNS.is_dir():
         return []
     return sorted(entry.name for entry in _NETNS.iterdir() if names.owns_netns(entry.name))
-
-
-def _links() -> list[str]:
-    return [entry.name for entry in Path("/sys/class/net").iterdir()]
 
 
 def _batch(lines: list[str], netns: str | None = None) -> None:

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+API_SERVER = "kube-apiserver"
+
 
 @dataclass
 class Record:
@@ -13,6 +15,7 @@ class Record:
     nodes: list[str] = field(default_factory=list)
     gpus: dict[str, int] = field(default_factory=dict)
     down: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)  # archives that were loaded: later nodes get them as well
 
     def save(self, path: Path) -> None:
         scratch = path.with_suffix(".new")

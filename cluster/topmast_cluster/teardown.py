@@ -29,7 +29,9 @@ def remains(names: Names) -> list[str]:
     state = ClusterPaths.of(names).state
     if state.exists():
         found.append(f"directory {state}")
-    found += [f"mount {target}" for target in _mounts_below(state)]
+    mounts = _mounts_below(state)
+    if mounts:
+        found.append(f"{len(mounts)} mounts, {mounts[0]} the first")
     return found
 
 
@@ -39,7 +41,8 @@ def remove_everything(names: Names) -> None:
     cgroup = Cgroup(names.cgroup)
     cgroup.kill()
     unmount_below(paths.state)
-    network.remove_network(names)
+    with machine_lock():
+        network.remove_network(names)
     cgroup.remove()
     for directory in paths.state.glob("node-*"):
         Containerd(directory).remove_shim_sockets()
