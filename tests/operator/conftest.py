@@ -6,12 +6,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from operatorlab.playkubelet import PlayKubelet
 from operatorlab.world import SYSTEM, Process, World
 
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.progress import Progress
+
+# The machine also runs a control plane: how long an example takes says nothing.
+hypothesis.settings.register_profile("operator", deadline=None)
+hypothesis.settings.load_profile("operator")
 
 CRD = Path(__file__).parents[2] / "crds" / "llmdeployments.yaml"
 
@@ -54,5 +59,5 @@ def world(whole_world: World, request: pytest.FixtureRequest) -> Iterator[World]
 @pytest.fixture(scope="module")
 def running(whole_world: World) -> Iterator[Process]:
     """One operator process, cluster-wide, for all tests of a module."""
-    with whole_world.operator("--resync-s", "5") as process:
+    with whole_world.operator("--resync-s", "3") as process:
         yield process

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from operatorlab.playkubelet import Fate
 from operatorlab.world import IMAGE, Process, World
+
+OTHER = {"source": "image:///models/other.gguf"}
 
 
 def test_ten_lines_become_ready(world: World, running: Process) -> None:
@@ -15,6 +20,214 @@ def test_ten_lines_become_ready(world: World, running: Process) -> None:
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     assert container["image"] == IMAGE
     assert container["args"][:2] == ["serve", "/models/smollm2.gguf"]
-    assert world.get("service", "small")["spec"]["ports"][0]["port"] == 80  # type: ignore[index]
+    service = world.get("service", "small")
+    assert service is not None and service["spec"]["ports"][0]["port"] == 80
     assert world.get("pdb", "small") is None, "a budget on one replica would block node drains"
     assert "Ready" in world.events("small")
+    assert "finalizers" not in found["metadata"] and "annotations" not in {
+        key for key in found["metadata"] if "kopf" in str(found["metadata"][key])
+    }
+
+
+def test_pods_are_allowed_under_the_restricted_policy(world: World, running: Process) -> None:
+    world.kubectl("label", "namespace", world.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    world.apply(world.model("tight", model={"source": "pvc://weights/a/b.gguf"}, resources={"cpu": 1, "memory": "1Gi"}))
+    world.until("a pod was admitted", lambda: world.pods("tight"))
+    (pod,) = world.pods("tight")
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert "/models/pvc/a/b.gguf" in pod["spec"]["containers"][0]["args"]
+    missing = world.until("the claim is missed", lambda: _false(world, "tight", "ModelAvailable"))
+    assert missing["reason"] == "ClaimNotFound" and '"weights" not found' in missing["message"]
+
+
+def test_an_idle_model_is_written_no_more(world: World, running: Process) -> None:
+    """Nothing changes for three passes: neither the resource, nor a child, nor a pod."""
+    world.apply(world.model("idle", replicas=2))
+    world.until_ready("idle", 2)
+
+    def versions() -> list[str]:
+        objects: list[Any] = [world.get("llm", "idle"), world.get("service", "idle"), world.get("pdb", "idle")]
+        objects += [*world.list("deploy", "idle"), *world.list("pods", "idle")]
+        return [item["metadata"]["resourceVersion"] for item in objects]
+
+    world.remain("written", lambda: True, 1.5)
+    before = versions()
+    passes = running.metric('topmast_operator_reconciles_total{result="done"}')
+    world.until("a pass", lambda: running.metric('topmast_operator_reconciles_total{result="done"}') >= passes + 2)
+    assert versions() == before
+
+
+def test_scaling_by_the_scale_subresource(world: World, running: Process) -> None:
+    world.apply(world.model("sized"))
+    world.until_ready("sized", 1)
+    world.kubectl("scale", "llm", "sized", "--replicas=3")
+    found = world.until_ready("sized", 3)
+    assert found["status"]["selector"].endswith("topmast.dev/model=sized")
+    assert world.get("pdb", "sized") is not None
+    world.kubectl("scale", "llm", "sized", "--replicas=1")
+    world.until_ready("sized", 1)
+    world.until("the budget is gone", lambda: world.get("pdb", "sized") is None)
+
+
+def test_a_leaving_pod_is_announced_before_it_goes(world: World, running: Process) -> None:
+    world.kubelet.fates["told"] = Fate(leave_s=2.0)
+    world.apply(world.model("told", replicas=2))
+    world.until_ready("told", 2)
+    world.kubectl("scale", "llm", "told", "--replicas=1")
+
+    def announced() -> list[Any]:
+        return [
+            pod
+            for pod in world.list("pods", "told")
+            if pod["metadata"].get("annotations", {}).get("topmast.dev/draining") == "true"
+        ]
+
+    (first,) = world.until("an announcement", announced)
+    assert "deletionTimestamp" not in first["metadata"], "announced only as it was deleted"
+    gone = world.until("its deletion", lambda: [pod for pod in announced() if "deletionTimestamp" in pod["metadata"]])
+    assert [pod["metadata"]["name"] for pod in gone] == [first["metadata"]["name"]]
+    world.until_ready("told", 1)
+
+
+def test_a_spec_change_rolls_out_without_losing_a_replica(world: World, running: Process) -> None:
+    world.apply(world.model("rolled", replicas=2))
+    before = world.until_ready("rolled", 2)["status"]["revision"]
+    world.apply(world.model("rolled", replicas=2, model=OTHER))
+
+    def serving() -> bool:
+        ready = [pod for pod in world.pods("rolled") if _is_ready(pod)]
+        assert len(ready) >= 2, f"only {len(ready)} replicas were ready"
+        status = world.status("rolled")
+        return status["phase"] == "Ready" and status["revision"] != before
+
+    world.until("the new revision alone", serving, 30)
+    found = world.until_ready("rolled", 2)
+    (deployment,) = world.list("deploy", "rolled")
+    assert deployment["metadata"]["labels"]["topmast.dev/revision"] == found["status"]["revision"]
+    assert "NewRevision" in world.events("rolled")
+
+
+def test_without_a_free_gpu_the_old_replica_leaves_first(world: World, running: Process) -> None:
+    world.kubelet.fates["scarce"] = Fate(leave_s=1.0)
+    gpus = {"accelerator": {"count": 2}}
+    world.apply(world.model("scarce", resources=gpus))
+    world.until_ready("scarce", 1)
+    world.apply(world.model("scarce", resources=gpus, model=OTHER))
+    strategy = world.until("a strategy", lambda: world.status("scarce").get("rollout"))
+    assert strategy["strategy"] == "Recreate"
+    world.until("the new revision", lambda: len(world.list("deploy", "scarce")) == 1 and world.pods("scarce"), 30)
+    world.until_ready("scarce", 1)
+    world.kubectl("delete", "llm", "scarce")
+
+
+def test_a_gpu_that_is_not_there_is_told_with_numbers(world: World, running: Process) -> None:
+    world.apply(world.model("greedy", resources={"accelerator": {"count": 3}}))
+    short = world.until("CapacityAvailable=False", lambda: _false(world, "greedy", "CapacityAvailable"))
+    assert "A replica needs 3 nvidia.com/gpu" in short["message"]
+    assert "of 2 are free on 1 nodes" in short["message"]
+    assert "Insufficient nvidia.com/gpu" in short["message"]
+    assert world.status("greedy")["phase"] == "Pending"
+    assert "Unschedulable" in world.events("greedy")
+
+
+def test_a_bad_model_is_given_up_and_tried_again_on_request(world: World, running: Process) -> None:
+    corrupt = '{"code": "ModelCorrupt", "message": "/models/bad.gguf is cut off after 3 bytes. Copy it again."}'
+    world.kubelet.fates["bad"] = Fate(ends=(10, corrupt))
+    world.apply(world.model("bad"))
+    stalled = world.until("Stalled", lambda: _true(world, "bad", "Stalled"))
+    assert stalled["reason"] == "ModelCorrupt" and "cut off after 3 bytes" in stalled["message"]
+    world.until("no pod is left", lambda: not world.list("pods", "bad"))
+    world.remain("given up", lambda: not world.list("pods", "bad"), 3)
+    assert world.condition("bad", "ModelAvailable")["status"] == "False"
+    assert "ModelCorrupt" in world.events("bad")
+    world.kubelet.fates["bad"] = Fate()
+    world.kubectl("annotate", "llm", "bad", "topmast.dev/retry=1")
+    world.until_ready("bad", 1)
+    assert world.condition("bad", "Stalled")["status"] == "False"
+
+
+def test_a_bad_revision_leaves_the_good_one_serving(world: World, running: Process) -> None:
+    world.apply(world.model("safe"))
+    good = world.until_ready("safe", 1)["status"]["revision"]
+    world.kubelet.fates["safe"] = Fate(ends=(10, '{"code": "ModelNotFound", "message": "No such file."}'))
+    world.kubelet.fates[f"safe/{good}"] = Fate()
+    uids = {pod["metadata"]["uid"] for pod in world.pods("safe")}
+    world.apply(world.model("safe", model=OTHER))
+    world.until("Stalled", lambda: _true(world, "safe", "Stalled"))
+    world.until("only the good one", lambda: {pod["metadata"]["uid"] for pod in world.list("pods", "safe")} == uids)
+    verdicts = {item["name"]: item["verdict"] for item in world.status("safe")["revisions"]}
+    assert verdicts.pop(good) == "Proven" and list(verdicts.values()) == ["Failed"]
+
+
+def test_an_image_that_cannot_be_pulled_is_told(world: World, running: Process) -> None:
+    world.kubelet.fates["pull"] = Fate(waiting=("ImagePullBackOff", 'Back-off pulling image "nope:1"'))
+    world.apply(world.model("pull", engine={"image": "nope:1"}))
+    told = world.until("the reason", lambda: world.condition("pull", "Ready")["reason"] == "ImagePull")
+    assert told and "nope:1" in world.condition("pull", "Ready")["message"]
+
+
+def test_suspend_and_resume(world: World, running: Process) -> None:
+    world.apply(world.model("night", replicas=2))
+    world.until_ready("night", 2)
+    world.apply(world.model("night", replicas=2, suspend=True))
+    world.until_ready("night", 0)
+    assert world.list("pods", "night") == []
+    assert world.status("night")["phase"] == "Suspended"
+    assert len(world.list("deploy", "night")) == 1, "the revision is kept"
+    world.apply(world.model("night", replicas=2))
+    world.until_ready("night", 2)
+
+
+def test_delete_removes_every_child(world: World, running: Process) -> None:
+    world.apply(world.model("gone", replicas=2))
+    world.until_ready("gone", 2)
+    world.kubectl("delete", "llm", "gone")
+
+    def children() -> list[Any]:
+        kinds = "deploy,rs,pods,service,pdb"
+        return list(world.kubectl("get", kinds, "-l", "topmast.dev/model=gone", "-o", "name").split())
+
+    world.until("nothing is left", lambda: not children(), 30)
+
+
+def test_a_service_of_somebody_else_stays_theirs(world: World, running: Process) -> None:
+    world.kubectl("create", "service", "clusterip", "taken", "--tcp=80:80")
+    world.apply(world.model("taken"))
+    stalled = world.until("Stalled", lambda: _true(world, "taken", "Stalled"))
+    assert stalled["reason"] == "NameTaken"
+    service = world.get("service", "taken")
+    assert service is not None and service["spec"]["selector"] == {"app": "taken"}
+    world.kubectl("delete", "service", "taken")
+    world.until_ready("taken", 1)
+
+
+def test_a_quota_is_told_as_the_reason(world: World, running: Process) -> None:
+    world.kubectl("create", "quota", "none", "--hard=pods=0")
+    world.apply(world.model("poor"))
+    told = world.until("the quota", lambda: _false(world, "poor", "CapacityAvailable"))
+    assert "exceeded quota" in told["message"]
+
+
+def test_a_deleted_child_comes_back(world: World, running: Process) -> None:
+    world.apply(world.model("whole", replicas=2))
+    world.until_ready("whole", 2)
+    world.kubectl("delete", "service", "whole")
+    world.kubectl("delete", "deploy", "-l", "topmast.dev/model=whole")
+    world.until("the Service is back", lambda: world.get("service", "whole"))
+    world.until("the Deployment is back", lambda: world.list("deploy", "whole"))
+    world.until_ready("whole", 2)
+
+
+def _is_ready(pod: Any) -> bool:
+    conditions = pod["status"].get("conditions", ())
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def _true(world: World, name: str, kind: str) -> Any:
+    found = world.condition(name, kind)
+    return found if found["status"] == "True" else None
+
+
+def _false(world: World, name: str, kind: str) -> Any:
+    found = world.condition(name, kind)
+    return found if found["status"] == "False" else None

@@ -214,8 +214,9 @@ def _health(
 def _problem(facts: Facts, pods: tuple[PodFacts, ...], rollout: Rollout) -> Problem | None:
     """The problem to tell. That a new replica waits for the room of a leaving one is the plan, not a problem."""
     problem = failures.worst(pods)
-    swapping = rollout.strategy in (Strategy.REPLACE, Strategy.RECREATE) or any(pod.deleting for pod in facts.pods)
-    return None if problem and problem.kind is Kind.CAPACITY and swapping else problem
+    others = any(pod not in pods for pod in facts.pods)
+    swapping = others and rollout.strategy in (Strategy.REPLACE, Strategy.RECREATE)
+    return None if swapping and problem and problem.kind is Kind.CAPACITY else problem
 
 
 def _blocker(facts: Facts, target: str) -> Problem | None:

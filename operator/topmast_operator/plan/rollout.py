@@ -62,6 +62,9 @@ def plan_rollout(
     if not active:
         finished = target.proven and target.ready >= wanted
         gone = [other.name for other in others if other.pods == 0 and (finished or other in useless)]
+        if good and not target.proven:
+            told = f"the old replicas have left, revision {target.name} is starting in their room"
+            return Rollout(_only(target, others, wanted), tuple(gone), Strategy.RECREATE, told)
         return Rollout(_only(target, others, wanted), tuple(gone), Strategy.NONE, "only one revision runs")
     strategy, reason = _choose(wanted, target, active, room_for_one)
     spare = 1 if strategy in (Strategy.REPLACE, Strategy.RECREATE) else 0

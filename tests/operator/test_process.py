@@ -1,0 +1,115 @@
+"""The operator as a process: restarts, its Lease, an API server that goes away, namespaced rights, wrong usage."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from operatorlab.world import SYSTEM, World
+
+
+def uids(world: World, model: str) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in world.list("pods", model)}
+
+
+def test_a_restart_or_an_upgrade_changes_no_pod(world: World) -> None:
+    with world.operator():
+        world.apply(world.model("kept", replicas=2))
+        world.until_ready("kept", 2)
+        before = uids(world, "kept")
+        objects = [world.get("llm", "kept"), *world.list("deploy", "kept")]
+    world.remain("served without an operator", lambda: uids(world, "kept") == before, 1)
+    # Another default image is what an upgrade brings: argparse takes the last --engine-image.
+    with world.operator("--engine-image", "topmast/server:next") as second:
+        world.until("a pass", lambda: second.metric('topmast_operator_reconciles_total{result="done"}') >= 1)
+        world.remain("the same pods", lambda: uids(world, "kept") == before, 2)
+        after = [world.get("llm", "kept"), *world.list("deploy", "kept")]
+        versions = [[item["metadata"]["resourceVersion"] for item in items if item] for items in (objects, after)]
+        assert versions[0] == versions[1], "the next version wrote something"
+        world.apply(world.model("kept", replicas=2, engine={"maxNumSeqs": 4}))
+        world.until_ready("kept", 2)
+        (deployment,) = world.list("deploy", "kept")
+        assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "topmast/server:next"
+
+
+def test_a_change_made_while_no_operator_ran_is_made_good(world: World) -> None:
+    world.apply(world.model("late", replicas=1))
+    assert world.status("late") == {"observedGeneration": -1}
+    with world.operator():
+        world.until_ready("late", 1)
+
+
+def test_of_two_operators_one_acts_and_the_other_takes_over(world: World) -> None:
+    with world.operator() as first, world.operator() as second:
+        world.until("one holds", lambda: first.metric("topmast_operator_lease_held") == 1)
+        assert second.metric("topmast_operator_lease_held") == 0
+        assert second.get("/readyz")[0] == 200, "a standby is ready"
+        assert first.stop(signal.SIGTERM) == 0
+        started = time.monotonic()
+        world.until("the other holds", lambda: second.metric("topmast_operator_lease_held") == 1)
+        assert time.monotonic() - started < 4
+        world.apply(world.model("taken-over"))
+        world.until_ready("taken-over", 1)
+
+
+def test_a_stolen_lease_ends_the_process(world: World) -> None:
+    with world.operator() as process:
+        world.until("it holds", lambda: process.metric("topmast_operator_lease_held") == 1)
+        patch = '{"spec":{"holderIdentity":"thief","leaseDurationSeconds":1}}'
+        world.kubectl("patch", "lease", "topmast-operator", "-n", SYSTEM, "--type=merge", "-p", patch)
+        assert process.popen.wait(timeout=10) == 1
+        assert "thief holds the Lease now" in process.log.read_text()
+
+
+def test_an_outage_of_the_api_server_is_survived(world: World) -> None:
+    with world.operator() as process:
+        world.apply(world.model("steady"))
+        world.until_ready("steady", 1)
+        before = uids(world, "steady")
+        world.cluster.stop_apiserver()
+        time.sleep(13)  # longer than the Lease is good for
+        assert process.popen.poll() is None
+        assert process.get("/healthz")[0] == 200, "a restart would not bring the API server back"
+        world.cluster.start_apiserver()
+        world.until("the API server answers", lambda: "ok" in world.kubectl("get", "--raw", "/readyz", check=False), 30)
+        world.kubectl("scale", "llm", "steady", "--replicas=2")
+        world.until_ready("steady", 2, 30)
+        assert before <= uids(world, "steady")
+        assert process.popen.poll() is None
+
+
+def test_namespaced_rights_are_enough_in_their_namespace(world: World) -> None:
+    other = f"{world.namespace[:50]}-other"
+    world.kubectl("create", "namespace", other)
+    world.grant("operator-one-namespace", namespaces=(world.namespace,))
+    gpus = {"accelerator": {"count": 3}}
+    with world.operator("--namespace", world.namespace, account="operator-one-namespace"):
+        world.apply(world.model("mine", replicas=2))
+        world.apply(world.model("greedy", resources=gpus))
+        foreign = world.model("theirs")
+        foreign["metadata"]["namespace"] = other
+        world.apply(foreign)
+        world.until_ready("mine", 2)
+        world.kubectl("scale", "llm", "mine", "--replicas=1")
+        world.until_ready("mine", 1)
+        short = world.until("no room", lambda: world.condition("greedy", "CapacityAvailable")["status"] == "False")
+        assert short and "Insufficient nvidia.com/gpu" in world.condition("greedy", "CapacityAvailable")["message"]
+        assert world.kubectl("get", "deploy", "-n", other) == ""
+    world.kubectl("delete", "namespace", other, "--wait=false")
+
+
+def test_wrong_usage_is_one_sentence(tmp_path: object) -> None:
+    command = [sys.executable, "-m", "topmast_operator.cli.main", "operator"]
+    away = {**os.environ, "KUBECONFIG": "/nonexistent"}
+    for arguments, code, sentence in (
+        ([], 2, "--engine-image"),
+        (["--engine-image", "x"], 2, "--lease-namespace is needed outside of a pod"),
+        (["--engine-image", "x", "--resync-s", "0", "--lease-namespace", "y"], 2, "between 1 and 3600"),
+        (["--engine-image", "x", "--lease-namespace", "y"], 2, "Set KUBECONFIG, or run in a pod"),
+    ):
+        done = subprocess.run([*command, *arguments], env=away, capture_output=True, text=True, timeout=30)
+        assert done.returncode == code
+        assert sentence in done.stderr and "Traceback" not in done.stderr
