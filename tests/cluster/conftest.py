@@ -1,0 +1,85 @@
+"""One embedded cluster with the chart installed, shared by every test that needs the whole product."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.lab import RELEASE, SYSTEM, Lab
+from topmast_cluster.cluster import Cluster
+from topmast_cluster.images.build import ensure_images
+from topmast_cluster.images.load import load_images
+from topmast_cluster.progress import Progress
+
+CHART = Path(__file__).parents[2] / "charts" / "topmast"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The audit of the roles judges all that came before it, so it comes last."""
+    items.sort(key=lambda item: "test_rights" in item.nodeid)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One node that advertises two GPUs which nothing has, with both images loaded."""
+    progress = Progress()
+    cluster = Cluster("topmast-test", progress)
+    cluster.stop()  # what a crashed run left
+    cluster.start(nodes=1, gpus={"node-1": 2})
+    try:
+        load_images(cluster, ensure_images(progress).values())
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def lab(cluster: Cluster) -> Lab:
+    """The chart as it ships, installed by Helm."""
+    images = ensure_images(Progress(quiet=True))
+    binaries = cluster.binaries
+    lab = Lab(binaries["kubectl"], binaries["helm"], cluster.kubeconfig, gateway_url="", key="")
+    tags = [f"--set=images.{name}.tag={image.tag}" for name, image in images.items()]
+    lab.helm("install", RELEASE, str(CHART), "-n", SYSTEM, "--create-namespace", "--wait", "--timeout=120s", *tags)
+    secret = lab.get("secret", f"{RELEASE}-first-key", SYSTEM)
+    address = lab.get("service", f"{RELEASE}-gateway", SYSTEM)["spec"]["clusterIP"]
+    key = base64.b64decode(secret["data"]["key"]).decode()
+    return Lab(lab.kubectl_path, lab.helm_path, lab.kubeconfig, f"http://{address}/v1", key)
+
+
+@pytest.fixture(scope="session")
+def bad_models(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A volume claim `bad-models` with a model file that is cut off in the middle of its tensors."""
+    folder = tmp_path_factory.mktemp("bad-models")
+    folder.chmod(0o755)
+    for parent in folder.parents:
+        if parent == Path("/tmp"):
+            break
+        parent.chmod(0o755)
+    corrupt = folder / "corrupt.gguf"
+    corrupt.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + (2**60).to_bytes(8, "little") + bytes(64))
+    corrupt.chmod(0o644)
+    spec = {"accessModes": ["ReadOnlyMany"], "storageClassName": "", "volumeName": "bad-models"}
+    lab.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": "bad-models"},
+            "spec": {
+                "capacity": {"storage": "1Gi"},
+                "accessModes": ["ReadOnlyMany"],
+                "storageClassName": "",
+                "hostPath": {"path": str(folder)},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "bad-models", "namespace": "default"},
+            "spec": {**spec, "resources": {"requests": {"storage": "1Gi"}}},
+        },
+    )
+    lab.until("the claim is bound", lambda: lab.get("pvc", "bad-models")["status"]["phase"] == "Bound")
