@@ -166,12 +166,12 @@ class Supervisor:
         now_s = time.monotonic()
         if self._loading_since_s is None:
             self._loading_since_s = now_s
-        left = loading.bytes_total - loading.bytes_done
-        eta_s = None
-        if loading.bytes_done > 0:
-            eta_s = round((now_s - self._loading_since_s) * left / loading.bytes_done, 3)
-        self.load = Load(loading.bytes_done, loading.bytes_total, eta_s)
         self.phase = loading.phase
+        if loading.phase == "loading":
+            left = loading.bytes_total - loading.bytes_done
+            passed_s = now_s - self._loading_since_s
+            eta_s = round(passed_s * left / loading.bytes_done, 3) if loading.bytes_done else None
+            self.load = Load(loading.bytes_done, loading.bytes_total, eta_s)
         self._on_change()
 
     def _on_closed(self) -> None:
