@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import re
 import sys
@@ -33,6 +34,7 @@ def main() -> int:
         return _failed(f"cannot listen on {where}: {error.strerror or error}; choose free ports")
     patience = Patience(flags.hold_s, flags.progress_timeout_s, flags.answer_timeout_s)
     leave = Leave(flags.drain_notice_s, flags.drain_timeout_s)
+    gc.freeze()  # what the imports made lives for ever; a full collection over it would stop every stream
     try:
         uvloop.run(serve(public, admin, scope, patience=patience, max_streams=flags.max_streams, leave=leave))
     except kube.NoCluster as error:

