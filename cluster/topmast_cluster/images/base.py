@@ -13,7 +13,7 @@ from topmast_cluster.paths import cache_dir
 from topmast_cluster.progress import Progress
 
 SUITE = "bookworm"
-PACKAGES = "python3,ca-certificates"
+PACKAGES = "python3,ca-certificates,libstdc++6"  # the last for tokenizers, torch and numba
 # Documents of packages are a tenth of the size and nobody reads them in a container.
 _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 

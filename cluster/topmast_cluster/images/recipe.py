@@ -52,7 +52,7 @@ def digest(parts: Iterable[str]) -> str:
 
 def application_key() -> str:
     """Digest of the application's sources: what pip would install from this checkout."""
-    files = [CHECKOUT / name for name in ("pyproject.toml", "README.md", "LICENSE")]
+    files = [CHECKOUT / name for name in ("pyproject.toml", "LICENSE")]
     for folder in SOURCES:
         files += (path for path in (CHECKOUT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     content = hashlib.sha256()
