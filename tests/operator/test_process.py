@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from operatorlab.world import SYSTEM, World
+
+from topmast_operator.watch.login import login_in_pod
 
 
 def uids(world: World, model: str) -> set[str]:
@@ -69,6 +72,7 @@ def test_an_outage_of_the_api_server_is_survived(world: World) -> None:
         world.apply(world.model("steady"))
         world.until_ready("steady", 1)
         before = uids(world, "steady")
+        process.may_be_refused = True
         world.cluster.stop_apiserver()
         time.sleep(13)  # longer than the Lease is good for
         assert process.popen.poll() is None
@@ -76,7 +80,7 @@ def test_an_outage_of_the_api_server_is_survived(world: World) -> None:
         world.cluster.start_apiserver()
         world.until("the API server answers", lambda: "ok" in world.kubectl("get", "--raw", "/readyz", check=False), 30)
         world.kubectl("scale", "llm", "steady", "--replicas=2")
-        world.until_ready("steady", 2, 30)
+        world.until_ready("steady", 2, 60)  # the other controllers come back in their own time
         assert before <= uids(world, "steady")
         assert process.popen.poll() is None
 
@@ -101,7 +105,17 @@ def test_namespaced_rights_are_enough_in_their_namespace(world: World) -> None:
     world.kubectl("delete", "namespace", other, "--wait=false")
 
 
-def test_wrong_usage_is_one_sentence(tmp_path: object) -> None:
+def test_in_a_pod_the_api_server_is_found_without_dns(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    inside = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    found = login_in_pod(inside, tmp_path)
+    assert found is not None and found.server == "https://10.96.0.1:443" and found.token == "secret"
+    found = login_in_pod({**inside, "KUBERNETES_SERVICE_HOST": "fd00::1"}, tmp_path)
+    assert found is not None and found.server == "https://[fd00::1]:443"
+    assert login_in_pod({}, tmp_path) is None
+
+
+def test_wrong_usage_is_one_sentence() -> None:
     command = [sys.executable, "-m", "topmast_operator.cli.main", "operator"]
     away = {**os.environ, "KUBECONFIG": "/nonexistent"}
     for arguments, code, sentence in (

@@ -15,6 +15,8 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.reconciles = Counter("topmast_operator_reconciles", "Passes by result.", ["result"], registry=registry)
+        for result in ("done", "failed"):
+            self.reconciles.labels(result)  # there from the start: a rate over an absent series is none
         self.seconds = Histogram(
             "topmast_operator_reconcile_seconds",
             "Seconds of one pass, with the second in which gateways learn of a leaving pod.",

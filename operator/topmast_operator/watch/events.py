@@ -13,6 +13,7 @@ from typing import Any
 import kopf
 
 from topmast_operator.api.names import ENGINE_NAME, GROUP, LABEL_MODEL, LABEL_NAME, PLURAL, VERSION
+from topmast_operator.watch.login import login
 
 Wake = Callable[[str, str], None]  # namespace, name; called in kopf's thread
 
@@ -73,7 +74,7 @@ class Watcher:
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
         engines = {LABEL_NAME: ENGINE_NAME}
-        kopf.on.login(registry=registry)(_login)
+        kopf.on.login(registry=registry)(login)
         kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self._on_model)
         kopf.on.event("apps", "v1", "deployments", labels=engines, registry=registry)(self._on_child)
         kopf.on.event("", "v1", "pods", labels=engines, registry=registry)(self._on_child)
@@ -89,10 +90,6 @@ class Watcher:
         model = labels.get(LABEL_MODEL)
         if namespace and model:
             self._wake(namespace, model)
-
-
-def _login(**arguments: Any) -> Any:
-    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
 
 
 def _settings() -> kopf.OperatorSettings:

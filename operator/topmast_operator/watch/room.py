@@ -14,6 +14,7 @@ from topmast_operator.api.facts import Room
 from topmast_operator.api.resource import Model
 
 KEEP_S = 2.0
+REFUSED_S = 60.0  # an API server that has just started refuses everybody for a moment
 
 Body = Mapping[str, Any]
 
@@ -23,7 +24,7 @@ class Rooms:
 
     def __init__(self, api: Api, *, cluster_wide: bool) -> None:
         self._api = api
-        self._allowed = cluster_wide
+        self._allowed_from = 0.0 if cluster_wide else float("inf")  # monotonic seconds
         self._read_at = float("-inf")
         self._nodes: list[dict[str, Any]] = []
         self._pods: list[dict[str, Any]] = []
@@ -35,16 +36,20 @@ class Rooms:
         return count(self._nodes, self._pods, model.resources.accelerator.resource, model.placement.node_selector)
 
     async def _read(self) -> bool:
-        if self._allowed and time.monotonic() - self._read_at > KEEP_S:
+        now = time.monotonic()
+        if now < self._allowed_from:
+            return False
+        if now - self._read_at > KEEP_S:
             try:
                 self._nodes = await self._api.list("/api/v1/nodes")
                 self._pods = await self._api.list("/api/v1/pods")
             except ApiError as error:
                 if error.status != 403:
                     raise
-                self._allowed = False  # installed without that right: rely on the scheduler's words
-            self._read_at = time.monotonic()
-        return self._allowed
+                self._allowed_from = now + REFUSED_S  # the scheduler's words must do
+                return False
+            self._read_at = now
+        return True
 
 
 def count(nodes: Iterable[Body], pods: Iterable[Body], resource: str, selector: Mapping[str, str]) -> Room:
