@@ -129,7 +129,8 @@ def _read(body: Mapping[str, Any], target: Target, now: float) -> EngineState:
     while now - samples[0].at > WINDOW_S:
         samples.popleft()
     first, span_s = samples[0], now - samples[0].at
-    known = span_s >= LEAST_SPAN_S
+    # Divided by half a window at least: the first seconds of a load are no rate to scale a fleet by.
+    spread_s = max(span_s, WINDOW_S / 2)
     return EngineState(
         phase=body["phase"],
         bytes_done=load["bytes_done"] or 0,
@@ -143,8 +144,8 @@ def _read(body: Mapping[str, Any], target: Target, now: float) -> EngineState:
         kv_tokens=capacity["kv_tokens"] or 0,
         prefill_tokens_per_s=capacity["prefill_tokens_per_s"] or 0.0,
         decode_tokens_per_s=capacity["decode_tokens_per_s"] or 0.0,
-        offered_input_tokens_per_s=(sample.input_tokens - first.input_tokens) / span_s if known else 0.0,
-        output_tokens_per_s=(sample.output_tokens - first.output_tokens) / span_s if known else 0.0,
+        offered_input_tokens_per_s=(sample.input_tokens - first.input_tokens) / spread_s,
+        output_tokens_per_s=(sample.output_tokens - first.output_tokens) / spread_s,
     )
 
 

