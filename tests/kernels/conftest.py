@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before numba loads: endless spinning starves busy machines
 
 
 @pytest.fixture(scope="session", autouse=True)

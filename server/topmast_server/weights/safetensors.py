@@ -129,7 +129,7 @@ class _Files:
         for path in paths:
             try:
                 file = safe_open(str(path), framework="pt")
-                self.where.update(dict.fromkeys(file.keys(), file))
+                self.where.update(dict.fromkeys(list(file.keys()), file))  # type: ignore[no-untyped-call]
             except (SafetensorError, OSError) as error:
                 raise corrupt(f"{path} is cut off or corrupt ({error}); {_REMEDY}.") from error
 
