@@ -1,6 +1,7 @@
 """One node's container runtime: its configuration, image import, and what it leaves outside its own directories."""
 
 import shutil
+import socket
 import subprocess
 import time
 from contextlib import suppress
@@ -11,6 +12,7 @@ from topmast_cluster.errors import ClusterError
 from topmast_cluster.names import Names
 
 PAUSE_IMAGE = "topmast/pause:1"
+SHIM_SOCKETS = Path("/run/containerd/s")
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,12 @@ class Containerd:
         return time.monotonic() - began
 
     def remove_shim_sockets(self) -> None:
-        """Shims keep their sockets in /run/containerd/s whatever the configuration says; each notes its own."""
+        """Shims keep their sockets in one fixed place whatever the configuration says; each notes its own."""
         for note in self.state.glob("io.containerd.runtime.v2.task/*/*/address"):
             with suppress(OSError):
-                socket = Path(note.read_text().strip().removeprefix("unix://"))
-                if socket.parent == Path("/run/containerd/s"):
-                    socket.unlink(missing_ok=True)
+                own = Path(note.read_text().strip().removeprefix("unix://"))
+                if own.parent == SHIM_SOCKETS:
+                    own.unlink(missing_ok=True)
 
     def remove_cni_results(self) -> None:
         """libcni notes what it did for each pod sandbox in one fixed place for all networks."""
@@ -90,6 +92,18 @@ class Containerd:
             return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(command, 124, "", f"no answer within {timeout_s:.0f} s")
+
+
+def remove_dead_shim_sockets() -> None:
+    """Sockets that nobody listens on any more: a containerd that was killed and started again has forgotten them.
+    The youngest are spared, because between making a socket and listening on it there is a moment."""
+    for path in SHIM_SOCKETS.glob("*"):
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            if time.time() - path.stat().st_mtime > 2:
+                try:
+                    probe.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
 
 
 def _snapshotter(directory: Path) -> str:

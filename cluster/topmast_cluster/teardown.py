@@ -10,7 +10,7 @@ from pathlib import Path
 
 from topmast_cluster import network, sysctls
 from topmast_cluster.cgroups import Cgroup, hierarchies
-from topmast_cluster.containerd import Containerd
+from topmast_cluster.containerd import SHIM_SOCKETS, Containerd, remove_dead_shim_sockets
 from topmast_cluster.locks import machine_lock
 from topmast_cluster.names import Names
 from topmast_cluster.paths import ClusterPaths
@@ -47,6 +47,7 @@ def remove_everything(names: Names) -> None:
     for directory in paths.state.glob("node-*"):
         Containerd(directory).remove_shim_sockets()
         Containerd(directory).remove_cni_results()
+    remove_dead_shim_sockets()
     _remove_log_links(paths.state)
     if paths.state.exists():
         shutil.rmtree(paths.state)
@@ -98,8 +99,8 @@ def _remove_shared_places() -> None:
         _CONTAINER_LOGS,
         Path("/var/lib/cni/results"),
         Path("/var/lib/cni"),
-        Path("/run/containerd/s"),
-        Path("/run/containerd"),
+        SHIM_SOCKETS,
+        SHIM_SOCKETS.parent,
     ):
         with suppress(OSError):
             directory.rmdir()
