@@ -24,20 +24,33 @@ class Admission:
         self.held_bytes = 0
 
     @contextmanager
-    def admit(self, announced_bytes: int) -> Iterator[None]:
+    def admit(self, announced_bytes: int) -> Iterator[Place]:
         """Hold a place while the block runs; 503 when there is none.
 
-        A body of unknown length reserves the most that it may have: chunked requests are rare.
+        A body of unknown length reserves the most that it may have, until its size is known.
         """
-        reserved = announced_bytes or MAX_BODY_BYTES
+        place = Place(self, announced_bytes or MAX_BODY_BYTES)
         if self.streams >= self._max_streams:
             raise unavailable("gateway_full", f"the gateway already serves {self.streams} requests: try again", 1)
-        if self.held_bytes + reserved > self._max_bytes:
+        if self.held_bytes + place.reserved_bytes > self._max_bytes:
             raise unavailable("gateway_full", "the gateway holds too many large requests: try again", 1)
         self.streams += 1
-        self.held_bytes += reserved
+        self.held_bytes += place.reserved_bytes
         try:
-            yield
+            yield place
         finally:
             self.streams -= 1
-            self.held_bytes -= reserved
+            self.held_bytes -= place.reserved_bytes
+
+
+class Place:
+    """One request's share of the gateway."""
+
+    def __init__(self, admission: Admission, reserved_bytes: int) -> None:
+        self._admission = admission
+        self.reserved_bytes = reserved_bytes
+
+    def settle(self, body_bytes: int) -> None:
+        """The body is here and has this size: give back what was reserved beyond it."""
+        self._admission.held_bytes += body_bytes - self.reserved_bytes
+        self.reserved_bytes = body_bytes

@@ -89,8 +89,9 @@ class App:
     ) -> None:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Refusal(415, "unsupported_encoding", "the body must not be compressed: leave out Content-Encoding")
-        with self._admission.admit(request.announced_length(headers)):
+        with self._admission.admit(request.announced_length(headers)) as place:
             body = await request.read_body(receive, headers)
+            place.settle(len(body))
             ask = request.parse(path, body)
             route = self._find(ask.model)
             visit.model = route.model.key

@@ -85,6 +85,8 @@ class Engine:
             return web.json_response({"object": "chat.completion", "served_by": self.ip})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8", "X-Engine": self.ip})
         await response.prepare(request)
+        while self.mode == "flood":
+            await response.write(b"data: " + b"x" * 65_536 + b"\n\n")
         for number in range(self.chunks):
             self.sent_at.append(time.monotonic())
             await response.write(b"data: " + json.dumps({"number": number, "served_by": self.ip}).encode() + b"\n\n")

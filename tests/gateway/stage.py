@@ -199,6 +199,11 @@ class Gateway:
         """Wait until it knows this many usable pods; returns the seconds."""
         return eventually(lambda: self.ready_pods(key) == pods, f"{key} with {pods} pods")
 
+    def resident_bytes(self) -> int:
+        """Memory of the process."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it and return its exit code."""
         self.process.send_signal(number)

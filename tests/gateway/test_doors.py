@@ -99,7 +99,7 @@ async def test_an_oversized_body_is_refused_before_it_is_there(gateway: Gateway)
     writer.write(
         f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: 9000000\r\n\r\n".encode()
     )
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n"), 2)  # not a byte of the body was sent
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)  # not a byte of the body was sent
     assert b" 413 " in head
     writer.close()
 
@@ -152,7 +152,7 @@ async def test_one_request_too_many_is_told_to_come_back(
         start = time.monotonic()
         refused = await http.post(small.url + CHAT, json={"model": "few"})
         assert refused.status_code == 503 and error_of(refused)["code"] == "gateway_full"
-        assert refused.headers["retry-after"] == "1" and time.monotonic() - start < 0.5
+        assert refused.headers["retry-after"] == "1" and time.monotonic() - start < 1.5
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)

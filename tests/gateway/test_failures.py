@@ -60,7 +60,7 @@ async def test_the_restart_of_the_only_engine_is_a_pause_not_an_error(
     async with Engine("not_ready", ip=first.ip) as second:
         await soon(lambda: second.asked > 0, "the restarted engine is tried")
         second.mode = "stream"
-        assert (await asyncio.wait_for(waiting, 3)).status_code == 200
+        assert (await asyncio.wait_for(waiting, 2.5)).status_code == 200
 
 
 async def test_when_all_are_full_the_client_hears_it_at_once_with_the_engines_own_retry_after(
@@ -71,7 +71,7 @@ async def test_when_all_are_full_the_client_hears_it_at_once_with_the_engines_ow
         response = await http.post(CHAT, json={"model": model})
         assert (response.status_code, response.headers["retry-after"]) == (503, "7")
         assert response.json()["error"]["code"] == "server_full"
-        assert (one.asked, two.asked) == (1, 1) and response.elapsed.total_seconds() < 0.5
+        assert (one.asked, two.asked) == (1, 1) and response.elapsed.total_seconds() < 1.5
 
 
 async def test_a_request_that_kills_engines_kills_three_at_most(
@@ -128,7 +128,7 @@ async def test_a_silent_stream_ends_after_the_progress_timeout(
         assert stalled.status_code == 200 and '"stream_lost"' in stalled.text.splitlines()[-2]
         assert never.asked == stalls.asked == 1
         for response in (unanswered, stalled):
-            assert 1.9 < response.elapsed.total_seconds() < 3.5
+            assert 1.9 < response.elapsed.total_seconds() < 5
         await soon(lambda: len(never.abandoned_at) == len(stalls.abandoned_at) == 1, "both engines are told to stop")
 
 

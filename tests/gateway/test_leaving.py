@@ -45,7 +45,7 @@ async def test_sigterm_is_told_first_and_finishes_every_stream(
         assert (await other.get(f"{gateway.url}/v1/models", headers=headers)).status_code == 200
         start = time.monotonic()
         gateway.process.send_signal(signal.SIGTERM)
-        await soon(lambda: gateway.ready() == 503, "not ready", 0.5)
+        await soon(lambda: gateway.ready() == 503, "not ready", 0.9)
         late = await other.post(gateway.url + CHAT, json={"model": f"{namespace}/m"}, headers=headers)
         assert late.status_code == 200  # routing needs a moment to notice
         await asyncio.sleep(max(0.0, start + 1.6 - time.monotonic()))
@@ -54,7 +54,7 @@ async def test_sigterm_is_told_first_and_finishes_every_stream(
         assert gateway.ready() == 503  # the admin port answers to the end
         assert (await stream).text.rstrip().endswith("data: [DONE]")
         # The idle connection of the other client does not keep it.
-        assert await asyncio.to_thread(gateway.process.wait, 2) == 0
+        assert await asyncio.to_thread(gateway.process.wait, 5) == 0
 
 
 async def test_a_stream_without_end_keeps_it_no_longer_than_allowed(
@@ -65,7 +65,7 @@ async def test_a_stream_without_end_keeps_it_no_longer_than_allowed(
         stream = await busy(stage, gateway, namespace, engine)
         start = time.monotonic()
         assert await asyncio.to_thread(gateway.stop) == 0
-        assert 0.9 < time.monotonic() - start < 3
+        assert 0.9 < time.monotonic() - start < 5
         with pytest.raises(httpx.TransportError):  # cut visibly, not ended as if complete
             await stream
         await soon(lambda: bool(engine.abandoned_at), "the engine is told")
@@ -81,7 +81,7 @@ async def test_a_second_signal_ends_it_at_once(
         await soon(lambda: gateway.ready() == 503, "leaving")
         start = time.monotonic()
         assert await asyncio.to_thread(gateway.stop) == 0
-        assert time.monotonic() - start < 1.5
+        assert time.monotonic() - start < 3
         with pytest.raises(httpx.TransportError):
             await stream
 
