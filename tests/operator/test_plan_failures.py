@@ -209,3 +209,10 @@ def test_conditions_are_always_complete_and_never_contradict(
 
 def _pod(of: Model, number: int, more: dict[str, Any]) -> PodFacts:
     return pod(of, number, **more)
+
+
+def test_a_pod_that_a_lost_node_keeps_holds_up_nobody() -> None:
+    facts = settled(model(replicas=2), 2)
+    made = make(replace(facts, pods=(*facts.pods, pod(facts.model, 9, ready=False, deleting=True))))
+    assert condition(made, "Ready")["status"] == "True"
+    assert condition(made, "Reconciling")["status"] == "False"

@@ -200,6 +200,7 @@ def _health(
         wanted=wanted,
         ready=sum(pod.ready and not pod.draining for pod in staying),
         ready_new=sum(pod.ready and not pod.draining for pod in pods),
+        staying=len(staying),
         present=len(facts.pods),
         pods=pods,
         rollout=rollout,
