@@ -34,19 +34,19 @@ _DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bf
 _MAX_DIGEST_BYTES = 1 << 30  # beyond, hashing would delay the start
 
 
-def run(config: EngineConfig, connection: Connection, progress: Progress, *, started_s: float) -> None:
-    """Serve until Stop or end of file. `started_s`: CLOCK_MONOTONIC when the process began."""
+def run(config: EngineConfig, connection: Connection, progress: Progress, *, started_s: float) -> int:
+    """Serve until Stop or end of file; the exit status. `started_s`: CLOCK_MONOTONIC when the process began."""
     pipe = _Pipe(connection)
     try:
         core, info, compiling = _start(config, pipe, progress, started_s)
     except ModelError as error:
         pipe.send(Failed(error.code, error.message))
-        return
+        return 1
     except MemoryError:
         pipe.send(Failed("OutOfMemory", f"{config.model} does not fit into memory; raise the memory limit."))
-        return
-    except (BrokenPipeError, EOFError):
-        return
+        return 1
+    except (BrokenPipeError, ConnectionResetError, EOFError):
+        return 0
     try:
         pipe.send(Ready(info))
         gc.freeze()  # what is loaded stays; collections then look at requests only
@@ -55,6 +55,7 @@ def run(config: EngineConfig, connection: Connection, progress: Progress, *, sta
         pass  # the parent is gone, and nobody is left to serve
     finally:
         compiling.stop()
+    return 0
 
 
 class _Pipe:
