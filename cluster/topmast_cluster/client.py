@@ -63,9 +63,11 @@ class Client:
         return self.kubectl("get", "node", node, check=False).returncode == 0
 
     def heard_of(self, node: str, since: float) -> bool:
-        """Has the node's kubelet renewed its lease after `since`, in seconds of the epoch?"""
-        lease = self.kubectl("-n", "kube-node-lease", "get", "lease", node, "-o", "jsonpath={.spec.renewTime}")
-        return datetime.fromisoformat(lease.stdout).timestamp() >= since
+        """Has the node's kubelet renewed its lease after `since`, in seconds of the epoch? A young node may have
+        no lease yet: the kubelet's first try comes before its node exists, the next one seconds later."""
+        path = ("-o", "jsonpath={.spec.renewTime}", "--ignore-not-found")
+        renewed = self.kubectl("-n", "kube-node-lease", "get", "lease", node, *path).stdout
+        return bool(renewed) and datetime.fromisoformat(renewed).timestamp() >= since
 
     def advertise_gpus(self, node: str, count: int) -> None:
         """The kubelet keeps what is written here; by itself it would fill allocatable only at its next report."""
