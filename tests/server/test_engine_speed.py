@@ -6,7 +6,6 @@ import importlib.util
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from topmast_server.engine.core import make_core
@@ -17,18 +16,21 @@ from topmast_server.models.llama import Llama
 from topmast_server.weights.load import load_weights
 
 TOKENS = 48
-# NumPy streams 256 MiB in about 12 ms on a quiet 2-core machine, which then decodes 70 to 110 tokens/s. A machine
-# that is five times slower just now, for whatever reason, owes a fifth.
-CALIBRATION_S = 0.012
+# The same multiplications by plain torch, in float32, take about 50 ms on a quiet 2-core machine. A machine that needs
+# longer for them just now, because others use it, owes accordingly less.
+QUIET_S = 0.050
 FLOOR_TOKENS_PER_S = 40.0
 
 
 def calibration_s() -> float:
-    data = np.ones(1 << 25, np.float64)
+    """One token's worth of float32 matrix-vector products in torch: 62 matrices of 3072 x 704, 134 M weights."""
+    matrices = [torch.ones(3072, 704) for _ in range(62)]
+    vector = torch.ones(704, 1)
     best = float("inf")
     for _ in range(3):
         started = time.perf_counter()
-        data.sum()
+        for matrix in matrices:
+            matrix @ vector
         best = min(best, time.perf_counter() - started)
     return best
 
@@ -46,7 +48,7 @@ def test_one_stream_decodes_at_forty_tokens_per_second() -> None:
     core = make_core(model, blocks=16, max_num_seqs=4, max_model_len=512, step_target_s=0.15, stop_ids=())
     rates, slowness = [], []
     for attempt in range(3):
-        slowness.append(calibration_s() / CALIBRATION_S)
+        slowness.append(calibration_s() / QUIET_S)
         core.submit(Submit(str(attempt), list(range(50, 114)), TOKENS, Sampling(temperature=0.0), ignore_eos=True))
         core.step()
         started = time.perf_counter()
@@ -54,5 +56,7 @@ def test_one_stream_decodes_at_forty_tokens_per_second() -> None:
         while core.has_work:
             made += len(core.step())
         rates.append(made / (time.perf_counter() - started))
-    print(f"decode {max(rates):.0f} tokens/s, machine {min(slowness):.1f} times the calibration; {note}")
+    print(
+        f"decode {max(rates):.0f} tokens/s, calibration {min(slowness):.2f} to {max(slowness):.2f} times the quiet machine's; {note}"
+    )
     assert max(rates) * max(1.0, *slowness) >= FLOOR_TOKENS_PER_S

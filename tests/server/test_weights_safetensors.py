@@ -126,7 +126,7 @@ def test_truncated_and_missing_files_are_named(tmp_path: Path) -> None:
     save(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelError, match="model.safetensors is cut off or corrupt") as caught:
+    with pytest.raises(ModelError, match=r"model\.safetensors is cut off or corrupt") as caught:
         load_weights(tmp_path, lambda done, total: None)
     assert caught.value.code == "ModelCorrupt"
     path.unlink()
@@ -134,5 +134,5 @@ def test_truncated_and_missing_files_are_named(tmp_path: Path) -> None:
         load_weights(tmp_path, lambda done, total: None)
     assert caught.value.code == "ModelNotFound"
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="config.json cannot be read"):
+    with pytest.raises(ModelError, match=r"config\.json cannot be read"):
         load_weights(tmp_path, lambda done, total: None)
