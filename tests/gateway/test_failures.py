@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
+from collections.abc import Iterator
 
 import httpx
 import openai
@@ -45,6 +48,33 @@ async def test_a_pod_that_refuses_connections_is_left_alone_for_a_while(
         assert [response.status_code for response in answers] == [200] * 10
         # Both were tried once, not before each request.
         assert gateway.metric("topmast_gateway_retries_total", model=model, kind="refused") <= 4
+
+
+@pytest.fixture
+def lost_node() -> Iterator[str]:
+    """An address that answers nothing: its queue of connections is full, so the kernel drops what comes."""
+    ip = free_address()
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind((ip, 8000))
+        listener.listen(0)
+        for _ in range(3):
+            filler = sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex((ip, 8000))
+        yield ip
+
+
+async def test_a_lost_node_delays_one_request_and_then_no_other(
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient, lost_node: str
+) -> None:
+    async with Engine() as good:
+        model = cast(stage, gateway, namespace, lost_node, good.ip)
+        answers = [await http.post(CHAT, json={"model": model}) for _ in range(8)]
+        assert [response.status_code for response in answers] == [200] * 8
+        slow = [response for response in answers if response.elapsed.total_seconds() > 1.9]
+        assert len(slow) == gateway.metric("topmast_gateway_retries_total", model=model, kind="unreachable")
+        assert len(slow) in (1, 2)  # the second after five seconds, on a busy machine
 
 
 async def test_the_restart_of_the_only_engine_is_a_pause_not_an_error(
