@@ -100,14 +100,14 @@ def _on_embedded(progress: Progress, stages: Stages) -> tuple[Target, dict[str, 
     check_machine()
     cluster = Cluster(progress=progress)
     with stages.stage("binaries"):
-        target = Target.embedded(cluster)
+        _ = cluster.binaries
     with stages.stage("images"):
         images = ensure_images(progress)
     with stages.stage("cluster"):
         cluster.start(nodes=1)
     with stages.stage("import"), progress.phase("images into the node"):
         load_images(cluster, images.values())
-    return target, images
+    return Target.embedded(cluster), images
 
 
 def _on_own(registry: str | None, progress: Progress, stages: Stages) -> tuple[Target, dict[str, Image]]:

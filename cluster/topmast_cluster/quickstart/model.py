@@ -9,6 +9,8 @@ from topmast_cluster.errors import ClusterError
 from topmast_cluster.quickstart.chart import pods_in_trouble
 from topmast_cluster.quickstart.target import MODEL_NAMESPACE, Target
 
+_HOPELESS_RESTARTS = 3
+
 
 def apply_model(target: Target, manifest: Path) -> None:
     target.kubectl("apply", "-n", MODEL_NAMESPACE, "-f", str(manifest))
@@ -16,7 +18,8 @@ def apply_model(target: Target, manifest: Path) -> None:
 
 def await_model(target: Target, name: str, detail: Callable[[str], None], timeout_s: float = 240) -> None:
     """Returns when the model is Ready. Stalled, which only a human can heal, fails at once with the model's words."""
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
+    deadline = began + timeout_s
     while True:
         model = target.get("llmdeployment", name, "-n", MODEL_NAMESPACE)
         if model is None:
@@ -28,9 +31,11 @@ def await_model(target: Target, name: str, detail: Callable[[str], None], timeou
             return
         if current and stalled.get("status") == "True":
             raise ClusterError(f"the model {name} cannot start: {stalled['message']}")
-        if time.monotonic() > deadline:
+        restarts = max((pod.get("restarts", 0) for pod in status.get("pods", [])), default=0)
+        if time.monotonic() > deadline or restarts >= _HOPELESS_RESTARTS:
+            waited = f"is not Ready after {time.monotonic() - began:.0f} s and {restarts} restarts"
             raise ClusterError(
-                f"the model {name} is not Ready after {timeout_s:.0f} s: {ready.get('message', 'no status yet')}\n"
+                f"the model {name} {waited}: {ready.get('message', 'no status yet')}\n"
                 f"{pods_in_trouble(target, MODEL_NAMESPACE)}"
             )
         detail(_progress(status))

@@ -1,0 +1,202 @@
+"""Install, upgrade and uninstall with real Helm on a real API server. No node is needed: no pod has to run for this."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, Object, helm, of_kind, render
+from topmast_cluster.cluster import Cluster
+from topmast_cluster.progress import Progress
+
+CRD = "llmdeployments.topmast.dev"
+MODEL = yaml.safe_load((REPOSITORY / "examples" / "smollm2.yaml").read_text())
+
+
+class Release:
+    """One release in a cluster of its own, which has an API server and no nodes."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def upgrade(self, chart: Path = CHART, *values: str) -> str:
+        """The notes that Helm prints."""
+        sets = [word for value in values for word in ("--set-json", value)]
+        words = ("upgrade", "--install", "topmast", chart, "--namespace", SYSTEM, "--create-namespace", *sets)
+        return helm(*words, env=self.cluster.environment()).stdout
+
+    def uninstall(self) -> None:
+        helm("uninstall", "topmast", "--namespace", SYSTEM, "--ignore-not-found", env=self.cluster.environment())
+
+    def kubectl(self, *words: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.cluster.kubectl(*words, stdin=stdin, check=check)
+
+    def secret(self, name: str) -> dict[str, str]:
+        done = self.kubectl("get", "secret", name, "-n", SYSTEM, "-o", "json", check=False)
+        data: dict[str, str] = json.loads(done.stdout).get("data", {}) if done.returncode == 0 else {}
+        return data
+
+    def crd(self) -> Object:
+        found: Object = json.loads(self.kubectl("get", "crd", CRD, "-o", "json").stdout)
+        return found
+
+    def can(self, account: str, *words: str, namespace: str = SYSTEM) -> bool:
+        user = f"system:serviceaccount:{SYSTEM}:topmast-{account}"
+        return self.kubectl("auth", "can-i", *words, f"--as={user}", "-n", namespace, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def control_plane() -> Iterator[Cluster]:
+    cluster = Cluster("topmast-chart", Progress())
+    cluster.stop()
+    try:
+        cluster.start(nodes=0)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def release(control_plane: Cluster) -> Iterator[Release]:
+    release = Release(control_plane)
+    yield release
+    release.uninstall()
+    release.kubectl("delete", "crd", CRD, "--ignore-not-found")
+
+
+def test_upgrade_keeps_keys_and_never_brings_back_what_was_removed(release: Release) -> None:
+    notes = release.upgrade()
+    assert "get secret topmast-first-key" in notes
+    hashes, first = release.secret("topmast-api-keys"), release.secret("topmast-first-key")
+    assert set(hashes) == {"first"} and set(first) == {"key"}
+
+    alice = '{"stringData": {"alice": "sha256:00"}}'
+    release.kubectl("patch", "secret", "topmast-api-keys", "-n", SYSTEM, "--type=merge", "-p", alice)
+    release.upgrade()
+    assert release.secret("topmast-first-key") == first
+    assert release.secret("topmast-api-keys") == {**hashes, "alice": "c2hhMjU2OjAw"}
+
+    release.kubectl("delete", "secret", "topmast-first-key", "-n", SYSTEM)
+    assert "get secret topmast-first-key" not in release.upgrade()
+    assert release.secret("topmast-first-key") == {}
+    assert release.secret("topmast-api-keys")["first"] == hashes["first"]
+
+    revoke = '{"data": {"first": null}}'
+    release.kubectl("patch", "secret", "topmast-api-keys", "-n", SYSTEM, "--type=merge", "-p", revoke)
+    release.upgrade()
+    assert set(release.secret("topmast-api-keys")) == {"alice"}
+
+
+def test_upgrade_brings_the_crd_up_to_date_and_uninstall_keeps_it_with_its_models(
+    release: Release, tmp_path: Path
+) -> None:
+    older = tmp_path / "topmast"
+    shutil.copytree(CHART, older)
+    file = older / "files" / "llmdeployments.yaml"
+    file.write_text(file.read_text().replace("shortNames: [llm]", "shortNames: [oldllm]"))
+    release.upgrade(older)
+    assert release.crd()["spec"]["names"]["shortNames"] == ["oldllm"]
+    release.kubectl("wait", "--for=condition=Established", f"crd/{CRD}")
+    release.kubectl("apply", "-f", "-", stdin=json.dumps(MODEL))
+
+    release.upgrade()
+    assert release.crd()["spec"]["names"]["shortNames"] == ["llm"]
+
+    uid = release.crd()["metadata"]["uid"]
+    release.uninstall()
+    assert release.crd()["metadata"]["uid"] == uid
+    release.kubectl("get", "llmdeployment", MODEL["metadata"]["name"])
+    assert release.secret("topmast-api-keys") == {}
+
+    release.upgrade()  # takes the kept CRD over again
+    assert release.crd()["metadata"]["uid"] == uid
+
+
+def test_the_gateway_reads_one_secret_and_the_operator_none(release: Release) -> None:
+    release.upgrade()
+    assert release.can("gateway", "list", "secrets/topmast-api-keys")
+    assert not release.can("gateway", "get", "secrets/topmast-first-key")
+    assert not release.can("gateway", "list", "secrets")
+    assert not release.can("gateway", "update", "secrets/topmast-api-keys")
+    assert not release.can("gateway", "delete", "pods", namespace="default")
+    assert release.can("operator", "create", "deployments.apps", namespace="default")
+    for verb in ("get", "list", "create"):
+        assert not release.can("operator", verb, "secrets", namespace="default")
+
+
+def test_with_namespaces_the_rights_end_there(release: Release) -> None:
+    for name in ("team-a", "team-b"):
+        release.kubectl("create", "namespace", name)
+    try:
+        release.upgrade(CHART, 'namespaces=["team-a"]')
+        assert release.can("operator", "create", "deployments.apps", namespace="team-a")
+        assert release.can("gateway", "watch", "pods", namespace="team-a")
+        assert not release.can("operator", "create", "deployments.apps", namespace="team-b")
+        assert not release.can("gateway", "watch", "pods", namespace="team-b")
+    finally:
+        release.kubectl("delete", "namespace", "team-a", "team-b")
+
+
+def test_users_with_edit_rights_may_run_models(release: Release) -> None:
+    release.upgrade()
+    release.kubectl("create", "rolebinding", "ann", "--clusterrole=edit", "--user=ann", "-n", "default")
+    try:
+        ask = ("auth", "can-i", "create", "llmdeployments.topmast.dev", "--as=ann", "-n", "default")
+        deadline = time.monotonic() + 20  # a controller adds the rules to the role `edit`
+        while release.kubectl(*ask, check=False).returncode != 0:
+            assert time.monotonic() < deadline, "the role edit does not let people create models"
+            time.sleep(0.2)
+    finally:
+        release.kubectl("delete", "rolebinding", "ann", "-n", "default")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        ('namespaces=["default"]', "operator.replicas=2", 'gateway.service.type="NodePort"'),
+        (
+            'images.pullSecrets=["pull"]',
+            'gateway.nodeSelector={"a": "b"}',
+            'operator.tolerations=[{"operator": "Exists"}]',
+            'gateway.podAnnotations={"x/y": "z"}',
+            'operator.extraArgs=["--resync-s=60"]',
+            'operator.priorityClassName="system-cluster-critical"',
+            'gateway.affinity={"nodeAffinity": {}}',
+        ),
+    ],
+)
+def test_the_api_server_takes_every_object_strictly(release: Release, values: tuple[str, ...]) -> None:
+    release.kubectl("create", "namespace", SYSTEM, check=False)
+    objects = [item for item in render(*values) if item["kind"] != "Secret"]
+    text = yaml.safe_dump_all(objects)
+    release.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text)
+
+
+def test_pods_pass_the_restricted_policy(release: Release) -> None:
+    """As pods of a namespace that enforces it, through the real admission."""
+    release.upgrade()
+    release.kubectl("create", "namespace", "strict", check=False)
+    release.kubectl("label", "namespace", "strict", "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
+    for account in ("operator", "gateway"):
+        release.kubectl("create", "serviceaccount", f"topmast-{account}", "-n", "strict", check=False)
+    for deployment in of_kind(render(), "Deployment"):
+        template = deployment["spec"]["template"]
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {**template["metadata"], "name": "probe", "namespace": "strict"},
+            "spec": template["spec"],
+        }
+        release.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+    bad = {"containers": [{"name": "c", "image": "i", "securityContext": {"privileged": True}}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bad", "namespace": "strict"}, "spec": bad}
+    refused = release.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod), check=False)
+    assert "restricted" in refused.stderr

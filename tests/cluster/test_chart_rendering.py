@@ -1,0 +1,108 @@
+"""What the chart promises before any cluster sees it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import tomllib
+
+import pytest
+import yaml
+
+from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, helm, named, of_kind, refusal, render
+
+CRD = REPOSITORY / "crds" / "llmdeployments.yaml"
+
+
+def test_helm_lint_finds_nothing() -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", CHART).stdout
+
+
+def test_the_crd_in_the_chart_is_the_repositorys() -> None:
+    copy = CHART / "files" / "llmdeployments.yaml"
+    assert copy.read_bytes() == CRD.read_bytes(), "the copy is stale: run `make chart`"
+    rendered = named(render(), "CustomResourceDefinition", "llmdeployments.topmast.dev")
+    assert rendered["spec"] == yaml.safe_load(CRD.read_text())["spec"]
+    assert rendered["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_the_crd_can_be_left_to_somebody_else() -> None:
+    assert of_kind(render('crd={"install": false}'), "CustomResourceDefinition") == []
+
+
+def test_no_role_has_a_wildcard_or_reads_secrets_beyond_the_one_of_keys() -> None:
+    for objects in (render(), render('namespaces=["a"]')):
+        for role in of_kind(objects, "Role", "ClusterRole"):
+            for rule in role["rules"]:
+                words = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+                assert "*" not in words, role["metadata"]["name"]
+                if "secrets" in rule["resources"]:
+                    assert role["kind"] == "Role"
+                    assert rule["resourceNames"] == ["topmast-api-keys"]
+                    assert set(rule["verbs"]) <= {"get", "list", "watch"}
+
+
+def test_with_namespaces_nothing_is_granted_in_the_whole_cluster() -> None:
+    objects = render('namespaces=["team-a", "team-b", "team-a"]')
+    assert of_kind(objects, "ClusterRole", "ClusterRoleBinding") == []
+    bound = {item["metadata"]["namespace"] for item in of_kind(objects, "RoleBinding")}
+    assert bound == {SYSTEM, "team-a", "team-b"}
+    for deployment in of_kind(objects, "Deployment"):
+        arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+        assert [word for word in arguments if word.startswith("--namespace")] == [
+            "--namespace=team-a",
+            "--namespace=team-b",
+        ]
+
+
+def test_the_first_keys_hash_is_the_hash_of_the_first_key() -> None:
+    objects = render()
+    key = base64.b64decode(named(objects, "Secret", "topmast-first-key")["data"]["key"])
+    assert len(key) == 43 and key.startswith(b"tm-") and key[3:].isalnum()
+    entry = base64.b64decode(named(objects, "Secret", "topmast-api-keys")["data"]["first"]).decode()
+    assert entry == f"sha256:{hashlib.sha256(key).hexdigest()}"
+
+
+def test_with_a_secret_of_ones_own_no_key_is_made() -> None:
+    objects = render('gateway.keys.existingSecret="our-keys"')
+    assert of_kind(objects, "Secret") == []
+    gateway = named(objects, "Deployment", "topmast-gateway")["spec"]["template"]["spec"]["containers"][0]
+    assert "--keys-secret=our-keys" in gateway["args"]
+    (rule,) = named(objects, "Role", "topmast-gateway")["rules"]
+    assert rule["resourceNames"] == ["our-keys"]
+
+
+def test_images_come_from_the_named_registry_with_the_charts_version() -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    objects = render('images.registry="registry.example.org:5000/team"', 'images.server.tag="next"')
+    operator = named(objects, "Deployment", "topmast-operator")["spec"]["template"]["spec"]["containers"][0]
+    assert operator["image"] == f"registry.example.org:5000/team/topmast/operator:{version}"
+    assert "--engine-image=registry.example.org:5000/team/topmast/server:next" in operator["args"]
+
+
+def test_the_charts_version_is_the_projects() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert chart["appVersion"] == chart["version"] == project["version"]
+
+
+def test_a_disruption_budget_is_made_only_where_it_leaves_a_pod() -> None:
+    budgets = [item["metadata"]["name"] for item in of_kind(render("gateway.replicas=1"), "PodDisruptionBudget")]
+    assert budgets == []  # with one replica it could only forbid every drain
+    both = of_kind(render("operator.replicas=2"), "PodDisruptionBudget")
+    assert {item["metadata"]["name"] for item in both} == {"topmast-gateway", "topmast-operator"}
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ('gateway.replicas="two"', "gateway"),
+        ("gateway.replica=2", "replica"),
+        ('images.pullPolicy="Sometimes"', "pullPolicy"),
+        ('namespaces=["Team_A"]', "namespaces"),
+        ('images.registry="https://registry.example.org"', "registry"),
+        ('gateway.service.type="Ingress"', "type"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_name(value: str, word: str) -> None:
+    assert word in refusal(value)
