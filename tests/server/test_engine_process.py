@@ -229,3 +229,25 @@ def test_an_orphan_ends(start: Callable[..., Engine]) -> None:
     engine.step()
     engine.launched.connection.close()
     assert engine.launched.process.wait(30) == 0
+
+
+def test_the_first_start_on_a_machine_serves_at_once_and_switches_to_compiled_kernels(
+    start: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    engine = start(model_path(), max_model_len=256)
+    info = engine.wait_ready()
+    assert any("being compiled" in note for note in info["notes"])
+    request = Submit("again", PROMPT, 6, GREEDY, ignore_eos=True)
+    first = engine.answer(request)
+    assert not (stats := engine_stats(engine))["compiled_kernels"], stats
+    deadline = time.monotonic() + PATIENCE_S
+    while not engine_stats(engine)["compiled_kernels"]:
+        assert time.monotonic() < deadline, "the kernels were never compiled"
+        time.sleep(1.0)
+    assert engine.answer(request) == first
+
+
+def engine_stats(engine: Engine) -> dict[str, float]:
+    engine.send(Cancel("nobody"))
+    return engine.step().stats

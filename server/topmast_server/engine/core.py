@@ -81,7 +81,7 @@ class EngineCore:
 
     def stats(self) -> dict[str, float]:
         """For a Step frame; see stats.py."""
-        return snapshot(self.scheduler, self.pace, self.counters)
+        return snapshot(self.scheduler, self.pace, self.counters, compiled=self.model.kernels is not None)
 
     def _refusal(self, request: Submit) -> str | None:
         vocabulary = self.model.shape.vocabulary

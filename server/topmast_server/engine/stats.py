@@ -12,6 +12,7 @@ prefill_tokens_per_s, decode_tokens_per_s   measured over busy steps, exponentia
 step_s                                  the last step: its duration, and its parts:
 step_schedule_s, step_forward_s, step_sample_s
 step_prefill_rows, step_decode_rows     what the last step computed
+compiled_kernels                        1 once the compiled CPU kernels are in use, 0 while torch stands in
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Counters:
     decode_rows: int = 0
 
 
-def snapshot(scheduler: Scheduler, pace: Pace, counters: Counters) -> dict[str, float]:
+def snapshot(scheduler: Scheduler, pace: Pace, counters: Counters, *, compiled: bool) -> dict[str, float]:
     """The flat dictionary of a Step frame."""
     pool = scheduler.pool
     return {
@@ -65,4 +66,5 @@ def snapshot(scheduler: Scheduler, pace: Pace, counters: Counters) -> dict[str, 
         "step_sample_s": counters.sample_s,
         "step_prefill_rows": counters.prefill_rows,
         "step_decode_rows": counters.decode_rows,
+        "compiled_kernels": float(compiled),
     }

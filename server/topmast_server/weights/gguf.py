@@ -98,6 +98,21 @@ class _Reader:
     def string(self, what: str) -> str:
         return self.take(self.count(f"the length of {what}", 1), what).decode("utf-8", "replace")
 
+    def strings(self, what: str, keep: bool) -> list[str] | None:
+        """An array of strings; a vocabulary has a hundred thousand, so this loop is spelt out."""
+        kept: list[str] = []
+        read, at = self.file.read, self.at + 8
+        for _ in range(self.count(f"the length of {what}", 8)):
+            length = int.from_bytes(read(8), "little")
+            at += 8 + length
+            if at > self.size:
+                raise corrupt(f"{self.path} is cut off or corrupt: {what} runs past the end of the file; {_REMEDY}.")
+            text = read(length)
+            if keep:
+                kept.append(text.decode("utf-8", "replace"))
+        self.at = at
+        return kept if keep else None
+
 
 def read_gguf(path: Path, *, keep: Callable[[str], bool] = lambda key: True) -> GGUFFile:
     """Read and check the header. Arrays whose key `keep` declines are skipped (the engine needs no token list).
@@ -181,8 +196,7 @@ def _value(reader: _Reader, kind: int, key: str, keep: Callable[[str], bool]) ->
         raise corrupt(f"{reader.path} is corrupt: {key} has the unknown type {kind}; {_REMEDY}.")
     element = int(reader.number("I", f"the element type of {key}"))
     if element == _STRING:
-        strings = [reader.string(key) for _ in range(reader.count(f"the length of {key}", 8))]
-        return strings if keep(key) else None
+        return reader.strings(key, keep(key))
     if element not in _SCALARS:
         raise corrupt(f"{reader.path} is corrupt: {key} is an array of type {element}; {_REMEDY}.")
     size = struct.calcsize("<" + _SCALARS[element])
