@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from operatorlab.facts import NOW, condition, engine, model, pod, replicas, revision, settled
 from operatorlab.facts import plan as make
 
-from topmast_operator.api.facts import Facts, PodFacts, Termination
+from topmast_operator.api.facts import EngineState, Facts, PodFacts, Termination
 from topmast_operator.api.resource import Model
 from topmast_operator.plan.plan import Plan
+from topmast_operator.watch.state import parse_state, tokens_so_far
 
 LOAD_ERROR = Termination(
     10, "Error", 'loading\n{"code": "ModelNotFound", "message": "/models/m.gguf does not exist. Correct the path."}\n'
@@ -86,7 +87,7 @@ def test_a_load_error_of_one_pod_beside_a_good_one_stops_nothing() -> None:
 def test_a_crash_that_a_restart_may_heal_never_stalls() -> None:
     made = make(starting(model(), restarts=9, terminated=KILLED, last_terminated=KILLED))
     assert condition(made, "Stalled")["status"] == "False"
-    assert "The engine died of signal 9. (pod " in ready_message(made) and "10 times" in ready_message(made)
+    assert "The engine died of signal 9. (Pod " in ready_message(made) and "10 times" in ready_message(made)
 
 
 def test_out_of_memory_names_the_fields() -> None:
@@ -135,6 +136,31 @@ def test_progress_of_a_load_is_told_with_percent_and_time_left() -> None:
     made = make(starting(model(), engine=loading))
     assert made.status["phase"] == "Loading 45% (10 s left)"
     assert made.status["pods"][0]["percent"] == 45
+
+
+def test_the_phase_of_a_first_start_is_not_a_rollout() -> None:
+    assert make(starting(model())).status["phase"] == "Starting"
+    assert make(starting(model(), engine=engine(phase="warming"))).status["phase"] == "Warming up"
+
+
+def test_an_engine_that_has_only_begun_says_null() -> None:
+    """As the server answers before the model's header is read."""
+    begun = {
+        "phase": "starting",
+        "model": {"names": ["m"]},
+        "load": None,
+        "start": None,
+        "work": None,
+        "capacity": None,
+    }
+    assert parse_state(begun) == EngineState("starting")
+    assert tokens_so_far(begun) == (0, 0)
+    partly = {
+        "phase": "loading",
+        "load": {"bytes_done": 1, "bytes_total": None, "eta_s": None},
+        "capacity": {"kv_tokens": None},
+    }
+    assert parse_state(partly).phase == "loading"
 
 
 def test_suspended_is_what_was_asked_for() -> None:

@@ -24,6 +24,7 @@ def main() -> int:
         stream=sys.stderr,
     )
     logging.getLogger("kopf").setLevel(logging.WARNING)  # one line per event otherwise
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # it warns that signals are not its own
     namespace = arguments.lease_namespace or _own_namespace() or (arguments.namespace or [None])[0]
     if namespace is None:
         _parser().error("--lease-namespace is needed outside of a pod")

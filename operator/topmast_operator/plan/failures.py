@@ -91,9 +91,9 @@ def _ended(pod: PodFacts) -> Problem | None:
 def _problem_of(pod: PodFacts, ended: Termination, times: int) -> Problem:
     code, said = _engine_word(ended)
     if code in PERMANENT_CODES:
-        return Problem(Kind.MODEL, code, said, times=times, permanent=True)
+        return Problem(Kind.MODEL, code, _sentence(said), times=times, permanent=True)
     if code:
-        return Problem(Kind.CRASH, code, f"{said} (pod {pod.name}, {_times(times)})", times=times)
+        return Problem(Kind.CRASH, code, f"{_sentence(said)} (Pod {pod.name}, {_times(times)}.)", times=times)
     if ended.reason == "OOMKilled":
         message = (
             f"Pod {pod.name} was killed for using more than its memory limit ({_times(times)}). "
@@ -129,6 +129,11 @@ def _same(one: Termination, other: Termination) -> bool:
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1][:300].rstrip(". ") if lines else ""
+
+
+def _sentence(words: str) -> str:
+    words = words.strip()
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
 
 
 def _times(count: int) -> str:

@@ -83,19 +83,20 @@ def phase(health: Health) -> str:
     progress = slowest(health.pods)
     if progress:
         return progress
-    return "Rolling out" if health.present > health.ready_new else "Starting"
+    return "Rolling out" if health.present > len(health.pods) else "Starting"
 
 
 def _ready(health: Health) -> Condition:
     if health.wanted == 0:
         if health.present:
-            return Condition(READY, False, "Draining", f"{health.present} replicas finish their requests and leave.")
+            leaving = "1 replica finishes" if health.present == 1 else f"{health.present} replicas finish"
+            return Condition(READY, False, "Draining", f"{leaving} what runs, then no replica is left, as asked.")
         why = "spec.suspend is true" if health.model.suspend else "spec.replicas is 0"
         return Condition(READY, True, "NoReplicasWanted", f"No replica runs, as asked: {why}.")
     if trouble := health.stalled or health.blocker:
         return Condition(READY, False, trouble.reason, _serving(health) + trouble.message)
     if health.ready_new >= health.enough and health.ready_new >= health.ready:
-        told = f"{health.ready_new} of {health.wanted} replicas are ready with revision {health.revision}."
+        told = f"{_part(health.ready_new, health.wanted)} ready with revision {health.revision}."
         return Condition(READY, True, "Serving", told)
     if health.problem:
         return Condition(READY, False, health.problem.reason, _serving(health) + health.problem.message)
@@ -106,7 +107,7 @@ def _ready(health: Health) -> Condition:
         )
         return Condition(READY, False, "RollingOut", told)
     progress = slowest(health.pods)
-    told = f"{health.ready_new} of {health.wanted} replicas are ready" + (f"; {progress.lower()}." if progress else ".")
+    told = f"{_part(health.ready_new, health.wanted)} ready" + (f"; {progress.lower()}." if progress else ".")
     return Condition(READY, False, "Starting", told)
 
 
@@ -121,7 +122,7 @@ def _reconciling(health: Health) -> Condition:
         return Condition(RECONCILING, False, "Done", "The cluster is as the spec asks.")
     if health.rollout.strategy is not Strategy.NONE:
         return Condition(RECONCILING, True, str(health.rollout.strategy), _sentence(health.rollout.reason))
-    told = f"{health.ready_new} of {health.wanted} replicas are ready, {health.present} pods exist."
+    told = f"{_part(health.ready_new, health.wanted)} ready; pods that exist, leaving ones too: {health.present}."
     return Condition(RECONCILING, True, "Progressing", told)
 
 
@@ -144,9 +145,7 @@ def _model(health: Health) -> Condition:
     if trouble:
         return Condition(MODEL_AVAILABLE, False, trouble.reason, trouble.message)
     if health.ready:
-        return Condition(
-            MODEL_AVAILABLE, True, "Loaded", f"{health.ready} replicas have loaded it and generated with it."
-        )
+        return Condition(MODEL_AVAILABLE, True, "Loaded", f"{_count(health.ready)} loaded it and generated with it.")
     return Condition(MODEL_AVAILABLE, None, "NotLoadedYet", "No replica has loaded the model yet.")
 
 
@@ -163,9 +162,11 @@ def _capacity(health: Health) -> Condition:
     if waiting and health.rollout.strategy is not Strategy.NONE:
         told = f"{len(waiting)} of {health.wanted} replicas wait for the room of replicas that leave."
         return Condition(CAPACITY_AVAILABLE, None, "MakingRoom", told)
+    if _gave_up(health) or not health.wanted:
+        return Condition(CAPACITY_AVAILABLE, None, "NotNeeded", "No replica is to be placed now.")
     if waiting or (not health.pods and health.wanted):
         return Condition(CAPACITY_AVAILABLE, None, "NotScheduledYet", "The scheduler has not placed every replica yet.")
-    return Condition(CAPACITY_AVAILABLE, True, "Placed", f"Every one of {len(health.pods)} replicas has a node.")
+    return Condition(CAPACITY_AVAILABLE, True, "Placed", f"{_count(len(health.pods))} a node.")
 
 
 def _numbers(health: Health) -> str:
@@ -199,3 +200,11 @@ def _autoscaling(health: Health) -> Condition:
 
 def _sentence(words: str) -> str:
     return words[:1].upper() + words[1:] + "."
+
+
+def _part(some: int, whole: int) -> str:
+    return f"{some} of {whole} {'replica is' if whole == 1 else 'replicas are'}"
+
+
+def _count(number: int) -> str:
+    return f"{number} replica has" if number == 1 else f"{number} replicas have"

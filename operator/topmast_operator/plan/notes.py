@@ -50,10 +50,11 @@ def _scaling(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Note]:
 def _restarts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Note]:
     """Engines that were restarted since, with their last words: the pod may be well again long before anyone looks."""
     known = {pod["name"]: pod.get("restarts", 0) for pod in before.get("pods", ())}
+    told = {item["reason"] for item in after["conditions"] if _BAD.get(item["type"]) == item["status"]}
     return [
         Note(True, pod["lastEndReason"], "Restart", pod["lastEnd"])
         for pod in after["pods"]
-        if pod.get("restarts", 0) > known.get(pod["name"], 0) and "lastEnd" in pod
+        if pod.get("restarts", 0) > known.get(pod["name"], 0) and pod.get("lastEndReason", "") not in {"", *told}
     ]
 
 

@@ -16,6 +16,7 @@ import aiohttp
 
 from topmast_operator.api.facts import EngineState, Facts
 from topmast_operator.api.names import ADMIN_PORT
+from topmast_operator.watch.state import parse_state, tokens_so_far
 
 WINDOW_S = 20.0
 LEAST_SPAN_S = 3.0  # a rate over less is noise
@@ -120,32 +121,20 @@ def _url(ip: str, port: int) -> str:
 
 
 def _read(body: Mapping[str, Any], target: Target, now: float) -> EngineState:
-    work, capacity, load = body["work"], body["capacity"], body["load"]
+    state = parse_state(body)
     samples = target.samples
-    sample = Sample(now, work["input_tokens_total"], work["output_tokens_total"])
+    sample = Sample(now, *tokens_so_far(body))
     if samples and (sample.input_tokens < samples[-1].input_tokens or sample.output_tokens < samples[-1].output_tokens):
         samples.clear()  # the engine was restarted
     samples.append(sample)
     while now - samples[0].at > WINDOW_S:
         samples.popleft()
-    first, span_s = samples[0], now - samples[0].at
     # Divided by half a window at least: the first seconds of a load are no rate to scale a fleet by.
-    spread_s = max(span_s, WINDOW_S / 2)
-    return EngineState(
-        phase=body["phase"],
-        bytes_done=load["bytes_done"] or 0,
-        bytes_total=load["bytes_total"] or 0,
-        eta_s=load["eta_s"],
-        start_total_s=(body.get("start") or {}).get("total_s"),
-        running=work["running"],
-        waiting=work["waiting"],
-        waiting_prompt_tokens=work["waiting_prompt_tokens"],
-        kv_tokens_used=work["kv_tokens_used"],
-        kv_tokens=capacity["kv_tokens"] or 0,
-        prefill_tokens_per_s=capacity["prefill_tokens_per_s"] or 0.0,
-        decode_tokens_per_s=capacity["decode_tokens_per_s"] or 0.0,
-        offered_input_tokens_per_s=(sample.input_tokens - first.input_tokens) / spread_s,
-        output_tokens_per_s=(sample.output_tokens - first.output_tokens) / spread_s,
+    spread_s = max(now - samples[0].at, WINDOW_S / 2)
+    return replace(
+        state,
+        offered_input_tokens_per_s=(sample.input_tokens - samples[0].input_tokens) / spread_s,
+        output_tokens_per_s=(sample.output_tokens - samples[0].output_tokens) / spread_s,
     )
 
 
