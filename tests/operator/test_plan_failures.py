@@ -242,3 +242,8 @@ def test_a_pod_that_a_lost_node_keeps_holds_up_nobody() -> None:
     made = make(replace(facts, pods=(*facts.pods, pod(facts.model, 9, ready=False, deleting=True))))
     assert condition(made, "Ready")["status"] == "True"
     assert condition(made, "Reconciling")["status"] == "False"
+
+
+def test_a_kill_from_outside_names_the_signal() -> None:
+    made = make(starting(model(), restarts=1, last_terminated=Termination(137, "Error", "the last line of a log")))
+    assert ready_message(made).endswith("was killed by signal 9 (once).")

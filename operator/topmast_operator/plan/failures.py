@@ -103,6 +103,9 @@ def _problem_of(pod: PodFacts, ended: Termination, times: int) -> Problem:
     if ended.exit_code == 2:
         message = f"The engine refused its arguments: {_last_line(said)}. Check spec.engine.extraArgs."
         return Problem(Kind.CONFIG, "BadArguments", message, times=times, permanent=True)
+    if ended.exit_code > 128:
+        signal = f"The engine of pod {pod.name} was killed by signal {ended.exit_code - 128} ({_times(times)})."
+        return Problem(Kind.CRASH, "EngineKilled", signal, times=times)
     message = (
         f"The engine of pod {pod.name} ended with code {ended.exit_code} ({_times(times)}): "
         f"{_last_line(said) or ended.reason or 'no word'}. See kubectl logs {pod.name} --previous."
