@@ -1,8 +1,12 @@
-"""One embedded cluster with the chart installed, shared by every test that needs the whole product."""
+"""One embedded cluster with the chart installed, shared by every test that needs the whole product.
+
+KEEP_CLUSTER=1 leaves it running afterwards and uses it again, for somebody who runs one test many times.
+"""
 
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +14,11 @@ import pytest
 
 from cluster.lab import RELEASE, SYSTEM, Lab
 from topmast_cluster.cluster import Cluster
-from topmast_cluster.images.build import ensure_images
+from topmast_cluster.images.build import Image, ensure_images
 from topmast_cluster.images.load import load_images
 from topmast_cluster.progress import Progress
 
+KEEP = bool(os.environ.get("KEEP_CLUSTER"))
 CHART = Path(__file__).parents[2] / "charts" / "topmast"
 
 
@@ -23,27 +28,45 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """One node that advertises two GPUs which nothing has, with both images loaded."""
-    progress = Progress()
-    cluster = Cluster("topmast-test", progress)
-    cluster.stop()  # what a crashed run left
-    cluster.start(nodes=1, gpus={"node-1": 2})
-    try:
-        load_images(cluster, ensure_images(progress).values())
-        yield cluster
-    finally:
-        cluster.stop()
+def images() -> dict[str, Image]:
+    """Both images of this checkout, as it was when the tests began."""
+    return ensure_images(Progress())
 
 
 @pytest.fixture(scope="session")
-def lab(cluster: Cluster) -> Lab:
+def cluster(images: dict[str, Image]) -> Iterator[Cluster]:
+    """One node that advertises two GPUs which nothing has, with both images loaded."""
+    progress = Progress()
+    cluster = Cluster("topmast-test", progress)
+    if not KEEP:
+        cluster.stop()  # what a crashed run left
+    cluster.start(nodes=1, gpus={"node-1": 2})
+    try:
+        load_images(cluster, images.values())
+        yield cluster
+    finally:
+        if not KEEP:
+            cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def lab(cluster: Cluster, images: dict[str, Image]) -> Lab:
     """The chart as it ships, installed by Helm."""
-    images = ensure_images(Progress(quiet=True))
     binaries = cluster.binaries
     lab = Lab(binaries["kubectl"], binaries["helm"], cluster.kubeconfig, gateway_url="", key="")
     tags = [f"--set=images.{name}.tag={image.tag}" for name, image in images.items()]
-    lab.helm("install", RELEASE, str(CHART), "-n", SYSTEM, "--create-namespace", "--wait", "--timeout=120s", *tags)
+    lab.helm(
+        "upgrade",
+        "--install",
+        RELEASE,
+        str(CHART),
+        "-n",
+        SYSTEM,
+        "--create-namespace",
+        "--wait",
+        "--timeout=120s",
+        *tags,
+    )
     secret = lab.get("secret", f"{RELEASE}-first-key", SYSTEM)
     address = lab.get("service", f"{RELEASE}-gateway", SYSTEM)["spec"]["clusterIP"]
     key = base64.b64decode(secret["data"]["key"]).decode()

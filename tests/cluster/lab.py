@@ -120,6 +120,7 @@ class Lab:
                 check=False,
             ),
             self.kubectl("-n", SYSTEM, "logs", "deploy/topmast-operator", "--tail=30", check=False),
+            self.kubectl("logs", "-l", "app.kubernetes.io/name=topmast-engine", "--tail=30", "--prefix", check=False),
         ]
         return "\n".join(parts)
 

@@ -96,7 +96,7 @@ def test_suspend_removes_every_pod_and_resume_brings_the_model_back(lab: Lab) ->
         lab.until_ready(model)
         lab.kubectl("patch", "llm", model, "--type=merge", "-p", '{"spec":{"suspend":true}}')
         lab.until("no pod", lambda: not lab.pods(model))
-        assert "suspend" in lab.condition(model, "Ready")["message"].lower()
+        lab.until("the status says why", lambda: "suspend" in lab.condition(model, "Ready")["message"].lower())
         with pytest.raises(openai.APIStatusError) as refused:
             lab.ask(model)
         assert refused.value.status_code == 503
