@@ -65,6 +65,20 @@ def test_the_user_s_own_thread_settings_win() -> None:
     assert environment["GOMP_SPINCOUNT"] == "1000"
 
 
+def test_numba_and_torch_share_one_openmp_runtime() -> None:
+    script = (
+        "import torch; from topmast_kernels.cpu import compile; compile.load_all(); import numba;"
+        "assert numba.threading_layer() == 'omp', numba.threading_layer();"
+        "maps = open('/proc/self/maps').read().split('\\n');"
+        "print(*{line.split()[-1] for line in maps if 'libgomp' in line})"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script], env=thread_environment(), capture_output=True, text=True, check=True
+    ).stdout
+    assert len(output.split()) == 1
+    assert "torch/lib" in output
+
+
 def test_kv_size_follows_the_memory_limit(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text(str(1 << 30))
     assert memory_limit_bytes(tmp_path) == 1 << 30

@@ -11,7 +11,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from topmast_kernels.cpu.cache import cache_folder, mark_complete
+from topmast_kernels.cpu.cache import cache_folder, mark_complete, openmp_folder
 
 
 def load_all() -> None:
@@ -73,6 +73,7 @@ def main() -> int:
     started = time.monotonic()
     load_all()
     mark_complete()
+    openmp_folder()  # made here too, for images whose file system is read-only later
     print(f"CPU kernels are in {folder} after {time.monotonic() - started:.1f} s")
     return 0
 

@@ -142,10 +142,12 @@ def _start(
 
 def _use_kernels(model: Llama) -> str:
     """Load the compiled kernels, measure, switch; a line for the log."""
+    import numba  # only where the kernels are compiled: it costs 0.3 s
+
     kernels = load_kernels()
     crossover, note = measure_crossover(model, kernels)
     model.use(kernels, crossover)
-    return note
+    return f"{note}; threads by {numba.threading_layer()}"
 
 
 def _serve(core: EngineCore, pipe: _Pipe, progress: Progress, compiling: BackgroundCompile) -> None:

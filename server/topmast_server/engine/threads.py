@@ -10,6 +10,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from topmast_kernels.cpu.cache import openmp_folder
+
 _CGROUP = Path("/sys/fs/cgroup")
 _SPIN_COUNT = "1000"  # measured: 2 % slower than endless spinning on idle cores, bounded on busy ones
 
@@ -29,6 +31,10 @@ def thread_environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
     environment.setdefault("NUMBA_NUM_THREADS", threads)
     environment.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     environment.setdefault("KMP_BLOCKTIME", "0")
+    openmp = openmp_folder()
+    if openmp is not None:
+        rest = environment.get("LD_LIBRARY_PATH")
+        environment["LD_LIBRARY_PATH"] = f"{openmp}:{rest}" if rest else str(openmp)
     return environment
 
 
