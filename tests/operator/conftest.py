@@ -49,7 +49,7 @@ def world(whole_world: World, request: pytest.FixtureRequest) -> Iterator[World]
     name = "t-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[-50:].strip("-")
     whole_world.kubectl("create", "namespace", name)
     whole_world.namespace = name
-    whole_world.until("the service account", lambda: whole_world.get("serviceaccount", "default"))
+    whole_world.until("the service account", lambda: whole_world.get("serviceaccount", "default"), 60)
     yield whole_world
     whole_world.kubectl("delete", "llm", "--all", "--wait=false")
     whole_world.kubectl("delete", "namespace", name, "--wait=false")

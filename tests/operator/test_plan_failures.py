@@ -239,7 +239,10 @@ def _pod(of: Model, number: int, more: dict[str, Any]) -> PodFacts:
 
 def test_a_pod_that_a_lost_node_keeps_holds_up_nobody() -> None:
     facts = settled(model(replicas=2), 2)
-    made = make(replace(facts, pods=(*facts.pods, pod(facts.model, 9, ready=False, deleting=True))))
+    leaving = pod(facts.model, 9, ready=False, deleting=True, leaves_by_unix_s=NOW - 5)
+    made = make(replace(facts, pods=(*facts.pods, leaving)))
+    assert condition(made, "Reconciling")["status"] == "True"
+    made = make(replace(facts, pods=(*facts.pods, replace(leaving, leaves_by_unix_s=NOW - 60))))
     assert condition(made, "Ready")["status"] == "True"
     assert condition(made, "Reconciling")["status"] == "False"
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from operatorlab.world import SYSTEM, World
 
@@ -34,7 +35,7 @@ def test_a_restart_or_an_upgrade_changes_no_pod(world: World) -> None:
         assert versions[0] == versions[1], "the next version wrote something"
         world.apply(world.model("kept", replicas=2, engine={"maxNumSeqs": 4}))
         world.until_ready("kept", 2)
-        (deployment,) = world.list("deploy", "kept")
+        (deployment,) = world.until("the new revision alone", lambda: _only_one(world.list("deploy", "kept")))
         assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "topmast/server:next"
 
 
@@ -134,3 +135,7 @@ def test_wrong_usage_is_one_sentence() -> None:
         _, said = process.communicate(timeout=60)
         assert process.returncode == 2
         assert sentence in said and "Traceback" not in said
+
+
+def _only_one(found: list[Any]) -> list[Any] | None:
+    return found if len(found) == 1 else None

@@ -102,7 +102,7 @@ def test_a_spec_change_rolls_out_without_losing_a_replica(world: World, running:
 
     world.until("the new revision alone", serving, 30)
     found = world.until_ready("rolled", 2)
-    (deployment,) = world.list("deploy", "rolled")
+    (deployment,) = world.until("the old one is gone", lambda: _only_one(world.list("deploy", "rolled")))
     assert deployment["metadata"]["labels"]["topmast.dev/revision"] == found["status"]["revision"]
     assert "NewRevision" in world.events("rolled")
 
@@ -231,3 +231,7 @@ def _true(world: World, name: str, kind: str) -> Any:
 def _false(world: World, name: str, kind: str) -> Any:
     found = world.condition(name, kind)
     return found if found["status"] == "False" else None
+
+
+def _only_one(found: list[Any]) -> list[Any] | None:
+    return found if len(found) == 1 else None

@@ -9,6 +9,8 @@ from typing import Any
 
 from topmast_operator.api.resource import Model
 
+OVERDUE_S = 15.0
+
 
 @dataclass(frozen=True)
 class Termination:
@@ -60,7 +62,12 @@ class PodFacts:
     terminated: Termination | None  # now
     last_terminated: Termination | None  # before the latest restart
     created_unix_s: float
+    leaves_by_unix_s: float | None = None  # the end of its grace period, once it is being deleted
     engine: EngineState | None = None
+
+    def overdue(self, now: float) -> bool:
+        """Should have left long ago: its node is lost, or its kubelet is."""
+        return self.leaves_by_unix_s is not None and now > self.leaves_by_unix_s + OVERDUE_S
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,7 @@ class Health:
     wanted: int
     ready: int  # over all revisions
     ready_new: int  # of the wanted revision
-    staying: int  # pods that exist and are not being deleted, of all revisions
-    present: int  # pods that exist, leaving ones too
+    present: int  # pods that exist, leaving ones too, but not those that a lost node keeps for ever
     pods: Sequence[PodFacts]  # of the wanted revision
     rollout: Rollout
     problem: Problem | None
@@ -45,9 +44,8 @@ class Health:
 
     @property
     def settled(self) -> bool:
-        """Nothing more is to be done. A pod that leaves does not count: on a lost node it leaves for ever."""
-        gone = self.wanted > 0 or self.present == 0
-        return self.ready_new >= self.wanted and self.staying == self.wanted and gone
+        """Nothing more is to be done for this spec."""
+        return self.ready_new >= self.wanted and self.present == self.wanted
 
     @property
     def enough(self) -> int:

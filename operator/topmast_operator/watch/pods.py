@@ -34,6 +34,7 @@ def read_pod(body: Body, engine: EngineState | None) -> PodFacts:
         terminated=_termination(container.get("state", {}).get("terminated")),
         last_terminated=_termination(container.get("lastState", {}).get("terminated")),
         created_unix_s=to_unix(meta["creationTimestamp"]),
+        leaves_by_unix_s=to_unix(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
         engine=engine,
     )
 
