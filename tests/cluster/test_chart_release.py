@@ -14,7 +14,10 @@ import yaml
 
 from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, Object, helm, of_kind, render
 from topmast_cluster.cluster import Cluster
+from topmast_cluster.errors import ClusterError
 from topmast_cluster.progress import Progress
+from topmast_cluster.quickstart.model import apply_model, await_model
+from topmast_cluster.quickstart.target import Target
 
 CRD = "llmdeployments.topmast.dev"
 MODEL = yaml.safe_load((REPOSITORY / "examples" / "smollm2.yaml").read_text())
@@ -200,3 +203,42 @@ def test_pods_pass_the_restricted_policy(release: Release) -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bad", "namespace": "strict"}, "spec": bad}
     refused = release.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod), check=False)
     assert "restricted" in refused.stderr
+
+
+def report(release: Release, *, observed: int, restarts: int = 0, **conditions: str) -> None:
+    """Writes the model's status, as an operator would: the cluster runs none."""
+    now = "2026-01-01T00:00:00Z"
+    listed = [
+        {"type": kind, "status": state, "reason": "Test", "message": f"{kind} says so.", "lastTransitionTime": now}
+        for kind, state in conditions.items()
+    ]
+    status = {"observedGeneration": observed, "conditions": listed, "pods": [{"name": "pod", "restarts": restarts}]}
+    words = ("patch", "llmdeployment", MODEL["metadata"]["name"], "--subresource=status", "--type=merge")
+    release.kubectl(*words, "-p", json.dumps({"status": status}))
+
+
+def test_make_up_stops_waiting_when_only_a_human_can_help(release: Release) -> None:
+    release.upgrade()
+    release.kubectl("wait", "--for=condition=Established", f"crd/{CRD}")
+    target, name = Target.embedded(release.cluster), MODEL["metadata"]["name"]
+    apply_model(target, REPOSITORY / "examples" / "smollm2.yaml")
+
+    said: list[str] = []
+    with pytest.raises(ClusterError, match="no status yet"):
+        await_model(target, name, said.append, timeout_s=0.5)
+    assert "waiting for the operator" in said[0]
+
+    report(release, observed=1, Ready="False", Stalled="True")
+    with pytest.raises(ClusterError, match="Stalled says so"):
+        await_model(target, name, said.append, timeout_s=20)
+
+    report(release, observed=1, restarts=3, Ready="False", Stalled="False")
+    with pytest.raises(ClusterError, match="3 restarts: Ready says so"):
+        await_model(target, name, said.append, timeout_s=20)
+
+    report(release, observed=0, Ready="True", Stalled="False")  # of an older generation
+    with pytest.raises(ClusterError, match="not Ready after"):
+        await_model(target, name, said.append, timeout_s=0.5)
+
+    report(release, observed=1, Ready="True", Stalled="False")
+    await_model(target, name, said.append, timeout_s=20)
