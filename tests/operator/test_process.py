@@ -1,4 +1,4 @@
-"""The operator as a process: restarts, its Lease, an API server that goes away, namespaced rights, wrong usage."""
+"""The operator as a process: restarts, its Lease, namespaced rights, wrong usage."""
 
 from __future__ import annotations
 
@@ -66,27 +66,6 @@ def test_a_stolen_lease_ends_the_process(world: World) -> None:
         world.kubectl("patch", "lease", "topmast-operator", "-n", SYSTEM, "--type=merge", "-p", patch)
         assert process.popen.wait(timeout=10) == 1
         assert "thief holds the Lease now" in process.log.read_text()
-
-
-def test_an_outage_of_the_api_server_is_survived(world: World) -> None:
-    with world.operator() as process:
-        world.apply(world.model("steady"))
-        world.until_ready("steady", 1)
-        before = uids(world, "steady")
-        process.may_be_refused = True
-        world.cluster.stop_apiserver()
-        time.sleep(13)  # longer than the Lease is good for
-        assert process.popen.poll() is None
-        assert process.get("/healthz")[0] == 200, "a restart would not bring the API server back"
-        world.cluster.start_apiserver()
-        world.until("the API server answers", lambda: "ok" in world.kubectl("get", "--raw", "/readyz", check=False), 30)
-        world.kubectl("scale", "llm", "steady", "--replicas=2")
-        # Only the operator's own part is waited for: the other controllers come back in their own time.
-        world.until(
-            "it acts again", lambda: [item["spec"]["replicas"] for item in world.list("deploy", "steady")] == [2]
-        )
-        assert before <= uids(world, "steady")
-        assert process.popen.poll() is None
 
 
 def test_namespaced_rights_are_enough_in_their_namespace(world: World) -> None:
