@@ -42,7 +42,7 @@ def ensure_images(progress: Progress) -> dict[str, Image]:
         ensure_programs(progress, PROGRAMS)
         with _build_lock(progress):
             found = {name: one.look_up() or _build(one, progress) for name, one in wanted.items()}
-            keep_only(_layout(), [one.ref for one in wanted.values()])
+            _forget_old([one.ref for one in wanted.values()])
     return {name: Image(wanted[name].recipe, wanted[name].tag, stored) for name, stored in found.items() if stored}
 
 
@@ -118,6 +118,12 @@ def _base_image(progress: Progress) -> str:
         with progress.phase("base image into buildah") as detail:
             _buildah(detail, "base-image").image_from_tar(tar, tag)
     return tag
+
+
+def _forget_old(refs: list[str]) -> None:
+    keep_only(_layout(), refs)
+    keep = {f"localhost/{ref}" for ref in refs} | {f"localhost/topmast-base:{base_key()}"}
+    _buildah(lambda _: None, "forget").forget_others(keep)
 
 
 def _buildah(detail: Callable[[str], None], name: str) -> Buildah:

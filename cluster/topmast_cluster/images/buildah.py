@@ -76,15 +76,14 @@ class Buildah:
         inspect = ["buildah", *_storage(), "inspect", "--type=image", tag]
         return subprocess.run(inspect, capture_output=True, env={**os.environ, **_environment()}).returncode == 0
 
-    def images(self, repository: str) -> list[str]:
-        """Tags of `repository`, newest first."""
-        words = ["buildah", *_storage(), "images", "--quiet", "--format={{.Name}}:{{.Tag}}", repository]
+    def forget_others(self, keep: set[str]) -> None:
+        """Removes the images of earlier builds; layers that a kept image shares stay."""
+        words = ["buildah", *_storage(), "images", "--noheading", "--format={{.Name}}:{{.Tag}}"]
         done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **_environment()})
-        return done.stdout.split()
-
-    def forget(self, tags: list[str]) -> None:
-        for tag in tags:
-            self._run("rmi", "--force", tag, remedy="an old image could not be removed")
+        for tag in done.stdout.split():
+            name = tag.removesuffix(":latest")
+            if name not in keep and name != "<none>:<none>":
+                self._run("rmi", "--force", tag, remedy="an image of an earlier build could not be removed")
 
     def _run(self, *words: str | Path, remedy: str) -> None:
         if shutil.which("buildah") is None:
