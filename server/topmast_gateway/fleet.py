@@ -61,9 +61,10 @@ class Fleet:
                 group.create_task(mirror.follow(kube), name=f"watch {mirror.name}")
 
     def usable(self, route: Route) -> list[Pod]:
-        """The route's pods without those that refused a connection a moment ago."""
+        """The route's pods without those that refused a connection a moment ago; doubted ones if there is no other."""
         now = asyncio.get_running_loop().time()
-        return [pod for pod in route.pods if not self._is_suspect(pod, now)]
+        pods = [pod for pod in route.pods if not self._is_suspect(pod, now)]
+        return [pod for pod in pods if not pod.doubted] or pods
 
     def suspect(self, pod: Pod, seconds: float) -> None:
         """Leave the pod alone for a while, or until the API server reports that it became ready again.

@@ -31,13 +31,19 @@ def model_of(resource: Json) -> Model:
 
 
 def pod_of(pod: Json) -> Pod | None:
-    """An engine pod, or None while nothing may be sent to it: not ready, leaving, or told to drain."""
+    """An engine pod, or None while nothing may be sent to it: not ready, leaving, or told to drain.
+
+    A kubelet that cannot report makes the node controller set Ready to False while ContainersReady stays True. After
+    an outage of the API server that hits every pod at once although all of them work: such a pod is only doubted.
+    """
     meta, status = pod["metadata"], pod.get("status") or {}
     ready = _condition(status, "Ready")
+    is_ready = ready.get("status") == "True"
+    doubted = ready.get("status") == "False" and _condition(status, "ContainersReady").get("status") == "True"
     name = (meta.get("labels") or {}).get(MODEL_LABEL)
     draining = (meta.get("annotations") or {}).get(DRAINING_ANNOTATION) == "true"
     ip = status.get("podIP")
-    if not name or not ip or draining or meta.get("deletionTimestamp") or ready.get("status") != "True":
+    if not name or not ip or draining or meta.get("deletionTimestamp") or not (is_ready or doubted):
         return None
     return Pod(
         uid=meta["uid"],
@@ -46,6 +52,7 @@ def pod_of(pod: Json) -> Pod | None:
         model=f"{meta['namespace']}/{name}",
         address=f"[{ip}]:{ENGINE_PORT}" if ":" in ip else f"{ip}:{ENGINE_PORT}",
         ready_since=ready.get("lastTransitionTime") or "",
+        doubted=doubted,
     )
 
 

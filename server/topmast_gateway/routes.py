@@ -27,7 +27,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """One engine pod that may be picked. `ready_since` tells a pod that came back from the one that was lost."""
+    """One engine pod that may be picked. `ready_since` tells a pod that came back from the one that was lost.
+
+    A `doubted` pod is one whose node the cluster has lost sight of: for when there is no other.
+    """
 
     uid: str
     namespace: str
@@ -35,6 +38,7 @@ class Pod:
     model: str  # the key of its Model
     address: str  # host:port
     ready_since: str = ""
+    doubted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,11 @@ class Pod:
         status = {"phase": "Running", "podIP": self.ip, "podIPs": [{"ip": self.ip}], "conditions": [condition]}
         self.stage.core.patch_namespaced_pod_status(self.name, self.namespace, {"status": status})
 
+    def lose_sight(self) -> None:
+        """What the node controller does when a kubelet has not reported for a while: only Ready turns False."""
+        conditions = [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]
+        self.stage.core.patch_namespaced_pod_status(self.name, self.namespace, {"status": {"conditions": conditions}})
+
     def annotate(self, **annotations: str) -> None:
         named = {f"topmast.dev/{name}": value for name, value in annotations.items()}
         self.stage.core.patch_namespaced_pod(self.name, self.namespace, {"metadata": {"annotations": named}})

@@ -60,6 +60,26 @@ async def test_a_pod_that_becomes_ready_gets_its_share(
         assert await served_by(http, f"{namespace}/m") == {old.ip: 3, new.ip: 3}
 
 
+async def test_pods_on_nodes_out_of_sight_serve_while_there_is_no_other(
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    async with Engine() as first, Engine() as second:
+        stage.model(namespace, "m")
+        pods = [stage.pod(namespace, "m", engine.ip) for engine in (first, second)]
+        gateway.sees(f"{namespace}/m", 2)
+        pods[0].lose_sight()
+        await until_served_by(http, f"{namespace}/m", {second.ip})
+        pods[1].lose_sight()
+        await until_served_by(http, f"{namespace}/m", {first.ip, second.ip})
+
+
+async def until_served_by(http: httpx.AsyncClient, model: str, engines: set[str]) -> None:
+    """No request fails on the way there."""
+    async with asyncio.timeout(5):
+        while set(await served_by(http, model)) != engines:
+            pass
+
+
 async def test_models_of_two_namespaces_are_kept_apart(stage: Stage, gateway: Gateway, http: httpx.AsyncClient) -> None:
     one, two = stage.namespace(), stage.namespace()
     async with Engine() as first, Engine() as second:
