@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from cluster.lab import RELEASE, SYSTEM, Lab
 
 
+@pytest.mark.timeout(600)
 def test_a_burst_scales_out_and_in_without_a_failed_request(lab: Lab) -> None:
     autoscaling = {"minReplicas": 1, "maxReplicas": 2, "scaleDownHoldSeconds": 15}
     with lab.model("burst", autoscaling=autoscaling) as model:

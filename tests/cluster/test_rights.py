@@ -23,8 +23,10 @@ def used(audit_log: Path, user: str) -> tuple[set[Right], set[Right]]:
             continue
         ref = event["objectRef"]
         resource = "/".join(part for part in (ref["resource"], ref.get("subresource")) if part)
-        right = (event["verb"], ref.get("apiGroup", ""), resource)
-        (refused if event["responseStatus"]["code"] == 403 else done).add(right)
+        group, code = ref.get("apiGroup", ""), event["responseStatus"]["code"]
+        (refused if code == 403 else done).add((event["verb"], group, resource))
+        if event["verb"] == "patch" and code == 201:
+            done.add(("create", group, resource))  # server-side apply of something new needs both rights
     return done, refused
 
 
