@@ -14,7 +14,7 @@ from topmast_cluster.images.buildah import PROGRAMS, Buildah
 from topmast_cluster.images.layout import StoredImage, expand, keep_only, stored_image
 from topmast_cluster.images.model import ensure_model, model_key
 from topmast_cluster.images.pins import pins
-from topmast_cluster.images.recipe import RECIPES, Recipe, application_key, digest, version
+from topmast_cluster.images.recipe import CHECKOUT, RECIPES, Recipe, application_key, digest, kernels_key, version
 from topmast_cluster.images.wheelhouse import ensure_wheelhouse, wheelhouse_key
 from topmast_cluster.machine import ensure_programs
 from topmast_cluster.paths import cache_dir
@@ -93,7 +93,8 @@ def _build(wanted: _Wanted, progress: Progress) -> StoredImage:
         "APP_SHA256": wanted.application,
     }
     if recipe.demo_model:
-        contexts["model"] = ensure_model()
+        contexts |= {"model": ensure_model(), "kernels": CHECKOUT / "kernels"}
+        args["KERNELS_SHA256"] = kernels_key()
     with progress.phase(f"build {recipe.name} image") as detail:
         buildah = _buildah(detail, f"build-{recipe.name}")
         buildah.build(recipe.containerfile, f"localhost/{wanted.ref}", args=args, contexts=contexts)

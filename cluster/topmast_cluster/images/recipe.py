@@ -53,8 +53,19 @@ def digest(parts: Iterable[str]) -> str:
 def application_key() -> str:
     """Digest of the application's sources: what pip would install from this checkout."""
     files = [CHECKOUT / name for name in ("pyproject.toml", "LICENSE")]
-    for folder in SOURCES:
-        files += (path for path in (CHECKOUT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return _files_key([*files, *(path for folder in SOURCES for path in _files_of(folder))])
+
+
+def kernels_key() -> str:
+    """Digest of the kernels' sources, which are compiled into a layer of their own."""
+    return _files_key(_files_of("kernels/topmast_kernels"))
+
+
+def _files_of(folder: str) -> list[Path]:
+    return [path for path in (CHECKOUT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+
+
+def _files_key(files: Iterable[Path]) -> str:
     content = hashlib.sha256()
     for path in sorted(files):
         data = path.read_bytes()

@@ -1,6 +1,7 @@
 """Where compiled CPU kernels are kept between starts. Loads neither numba nor torch, so that asking costs nothing.
 
-`NUMBA_CACHE_DIR` names the folder where it is set; else the user's cache folder, else the temporary one.
+`NUMBA_CACHE_DIR` names the folder where it is set; else the user's cache folder, else the temporary one. An image may
+bring compiled kernels along: numba wants to write where it reads, so they are copied to that folder at the first start.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import hashlib
 import importlib.util
 import os
 import platform
+import shutil
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -20,15 +23,28 @@ def cache_folder() -> Path | None:
     """A writable folder of these sources' compiled code; None when there is no such place."""
     for base in _candidates():
         folder = base / f"topmast-{_fingerprint()}"
-        if (folder / _marker()).exists():  # complete, perhaps made when the image was built: need not be writable
-            return folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
             continue
         if os.access(folder, os.W_OK):
+            _sow(folder)
             return folder
     return None
+
+
+def seed_folder() -> Path:
+    """Where an image keeps compiled kernels: `python -m topmast_kernels.cpu.compile --seed` fills it at build time."""
+    return Path(sys.prefix) / "share" / "topmast" / "kernels"
+
+
+def _sow(folder: Path) -> None:
+    """Copy what the image brought, if it was compiled from these sources for this kind of CPU."""
+    seed = seed_folder() / folder.name
+    if (folder / _marker()).exists() or not (seed / _marker()).exists():
+        return
+    shutil.copytree(seed, folder, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("complete-*"))
+    (folder / _marker()).touch()  # last: a copy that was cut short counts for nothing
 
 
 def is_complete() -> bool:

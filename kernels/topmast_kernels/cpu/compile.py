@@ -5,13 +5,14 @@ For images, and for the engine's first start on a machine, which serves with tor
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
 import numpy as np
 from numpy.typing import NDArray
 
-from topmast_kernels.cpu.cache import cache_folder, mark_complete, openmp_folder
+from topmast_kernels.cpu.cache import cache_folder, mark_complete, openmp_folder, seed_folder
 
 
 def load_all() -> None:
@@ -65,7 +66,9 @@ def load_all() -> None:
 
 
 def main() -> int:
-    """Fill the cache; print where and how long it took."""
+    """Fill the cache, with `--seed` the one that an image brings along; print where and how long it took."""
+    if sys.argv[1:] == ["--seed"]:
+        os.environ["NUMBA_CACHE_DIR"] = str(seed_folder())
     folder = cache_folder()
     if folder is None:
         print("No folder for compiled kernels can be written; set NUMBA_CACHE_DIR to one that can.", file=sys.stderr)
