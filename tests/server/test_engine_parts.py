@@ -108,7 +108,7 @@ def test_what_cannot_fit_is_refused_with_the_numbers(config: EngineConfig, code:
 
 
 def test_the_budget_follows_the_measured_rate() -> None:
-    pace = Pace(0.1, least=32, most=1024)
+    pace = Pace(0.1, least=32, most=1024, full_batch=16)
     first = pace.token_budget(somebody_decodes=True)
     for _ in range(50):
         pace.learn(prefill_rows=256, decode_rows=0, seconds=0.2)
@@ -126,3 +126,14 @@ def test_the_budget_follows_the_measured_rate() -> None:
 def test_configuration_survives_the_command_line() -> None:
     config = EngineConfig("/models/a b.gguf", max_model_len=77, kv_cache_bytes=1 << 30)
     assert EngineConfig.from_json(config.to_json()) == config
+
+
+def test_one_stream_alone_does_not_set_the_rate_that_the_replica_is_scaled_by() -> None:
+    pace = Pace(0.1, least=32, most=1024, full_batch=16)
+    pace.learn(prefill_rows=0, decode_rows=16, seconds=0.04)
+    for _ in range(100):
+        pace.learn(prefill_rows=0, decode_rows=1, seconds=0.0125)
+    assert pace.decode_tokens_per_s == 400
+    for _ in range(100):
+        pace.learn(prefill_rows=0, decode_rows=8, seconds=0.04)
+    assert pace.decode_tokens_per_s == pytest.approx(200, rel=0.01)

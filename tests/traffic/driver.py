@@ -1,6 +1,7 @@
 """Clients that keep asking until told to stop, and remember what went wrong.
 
-Closed loop: each client sends its next request when the last one has ended. Half of the requests stream, half do not.
+Closed loop: each client sends its next request when the last one has ended, or `pause_s` later. Half of the
+requests stream, half do not.
 A request has failed when the SDK raised; it is truncated when it ended without a finish reason or without usage.
 """
 
@@ -50,9 +51,11 @@ class Flow:
 class Traffic:
     """`with Traffic(url, key, model, clients=4) as flow: ...` keeps the load up for the length of the block."""
 
-    def __init__(self, base_url: str, key: str, model: str, *, clients: int = 3, max_tokens: int = 24) -> None:
+    def __init__(
+        self, base_url: str, key: str, model: str, *, clients: int = 3, max_tokens: int = 24, pause_s: float = 0.0
+    ) -> None:
         self._client = {"base_url": base_url, "api_key": key, "max_retries": 0, "timeout": 120.0}
-        self._model, self._clients, self._max_tokens = model, clients, max_tokens
+        self._model, self._clients, self._max_tokens, self._pause_s = model, clients, max_tokens, pause_s
         self._told = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="traffic")
         self.flow = Flow()
@@ -86,6 +89,7 @@ class Traffic:
                 else:
                     self.flow.truncated.append(f"client {number}, request {turn}")
             turn += 1
+            await asyncio.sleep(self._pause_s)
 
     async def _plain(self, client: openai.AsyncOpenAI, prompt: str) -> bool:
         answer = await client.chat.completions.create(

@@ -7,10 +7,14 @@ _GRAIN = 16  # budgets are multiples of it
 
 
 class Pace:
-    """Rates of this machine with this model, as exponentially weighted averages over busy steps."""
+    """Rates of this machine with this model, as exponentially weighted averages over busy steps.
 
-    def __init__(self, target_s: float, *, least: int, most: int) -> None:
-        self.target_s, self.least, self.most = target_s, least, most
+    The decode rate is what a replica *can* do, for those who scale it: only steps with at least half of `full_batch`
+    rows count. One stream alone makes fewer tokens a second than the machine could, and is no full replica of work.
+    """
+
+    def __init__(self, target_s: float, *, least: int, most: int, full_batch: int) -> None:
+        self.target_s, self.least, self.most, self.full_batch = target_s, least, most, full_batch
         self.prefill_tokens_per_s = 0.0  # 0: not known yet
         self.decode_tokens_per_s = 0.0
         self._prefill_rows_per_s = 0.0
@@ -26,7 +30,7 @@ class Pace:
         """One finished step."""
         if seconds <= 0:
             return
-        if prefill_rows == 0 and decode_rows:
+        if prefill_rows == 0 and 2 * decode_rows >= self.full_batch:
             self.decode_tokens_per_s = _blend(self.decode_tokens_per_s, decode_rows / seconds)
         elif prefill_rows >= _GRAIN:
             rows_per_s = (prefill_rows + decode_rows) / seconds

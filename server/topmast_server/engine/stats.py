@@ -8,7 +8,7 @@ input_tokens_total                      prompt tokens of every request that arri
 output_tokens_total                     tokens made
 prompt_tokens_computed_total            prompt tokens computed, recomputation after a preemption included
 preemptions_total, requests_total, requests_finished_total, requests_cancelled_total
-prefill_tokens_per_s, decode_tokens_per_s   measured over busy steps, exponentially weighted
+prefill_tokens_per_s, decode_tokens_per_s   what this replica can do: measured over full steps, exponentially weighted
 step_s                                  the last step: its duration, and its parts:
 step_schedule_s, step_forward_s, step_sample_s
 step_prefill_rows, step_decode_rows     what the last step computed

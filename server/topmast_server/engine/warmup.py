@@ -10,7 +10,7 @@ _PROMPT_TOKENS, _ANSWER_TOKENS = 128, 8
 
 
 def warm_up(core: EngineCore) -> None:
-    """Two short requests through the scheduler: a long prompt, decodes, two at once, greedy and drawn.
+    """Requests through the scheduler: a long prompt, decodes, greedy and drawn, and as many at once as fill a batch.
 
     Raises RuntimeError when the model gives no usable token: such a pod must not become ready.
     """
@@ -18,13 +18,8 @@ def warm_up(core: EngineCore) -> None:
     vocabulary = core.model.shape.vocabulary
     prompt = [token % vocabulary for token in range(7, 7 + max(1, min(_PROMPT_TOKENS, room)))]
     drawn = Sampling(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01, seed=1)
-    requests = [
-        (prompt, Sampling(temperature=0.0)),
-        (prompt[:4], drawn),
-        (prompt[:4], Sampling(temperature=1.0, seed=2)),
-    ]
-    _generate(core, requests[:1])
-    _generate(core, requests[1:])
+    _generate(core, [(prompt, Sampling(temperature=0.0))])
+    _generate(core, [(prompt[:4], drawn)] * core.pace.full_batch)
     core.counters = Counters()
 
 
