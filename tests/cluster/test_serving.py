@@ -85,6 +85,7 @@ def test_a_changed_spec_makes_a_new_revision_without_a_failed_request(lab: Lab) 
             seen = flow.finished
             lab.until("answers of the new revision", lambda: flow.finished >= seen + 5)
         flow.assert_clean(5)
+        lab.until("the old Deployment is gone", lambda: len(lab.list("deploy", f"topmast.dev/model={model}")) == 1)
 
 
 def revisions_of_pods(lab: Lab, model: str) -> set[str]:

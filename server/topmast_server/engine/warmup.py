@@ -6,7 +6,7 @@ from topmast_server.engine.core import EngineCore
 from topmast_server.engine.stats import Counters
 from topmast_server.messages import Sampling, Submit
 
-_PROMPT_TOKENS, _ANSWER_TOKENS = 128, 8
+_PROMPT_TOKENS, _ANSWER_TOKENS = 128, 4
 
 
 def warm_up(core: EngineCore) -> None:
