@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -q
 # torch's CPU build: from a directory of wheels where there is one, else from the package index.
 FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
 
-.PHONY: help venv up down check test test-kernels test-server test-gateway test-operator test-cluster images chart pins clean
+.PHONY: help venv up down check test test-kernels test-server test-gateway test-operator test-cluster binaries images chart pins clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -43,14 +43,17 @@ test-kernels: venv  ## CPU kernels against float64 NumPy
 test-server: venv  ## the inference server with the real model
 	@$(PYTEST) tests/server
 
-test-gateway: venv  ## the gateway in front of real servers
+test-gateway: binaries  ## the gateway in front of real servers
 	@$(PYTEST) tests/gateway
 
-test-operator: venv  ## plans, and the operator against a real API server
+test-operator: binaries  ## plans, and the operator against a real API server
 	@$(PYTEST) tests/operator
 
-test-cluster: venv  ## end to end on the embedded cluster
+test-cluster: binaries images  ## end to end on the embedded cluster
 	@$(PYTEST) tests/cluster
+
+binaries: venv  ## build Kubernetes, etcd and Helm into the user's cache, once
+	@$(BIN)/python -m topmast_cluster binaries
 
 images: venv  ## build the container images into the user's cache
 	@$(BIN)/python -m topmast_cluster.images

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.errors import ClusterError
+from topmast_cluster.machine import check_machine, ensure_programs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("stop", help="remove the cluster and everything that it made")
     commands.add_parser("status", help="what runs; exit code 0 when all of it does")
     commands.add_parser("env", help='for eval "$(... env)": KUBECONFIG, and kubectl and helm on the PATH')
+    commands.add_parser("binaries", help="build what a cluster runs on, if it is not there, and say where it is")
     kubectl = commands.add_parser("kubectl", help="run kubectl as admin", add_help=False)
     kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
     load = commands.add_parser("load-image", help="import an image archive into every node")
