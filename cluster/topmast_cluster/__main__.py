@@ -55,6 +55,10 @@ def _run(options: argparse.Namespace) -> int:
         case "env":
             environment = cluster.environment()
             print(f"export KUBECONFIG='{environment['KUBECONFIG']}'\nexport PATH='{environment['PATH']}'")
+        case "binaries":
+            check_machine()
+            ensure_programs(cluster.progress)
+            print("\n".join(str(directory) for directory in cluster.binaries.directories()))
         case "kubectl":
             environment = {**os.environ, **cluster.environment()}
             kubectl = str(cluster.binaries["kubectl"])
