@@ -124,6 +124,16 @@ class Server:
                 self._news.notify_all()
 
 
+def start_slowness() -> float:
+    """How much slower than a quiet machine of two cores this one starts a process that needs torch: at least 1.
+
+    Unlike `crowding`, it also sees neighbours that take memory bandwidth and cache instead of CPU time.
+    """
+    began_s = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return max(1.0, (time.monotonic() - began_s) / 1.9)
+
+
 def crowding() -> float:
     """How much longer a second of CPU takes on this machine now, with both cores asked for: 1 when nobody else is here.
 

@@ -15,6 +15,7 @@ class Pace:
 
     def __init__(self, target_s: float, *, least: int, most: int, full_batch: int) -> None:
         self.target_s, self.least, self.most, self.full_batch = target_s, least, most, full_batch
+        self.least_batch = (full_batch + 1) // 2
         self.prefill_tokens_per_s = 0.0  # 0: not known yet
         self.decode_tokens_per_s = 0.0
         self._prefill_rows_per_s = 0.0
@@ -30,7 +31,7 @@ class Pace:
         """One finished step."""
         if seconds <= 0:
             return
-        if prefill_rows == 0 and 2 * decode_rows >= self.full_batch:
+        if prefill_rows == 0 and decode_rows >= self.least_batch:
             self.decode_tokens_per_s = _blend(self.decode_tokens_per_s, decode_rows / seconds)
         elif prefill_rows >= _GRAIN:
             rows_per_s = (prefill_rows + decode_rows) / seconds
