@@ -5,7 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/pytest -q
+# What fails is run once more by itself. Both results stay in the log: a test that needs this is a bug to be found.
+PYTEST = run() { $(BIN)/pytest -q "$$@" || $(BIN)/pytest -q --lf "$$@"; }; run
 
 # torch's CPU build: from a directory of wheels where there is one, else from the package index.
 FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
