@@ -5,8 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# What fails is run once more by itself. Both results stay in the log: a test that needs this is a bug to be found.
-PYTEST = run() { $(BIN)/pytest -q "$$@" || $(BIN)/pytest -q --lf "$$@"; }; run
+PYTEST := $(BIN)/pytest -q
 
 # torch's CPU build: from a directory of wheels where there is one, else from the package index.
 FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
@@ -45,7 +44,8 @@ test-server: venv  ## the inference server with the real model
 	@$(PYTEST) tests/server
 
 test-gateway: binaries  ## the gateway in front of real servers
-	@$(PYTEST) tests/gateway
+	@# One test here failed once in three full runs and was not identified; both results stay in the log until it is.
+	@$(PYTEST) tests/gateway || $(PYTEST) --lf tests/gateway
 
 test-operator: binaries  ## plans, and the operator against a real API server
 	@$(PYTEST) tests/operator

@@ -14,7 +14,7 @@ class Pace:
     """
 
     def __init__(self, target_s: float, *, least: int, most: int, full_batch: int) -> None:
-        self.target_s, self.least, self.most, self.full_batch = target_s, least, most, full_batch
+        self.target_s, self.least, self.most = target_s, least, most
         self.least_batch = (full_batch + 1) // 2
         self.prefill_tokens_per_s = 0.0  # 0: not known yet
         self.decode_tokens_per_s = 0.0
