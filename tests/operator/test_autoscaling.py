@@ -81,7 +81,8 @@ def test_load_brings_replicas_and_its_end_takes_them_away(world: World, running:
     world.kubelet.fates["busy"] = Fate(ip=ADDRESS)
     world.apply(world.model("busy", autoscaling={"maxReplicas": 3, "scaleDownHoldSeconds": 4}))
     world.until_ready("busy", 1, 30)
-    with traffic(engine, clients=3):
+    # More streams than the batch at which the engine measures what it can do: saturation, however fast the machine.
+    with traffic(engine, clients=12):
         told = world.until("a scale-up", lambda: _wants(world, lambda count: count > 1), 60)
         assert told["reason"].startswith("up from 1 to") or "work of" in told["reason"]
         world.until(
