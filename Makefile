@@ -7,6 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -q
 
+# Kernels are tested on the newest Triton and on the oldest that is supported; a GPU's torch brings its own.
+TRITON := 3.9.0
+OLD_TRITON := 3.6.0
+OLD_TRITON_DIR := $(VENV)/triton-old
+
 # torch's CPU build: from a directory of wheels where there is one, else from the package index.
 FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
 
@@ -37,8 +42,17 @@ check: venv  ## lint, format, types, layers
 
 test: check test-kernels test-server test-gateway test-operator test-cluster  ## every test, the ones on the real cluster included
 
-test-kernels: venv  ## CPU kernels against float64 NumPy
+test-kernels: $(VENV)/.triton  ## CPU and GPU kernels against float64 NumPy, the latter in Triton's interpreter
 	@$(PYTEST) tests/kernels
+	@PYTHONPATH=$(OLD_TRITON_DIR) $(PYTEST) tests/kernels -m old_triton
+
+$(VENV)/.triton: $(VENV)/.done Makefile
+	@echo "==> Triton $(TRITON) and $(OLD_TRITON)"
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps triton==$(TRITON)
+	@rm -rf $(OLD_TRITON_DIR)
+	@# Triton 3.6's interpreter cannot loop over integers of NumPy 2.4.
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --target $(OLD_TRITON_DIR) triton==$(OLD_TRITON) 'numpy<2.4'
+	@touch $@
 
 test-server: venv  ## the inference server with the real model
 	@$(PYTEST) tests/server
@@ -64,7 +78,7 @@ chart: venv  ## copy crds/ into the chart (a test fails when the copy is stale)
 
 pins: venv  ## write constraints.txt from what is installed in .venv
 	@sed -n '/^#/p' constraints.txt > constraints.new
-	@$(BIN)/pip freeze --exclude-editable | grep -v '^#' | sed -E 's/[+]cpu$$//' | LC_ALL=C sort -f >> constraints.new
+	@$(BIN)/pip freeze --exclude-editable | grep -vE '^(#|triton==)' | sed -E 's/[+]cpu$$//' | LC_ALL=C sort -f >> constraints.new
 	@mv constraints.new constraints.txt
 
 clean:  ## remove what was built in this checkout (the cache of binaries and images stays)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ["TRITON_INTERPRET"] = "1"  # before triton loads
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before numba loads: endless spinning starves busy machines
 
 
