@@ -105,9 +105,14 @@ def _fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
-@functools.cache
 def _marker() -> str:
     """One marker per kind of CPU: a cache from another kind is of no use here."""
+    return f"complete-{cpu_kind()}"
+
+
+@functools.cache
+def cpu_kind() -> str:
+    """A short name for this CPU's model and features, and for what numba is told to compile for."""
     forced = f"{os.environ.get('NUMBA_CPU_NAME', '')} {os.environ.get('NUMBA_CPU_FEATURES', '')}"
     flags = ""
     try:
@@ -118,4 +123,4 @@ def _marker() -> str:
                 break
     except OSError:
         flags = platform.processor()
-    return "complete-" + hashlib.sha256((forced + flags).encode()).hexdigest()[:12]
+    return hashlib.sha256((forced + flags).encode()).hexdigest()[:12]

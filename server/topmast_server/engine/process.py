@@ -19,7 +19,7 @@ from topmast_kernels.cpu import cache
 from topmast_server.engine.compiling import BackgroundCompile
 from topmast_server.engine.config import EngineConfig
 from topmast_server.engine.core import EngineCore, make_core
-from topmast_server.engine.measure import measure_crossover
+from topmast_server.engine.measure import known_crossover
 from topmast_server.engine.memory import size_kv
 from topmast_server.engine.threads import usable_cores
 from topmast_server.engine.warmup import warm_up
@@ -142,11 +142,11 @@ def _start(
 
 
 def _use_kernels(model: Llama) -> str:
-    """Load the compiled kernels, measure, switch; a line for the log."""
+    """Load the compiled kernels, find out where they win, switch; a line for the log."""
     import numba  # only where the kernels are compiled: it costs 0.3 s
 
     kernels = load_kernels()
-    crossover, note = measure_crossover(model, kernels)
+    crossover, note = known_crossover(model, kernels)
     model.use(kernels, crossover)
     return f"{note}; threads by {numba.threading_layer()}"
 
