@@ -1,0 +1,173 @@
+"""The one pass over the logits that everything vocabulary-wide hangs on: maximum and sum of exp per block of a row.
+
+A program reads one block, or several in turn, and stores one partial per block, so that the numbers do not depend on
+the grid. `combine` puts a row's partials together, always in the same order.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from topmast_kernels import partition
+from topmast_kernels.gpu.arguments import check_allowed, check_logits, check_rows
+from topmast_kernels.gpu.lines import LINE, block_lines, load_lines, row_of
+from topmast_kernels.gpu.order import NO_ID
+from topmast_kernels.gpu.scaling import row_scale, scaled_gap
+
+NAN_FLAG = tl.constexpr(1)  # a logit was NaN, allowed or not; it counted as -inf
+NOTHING_FLAG = tl.constexpr(2)  # nothing was allowed: the token is the fallback
+INFINITE_FLAG = tl.constexpr(4)  # an allowed logit was +inf; those that were share the mass
+WARPS = 4  # fixed: the number of threads decides the order of a sum
+
+
+class Stats(NamedTuple):
+    """Partials of each row's S blocks; maxima and columns are logits as given, before the temperature."""
+
+    maxima: Tensor  # float32 [rows, S], -inf where nothing is allowed
+    sums: Tensor  # float32 [rows, S], of exp((logit - maximum) / T); the number of +inf where the maximum is +inf
+    nans: Tensor  # int32 [rows, S], 1 where a logit was NaN
+    ids: Tensor | None  # int32 [rows, S], lowest id that has the maximum
+    columns: Tensor | None  # float32 [rows, S, 64], maximum of each column of the block's lines
+
+    @classmethod
+    def empty(cls, rows: int, blocks: int, device: torch.device, *, ids: bool, columns: bool) -> Stats:
+        def new(dtype: torch.dtype, *more: int) -> Tensor:
+            return torch.empty((rows, blocks, *more), dtype=dtype, device=device)
+
+        return cls(
+            new(torch.float32),
+            new(torch.float32),
+            new(torch.int32),
+            new(torch.int32) if ids else None,
+            new(torch.float32, partition.LINE) if columns else None,
+        )
+
+
+@triton.jit
+def store_block(x, tokens, nan, scale, block, maxima, sums, nans, ids, columns, want_id):
+    """Stores the partial of one block; all pointers are the row's, `ids` and `columns` may be None."""
+    peak = tl.max(x)
+    tl.store(maxima + block, peak)
+    tl.store(sums + block, tl.sum(tl.exp2(scaled_gap(x, peak, scale))))
+    tl.store(nans + block, tl.max(nan.to(tl.int32)))
+    if ids is not None:
+        if want_id:
+            tl.store(ids + block, tl.min(tl.where(x == peak, tokens, NO_ID)))
+    if columns is not None:
+        tl.store(columns + block * LINE + tl.arange(0, LINE), tl.max(x, 0))
+
+
+@triton.jit
+def combine(maxima, sums, blocks, scale, BLOCKS: tl.constexpr):
+    """(maximum, sum of exp, all maxima, all sums) of a row from its partials; BLOCKS: a power of two >= `blocks`."""
+    at = tl.arange(0, BLOCKS)
+    # Other programs may have stored these a moment ago: past the first-level cache.
+    peaks = tl.load(maxima + at, mask=at < blocks, other=float("-inf"), cache_modifier=".cg")
+    masses = tl.load(sums + at, mask=at < blocks, other=0.0, cache_modifier=".cg")
+    peak = tl.max(peaks)
+    return peak, tl.sum(masses * tl.exp2(scaled_gap(peaks, peak, scale))), peaks, masses
+
+
+@triton.jit
+def row_flags(nans, peak, blocks, BLOCKS: tl.constexpr):
+    """int32 flags of a row from its blocks' NaN marks and its maximum."""
+    at = tl.arange(0, BLOCKS)
+    nan = tl.max(tl.load(nans + at, mask=at < blocks, other=0, cache_modifier=".cg"))
+    nothing = tl.where(peak == float("-inf"), NOTHING_FLAG, 0)
+    return nan * NAN_FLAG | nothing | tl.where(peak == float("inf"), INFINITE_FLAG, 0)
+
+
+@triton.jit
+def _stats_kernel(
+    logits,
+    allowed,
+    temperature,
+    maxima,
+    sums,
+    nans,
+    ids,
+    columns,
+    logits_stride,
+    allowed_stride,
+    vocabulary,
+    width,
+    words,
+    blocks,
+    programs,
+    WALK: tl.constexpr,
+    LINES: tl.constexpr,
+):
+    row = tl.program_id(0) // programs
+    scale, _ = row_scale(temperature, row)
+    row_logits, row_allowed = row_of(logits, row, logits_stride), row_of(allowed, row, allowed_stride)
+    maxima, sums, nans = row_of(maxima, row, blocks), row_of(sums, row, blocks), row_of(nans, row, blocks)
+    ids, columns = row_of(ids, row, blocks), row_of(columns, row, blocks * LINE)
+    for step in range(WALK):
+        block = tl.program_id(0) % programs + step * programs
+        if block < blocks:
+            lines = block_lines(block, blocks, LINES)
+            tokens, x, nan = load_lines(row_logits, row_allowed, lines, vocabulary, width, words)
+            store_block(x, tokens, nan, scale, block, maxima, sums, nans, ids, columns, True)
+
+
+def programs_per_row(rows: int, blocks: int, walk: int | None) -> tuple[int, int]:
+    """(programs for one row, blocks that each of them walks): several blocks where rows alone fill the GPU many times."""
+    if walk is None:
+        walk = min(8, max(1, rows * blocks // 8192))
+    return -(-blocks // walk), walk
+
+
+def stats(
+    logits: Tensor,
+    *,
+    temperature: Tensor | None = None,
+    allowed: Tensor | None = None,
+    vocabulary: int | None = None,
+    ids: bool = False,
+    columns: bool = False,
+    out: Stats | None = None,
+    block: int | None = None,
+    walk: int | None = None,
+) -> Stats:
+    """Maximum and sum of exp of each block of each row, in one read of the logits.
+
+    logits: float32, float16 or bfloat16 [rows, width], any row stride; the first `vocabulary` of the width are tokens.
+    temperature: float32 [rows]; None or below 1e-5 counts as 1. allowed: int32 [rows, words], bit set = allowed.
+    ids, columns: whether to find those too; with `out` (from `Stats.empty`) what it has is found, and nothing is
+    allocated. block: tokens per block, a power of two >= 64; None = by the vocabulary. walk: blocks per program, which
+    changes no bit.
+    """
+    vocabulary = check_logits(logits, vocabulary)
+    check_rows("temperature", temperature, torch.float32, logits)
+    words, allowed_stride = check_allowed(allowed, logits)
+    block = partition.checked_block(vocabulary, block)
+    rows, blocks = logits.shape[0], partition.block_count(vocabulary, block)
+    if out is None:
+        out = Stats.empty(rows, blocks, logits.device, ids=ids, columns=columns)
+    elif out.maxima.shape != (rows, blocks):
+        raise ValueError(f"out is for {list(out.maxima.shape)}; make one with Stats.empty({rows}, {blocks}, ...)")
+    if rows == 0:
+        return out
+    programs, walk = programs_per_row(rows, blocks, walk)
+    _stats_kernel[(rows * programs,)](
+        logits,
+        allowed,
+        temperature,
+        *out,
+        logits.stride(0),
+        allowed_stride,
+        vocabulary,
+        logits.shape[1],
+        words,
+        blocks,
+        programs,
+        WALK=walk,
+        LINES=block // partition.LINE,
+        num_warps=WARPS,
+    )
+    return out
