@@ -39,7 +39,7 @@ async def test_sigterm_is_told_first_and_finishes_every_stream(
     stage: Stage, new_gateway: Callable[..., Gateway], namespace: str
 ) -> None:
     gateway = new_gateway("--drain-notice-s", "1").wait_ready()
-    async with Engine(chunks=30, pause_s=0.1) as engine, httpx.AsyncClient() as other:
+    async with Engine(chunks=60, pause_s=0.1) as engine, httpx.AsyncClient() as other:
         stream = await busy(stage, gateway, namespace, engine)
         headers = {"Authorization": f"Bearer {KEY}"}
         assert (await other.get(f"{gateway.url}/v1/models", headers=headers)).status_code == 200
@@ -48,7 +48,7 @@ async def test_sigterm_is_told_first_and_finishes_every_stream(
         await soon(lambda: gateway.ready() == 503, "not ready", 0.9)
         late = await other.post(gateway.url + CHAT, json={"model": f"{namespace}/m"}, headers=headers)
         assert late.status_code == 200  # routing needs a moment to notice
-        await asyncio.sleep(max(0.0, start + 1.6 - time.monotonic()))
+        await asyncio.sleep(max(0.0, start + 2.5 - time.monotonic()))
         with pytest.raises(httpx.ConnectError):
             await other.get(f"{gateway.url}/v1/models", headers=headers)
         assert gateway.ready() == 503  # the admin port answers to the end

@@ -18,7 +18,7 @@ CHAT = "/v1/chat/completions"
 async def test_the_first_event_arrives_before_the_last_is_made(
     stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
-    async with Engine(chunks=4, pause_s=0.15) as engine:
+    async with Engine(chunks=4, pause_s=0.5) as engine:
         stage.model(namespace, "m")
         stage.pod(namespace, "m", engine.ip)
         gateway.sees(f"{namespace}/m", 1)

@@ -68,8 +68,8 @@ async def test_traffic_goes_on_without_the_api_server_and_changes_are_seen_after
         await asyncio.to_thread(outage, False)
         stage.pod(namespace, "m", new.ip)
         first.delete()
-        await soon(lambda: gateway.ready_pods(f"{namespace}/m") == 1, "the new pod", 8)
-        await soon(lambda: newborn.ready() == 200, "the one that started in the outage", 8)
+        await soon(lambda: gateway.ready_pods(f"{namespace}/m") == 1, "the new pod", 20)
+        await soon(lambda: newborn.ready() == 200, "the one that started in the outage", 20)
         assert (await streaming).text.rstrip().endswith("data: [DONE]")
         assert (await http.post(CHAT, json=body)).json()["served_by"] == new.ip
         complaints = [line for line in gateway.lines if "cannot watch pods" in line]
