@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from topmast_server.models.batch import Batch, Span
+from topmast_server.models.kv_memory import lazy_zeros
 from topmast_server.models.projection import Projection
 from topmast_server.models.rope import rope_tables
 from topmast_server.weights.matrix import ModelWeights
@@ -42,8 +43,7 @@ class Llama:
         self.shape, self.dtype, self.block_size = weights.shape, dtype, block_size
         shape = weights.shape
         sizes = (shape.layers, 2, blocks, shape.kv_heads, block_size, shape.head_size)
-        # NumPy's zeros are lazy, unlike torch's: memory that no request reaches is never touched.
-        zeros = np.zeros(math.prod(sizes) * dtype.itemsize, np.uint8)
+        zeros = lazy_zeros(math.prod(sizes) * dtype.itemsize)
         self.cache = torch.from_numpy(zeros).view(dtype).view(sizes)
         self.cosines, self.sines = rope_tables(weights, max_model_len)
         self.embedding = weights.embedding
