@@ -1,0 +1,148 @@
+"""Compiles the table of kernels without a GPU and reads registers, stack and load widths from the machine code.
+
+    python -m topmast_kernels.gpu.compile_ahead --capability 90 [--only MODULE...]
+
+prints one JSON object; nothing is kept. It is a program of its own because Triton decides at import whether functions
+are compiled or interpreted, and because it replaces Triton's driver by one that has no device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from topmast_kernels.gpu.compile_table import Case, cases_of, kernel_modules, launched_kernels, load
+
+WIDE_LOAD = re.compile(r"\bLDG(STS)?\.E[.\w]*\.128\b|\bUTMALDG\b")
+RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel of one case. Registers and stack are per thread, shared memory per CTA; a spill counts as stack."""
+
+    module: str
+    case: str
+    kernel: str
+    warps: int
+    registers: int
+    stack_bytes: int
+    shared_bytes: int
+    wide_loads: int
+    wide_loads_wanted: bool
+
+
+class _NoDevice:
+    """What Triton asks its driver before it compiles."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+
+def cuobjdump() -> Path:
+    """The disassembler in Triton's wheel."""
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+def inspect(cubin: bytes, folder: Path) -> tuple[int, int, int]:
+    """(registers per thread, stack and local bytes per thread, 16-byte loads) of the one kernel in `cubin`."""
+    path = folder / "kernel.cubin"
+    path.write_bytes(cubin)
+    run = subprocess.run(
+        [str(cuobjdump()), "-res-usage", "-sass", str(path)], capture_output=True, text=True, check=True
+    )
+    found = RESOURCES.search(run.stdout + run.stderr)
+    if found is None:
+        raise RuntimeError(f"{cuobjdump()} reported no resources; its output began with: {run.stdout[:200]!r}")
+    registers, stack, local = map(int, found.groups())
+    return registers, stack + local, len(WIDE_LOAD.findall(run.stdout))
+
+
+def compile_all(capability: int, only: list[str]) -> dict[str, Any]:
+    """{"compiled": [...], "failed": [...], "without_case": [...]}; the last are kernels that no case starts."""
+    driver.set_active(_NoDevice(capability))
+    started: dict[int, Any] = {}
+
+    def compile_only(function: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        kernel = launch(function, *args, grid=grid, warmup=True, **options)
+        started[id(kernel)] = kernel
+        return kernel
+
+    launch = JITFunction.run
+    JITFunction.run = compile_only
+    done, failed, without = [], [], []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for name in only or kernel_modules():
+                module, seen = load(name), set()
+                for case in cases_of(module, capability):
+                    started.clear()
+                    try:
+                        case.call()
+                    except Exception as error:
+                        failed.append({"module": name, "case": case.title, "error": f"{type(error).__name__}: {error}"})
+                    done += [_describe(name, case, kernel, Path(folder)) for kernel in started.values()]
+                    names = {kernel.name for kernel in started.values()}
+                    seen |= names
+                    for absent in sorted(set(case.wide) - names):
+                        failed.append({"module": name, "case": case.title, "error": f"the case starts no {absent}"})
+                without += [f"{name}.{kernel}" for kernel in sorted(launched_kernels(module) - seen)]
+    finally:
+        JITFunction.run = launch
+    return {"compiled": [asdict(each) for each in done], "failed": failed, "without_case": without}
+
+
+def _describe(module: str, case: Case, kernel: Any, folder: Path) -> Compiled:
+    registers, stack, wide = inspect(kernel.asm["cubin"], folder)
+    options = kernel.metadata
+    return Compiled(
+        module=module,
+        case=case.title,
+        kernel=kernel.name,
+        warps=options.num_warps,
+        registers=registers,
+        stack_bytes=stack,
+        shared_bytes=options.shared,
+        wide_loads=wide,
+        wide_loads_wanted=kernel.name in case.wide,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--capability", type=int, default=90, help="80 for A100, 90 for H100 and H200")
+    parser.add_argument("--only", nargs="*", default=[], help="modules, by default all")
+    options = parser.parse_args()
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        sys.exit("TRITON_INTERPRET=1 is set, so nothing would be compiled; unset it for this command")
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRITON_CACHE_DIR"] = cache
+        result = compile_all(options.capability, options.only)
+    json.dump({"triton": triton.__version__, "capability": options.capability, **result}, sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    main()
