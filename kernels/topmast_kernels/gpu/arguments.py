@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,8 @@ def check_allowed(allowed: Tensor | None, logits: Tensor) -> tuple[int, int]:
         return 0, 0
     if allowed.dtype != torch.int32 or allowed.ndim != 2 or allowed.shape[0] != logits.shape[0]:
         raise ValueError(
-            f"allowed is {allowed.dtype} {list(allowed.shape)}; give int32 [{logits.shape[0]}, words], one bit per token"
+            f"allowed is {allowed.dtype} {list(allowed.shape)}; "
+            f"give int32 [{logits.shape[0]}, words] with one bit per token"
         )
     if allowed.shape[1] > 1 and allowed.stride(1) != 1:
         raise ValueError("the words of a row of `allowed` do not lie side by side; call .contiguous() on it first")
@@ -50,3 +53,10 @@ def check_fallback(fallback: int, vocabulary: int) -> None:
     """The token for rows in which nothing is allowed exists."""
     if not 0 <= fallback < vocabulary:
         raise ValueError(f"fallback={fallback} is no token of {vocabulary}; give the end-of-sequence token's id")
+
+
+def check_out(out: Iterable[Tensor], rows: int) -> None:
+    """Every output has a contiguous entry per row."""
+    for tensor in out:
+        if tensor.shape[0] != rows or not tensor.is_contiguous():
+            raise ValueError(f"an output is {list(tensor.shape)}; give contiguous ones of {rows} rows, or out=None")

@@ -12,11 +12,8 @@ LINE = tl.constexpr(partition.LINE)
 
 @triton.jit
 def row_of(tensor, row, stride):
-    """Pointer to row `row` of a tensor with that row stride in elements, None for None; 64-bit, for rows past 2**31."""
-    if tensor is None:
-        return None
-    else:  # noqa: RET505 (Triton's compiler wants the branch)
-        return tensor + tl.cast(row, tl.int64) * stride
+    """Pointer to row `row` of a tensor with that row stride in elements; 64-bit, for rows past 2**31."""
+    return tensor + tl.cast(row, tl.int64) * stride
 
 
 @triton.jit

@@ -21,7 +21,7 @@ def pack(value, ids):
     """int64 key of fp32 `value` (no NaN) and int32 `ids` >= 0: the greater key comes first in the order."""
     bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)  # -0.0 equals 0.0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.to(tl.int64) << 32) | (NO_ID - ids).to(tl.int64)
+    return (ordered.to(tl.int64) << 32) | (-ids + NO_ID).to(tl.int64)
 
 
 @triton.jit
@@ -34,4 +34,4 @@ def unpack_value(key):
 @triton.jit
 def unpack_id(key):
     """int32 id of a key."""
-    return NO_ID - (key & 0x7FFFFFFF).to(tl.int32)
+    return -(key & 0x7FFFFFFF).to(tl.int32) + NO_ID

@@ -55,11 +55,40 @@ def store_block(x, tokens, nan, scale, block, maxima, sums, nans, ids, columns, 
     tl.store(maxima + block, peak)
     tl.store(sums + block, tl.sum(tl.exp2(scaled_gap(x, peak, scale))))
     tl.store(nans + block, tl.max(nan.to(tl.int32)))
-    if ids is not None:
+    if ids is not None:  # noqa: SIM102 (known when compiled; the other one is not)
         if want_id:
             tl.store(ids + block, tl.min(tl.where(x == peak, tokens, NO_ID)))
     if columns is not None:
         tl.store(columns + block * LINE + tl.arange(0, LINE), tl.max(x, 0))
+
+
+@triton.jit
+def store_blocks(
+    logits,
+    allowed,
+    scale,
+    maxima,
+    sums,
+    nans,
+    ids,
+    columns,
+    want_id,
+    first,
+    programs,
+    blocks,
+    vocabulary,
+    width,
+    words,
+    WALK: tl.constexpr,
+    LINES: tl.constexpr,
+):
+    """Reads and stores the blocks first, first + programs, ... of a row: at most WALK of them."""
+    for step in range(WALK):
+        block = first + step * programs
+        if block < blocks:
+            lines = block_lines(block, blocks, LINES)
+            tokens, x, nan = load_lines(logits, allowed, lines, vocabulary, width, words)
+            store_block(x, tokens, nan, scale, block, maxima, sums, nans, ids, columns, want_id)
 
 
 @triton.jit
@@ -104,19 +133,23 @@ def _stats_kernel(
 ):
     row = tl.program_id(0) // programs
     scale, _ = row_scale(temperature, row)
-    row_logits, row_allowed = row_of(logits, row, logits_stride), row_of(allowed, row, allowed_stride)
+    logits = row_of(logits, row, logits_stride)
     maxima, sums, nans = row_of(maxima, row, blocks), row_of(sums, row, blocks), row_of(nans, row, blocks)
-    ids, columns = row_of(ids, row, blocks), row_of(columns, row, blocks * LINE)
-    for step in range(WALK):
-        block = tl.program_id(0) % programs + step * programs
-        if block < blocks:
-            lines = block_lines(block, blocks, LINES)
-            tokens, x, nan = load_lines(row_logits, row_allowed, lines, vocabulary, width, words)
-            store_block(x, tokens, nan, scale, block, maxima, sums, nans, ids, columns, True)
+    if allowed is not None:  # Triton 3.6 has no functions that give None back, so this stands in each kernel
+        allowed = row_of(allowed, row, allowed_stride)
+    if ids is not None:
+        ids = row_of(ids, row, blocks)
+    if columns is not None:
+        columns = row_of(columns, row, blocks * LINE)
+    first = tl.program_id(0) % programs
+    store_blocks(
+        *(logits, allowed, scale, maxima, sums, nans, ids, columns, True),
+        *(first, programs, blocks, vocabulary, width, words, WALK, LINES),
+    )
 
 
 def programs_per_row(rows: int, blocks: int, walk: int | None) -> tuple[int, int]:
-    """(programs for one row, blocks that each of them walks): several blocks where rows alone fill the GPU many times."""
+    """(programs for one row, blocks that each of them walks): one block, or more where rows alone fill the GPU."""
     if walk is None:
         walk = min(8, max(1, rows * blocks // 8192))
     return -(-blocks // walk), walk
