@@ -19,3 +19,10 @@ def compiled_kernels() -> None:
 
     compile.load_all()
     cache.mark_complete()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fast_interpreter() -> None:
+    import quick_interpreter
+
+    quick_interpreter.install()
