@@ -16,8 +16,11 @@ from topmast_kernels.gpu import decode_attention as gpu
 from topmast_kernels.paged_cache import Attention, PagedCache
 from topmast_kernels.twin import decode_attention as twin
 
+# NumPy warns of -inf - -inf, which the kernels guard after the fact.
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value")
+
 SPLIT, TILE = 64, 32
-LENGTHS = [0, 1, 31, 63, 64, 65, 130]  # around the ends of tiles, pages and splits
+LENGTHS = [0, 1, 63, 64, 65, 130]  # around the ends of tiles, pages and splits
 KERNEL = partial(gpu.decode_attention, split=SPLIT, block=TILE)
 # The kernel rounds its weights to 16 bits before they meet the values; the twin does not.
 TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 5e-4, torch.int8: 4e-3, torch.float8_e4m3fn: 4e-3}
@@ -61,22 +64,28 @@ def decode(request: pytest.FixtureRequest) -> Callable[..., Attention]:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "dim", "page_size", "heads", "kv_heads"),
+    ("dtype", "dim", "page_size", "heads", "kv_heads", "lengths"),
     [
-        (torch.bfloat16, 64, 16, 4, 4),
-        (torch.float16, 128, 32, 8, 2),
-        (torch.bfloat16, 128, 64, 8, 1),
-        (torch.float16, 64, 16, 16, 1),
-        (torch.int8, 64, 16, 9, 3),
-        (torch.int8, 128, 32, 4, 1),
-        pytest.param(torch.float8_e4m3fn, 128, 32, 8, 2, marks=pytest.mark.old_triton),
-        (torch.float8_e4m3fn, 64, 16, 4, 4),
+        (torch.bfloat16, 64, 16, 4, 1, LENGTHS),
+        (torch.float16, 128, 32, 2, 2, [0, 1, 65]),
+        (torch.bfloat16, 128, 64, 8, 1, [0, 64, 66]),
+        (torch.float16, 64, 16, 16, 1, [0, 17, 65]),
+        (torch.int8, 64, 16, 6, 2, [0, 31, 129]),
+        (torch.int8, 128, 32, 4, 1, [0, 33, 64]),
+        pytest.param(torch.float8_e4m3fn, 128, 32, 4, 1, [0, 70], marks=pytest.mark.old_triton),
+        (torch.float8_e4m3fn, 64, 16, 1, 1, [0, 1, 16, 129]),
     ],
 )
 def test_one_token_per_sequence(
-    decode: Callable[..., Attention], dtype: torch.dtype, dim: int, page_size: int, heads: int, kv_heads: int
+    decode: Callable[..., Attention],
+    dtype: torch.dtype,
+    dim: int,
+    page_size: int,
+    heads: int,
+    kv_heads: int,
+    lengths: list[int],
 ) -> None:
-    pages = paged(LENGTHS, kv_heads=kv_heads, dim=dim, page_size=page_size, dtype=dtype)
+    pages = paged(lengths, kv_heads=kv_heads, dim=dim, page_size=page_size, dtype=dtype)
     query = query_for(pages, 1, heads)
     wanted = expected(query, pages, dim**-0.5)
     got = decode(query[:, 0], pages.cache, pages.table, pages.lengths, **exact(query[:, 0]))
@@ -86,12 +95,12 @@ def test_one_token_per_sequence(
     assert got.lse[0].eq(-torch.inf).all()
 
 
-@pytest.mark.parametrize("tokens", [2, 3, 8])
+@pytest.mark.parametrize("tokens", [2, 8])
 @pytest.mark.parametrize("causal", [True, False])
 def test_several_tokens_per_sequence(decode: Callable[..., Attention], tokens: int, causal: bool) -> None:
     """Speculative decoding: the earliest tokens of short sequences see nothing, none sees those after it."""
-    pages = paged([0, 1, 4, 33, 64, 66, 130], kv_heads=2)
-    query = query_for(pages, tokens, 6)
+    pages = paged([0, 4, 66], kv_heads=2)
+    query = query_for(pages, tokens, 4)
     got = decode(query, pages.cache, pages.table, pages.lengths, causal=causal, **exact(query))
     check(got, expected(query, pages, 0.125, causal), TOLERANCE[torch.bfloat16])
 
@@ -104,8 +113,8 @@ def test_default_blocks_over_a_long_context() -> None:
 
 
 def test_results_are_rounded_to_nearest() -> None:
-    pages = paged(LENGTHS)
-    query = query_for(pages, 1, 4)[:, 0]
+    pages = paged([3, 70], kv_heads=1)
+    query = query_for(pages, 1, 2)[:, 0]
     precise = KERNEL(query, pages.cache, pages.table, pages.lengths, **exact(query))
     rounded = KERNEL(query, pages.cache, pages.table, pages.lengths)
     assert rounded.out.dtype == torch.bfloat16
@@ -115,8 +124,8 @@ def test_results_are_rounded_to_nearest() -> None:
 @pytest.mark.parametrize("offset", [1e4, -1e4])
 def test_scores_around_ten_thousand(decode: Callable[..., Attention], offset: float) -> None:
     """Scores of 1e4 differ in steps of 2**-10 in fp32, and that is all the accuracy that may be lost."""
-    pages = paged([1, 70, 130], offset=offset)
-    query = query_for(pages, 1, 4)
+    pages = paged([1, 130], kv_heads=1, offset=offset)
+    query = query_for(pages, 1, 2)
     query[..., 0] = 8.0
     got = decode(query, pages.cache, pages.table, pages.lengths, **exact(query))
     check(got, expected(query, pages, 0.125), 2e-2, lse_tolerance=1e-2)
@@ -124,17 +133,17 @@ def test_scores_around_ten_thousand(decode: Callable[..., Attention], offset: fl
 
 @pytest.mark.parametrize("scale", [0.02, 3.0])
 def test_another_scale(decode: Callable[..., Attention], scale: float) -> None:
-    pages = paged([5, 70], dtype=torch.float16)
-    query = query_for(pages, 1, 4)
+    pages = paged([5, 70], kv_heads=1, dtype=torch.float16)
+    query = query_for(pages, 1, 2)
     got = decode(query, pages.cache, pages.table, pages.lengths, scale=scale, **exact(query))
     check(got, expected(query, pages, scale), TOLERANCE[torch.float16], lse_tolerance=1e-4)
 
 
 def test_a_sequence_has_the_same_bits_in_every_batch() -> None:
-    pages = paged([66, 0, 130, 64, 1, 200], dtype=torch.int8)
-    query = query_for(pages, 2, 6)
+    pages = paged([66, 0, 130, 64, 1, 30], kv_heads=1, dtype=torch.int8)
+    query = query_for(pages, 1, 2)
     whole = KERNEL(query, pages.cache, pages.table, pages.lengths)
-    for order in ([5, 4, 3, 2, 1, 0], [2, 0], [3, 3, 3], [0], [2], [4]):
+    for order in ([5, 4, 3, 2, 1, 0], [2, 0], [3, 3], [0], [2], [4]):
         part = KERNEL(query[order], pages.cache, pages.table[order].contiguous(), pages.lengths[order])
         assert torch.equal(part.out, whole.out[order])
         assert torch.equal(part.lse, whole.lse[order])
@@ -142,8 +151,8 @@ def test_a_sequence_has_the_same_bits_in_every_batch() -> None:
 
 def test_bits_do_not_depend_on_the_width_of_the_table() -> None:
     """One split is answered by one launch, several by two."""
-    pages = paged([1, 40, 64])
-    query = query_for(pages, 1, 4)
+    pages = paged([1, 40, 64], kv_heads=1)
+    query = query_for(pages, 1, 2)
     wide = KERNEL(query, pages.cache, pages.table, pages.lengths)
     narrow = KERNEL(query, pages.cache, pages.table, pages.lengths, max_context=SPLIT)
     assert pages.table.shape[1] * pages.cache.page_size > SPLIT
@@ -152,8 +161,8 @@ def test_bits_do_not_depend_on_the_width_of_the_table() -> None:
 
 
 def test_bits_do_not_depend_on_where_pages_lie() -> None:
-    pages = paged(LENGTHS, dtype=torch.float8_e4m3fn)
-    query = query_for(pages, 1, 4)
+    pages = paged([1, 65], kv_heads=1, dtype=torch.float8_e4m3fn)
+    query = query_for(pages, 1, 2)
     count = pages.cache.keys.shape[0]
     moved = torch.from_numpy(np.random.default_rng(9).permutation(count))  # page p moves to moved[p]
     back = moved.argsort()
@@ -175,15 +184,16 @@ def test_bits_do_not_depend_on_where_pages_lie() -> None:
 @pytest.mark.parametrize("heads_first", [False, True])
 def test_strides(decode: Callable[..., Attention], heads_first: bool) -> None:
     """The query inside a fused qkv projection, the table inside a wider one, results inside a larger buffer."""
-    pages = paged(LENGTHS, kv_heads=2, heads_first=heads_first)
-    plain = paged(LENGTHS, kv_heads=2)
+    lengths = [0, 1, 65]
+    pages = paged(lengths, kv_heads=2, heads_first=heads_first)
+    plain = paged(lengths, kv_heads=2)
     query = query_for(pages, 1, 6)[:, 0]
-    fused = torch.full((len(LENGTHS), 10, 64), torch.nan, dtype=torch.bfloat16)
+    fused = torch.full((len(lengths), 10, 64), torch.nan, dtype=torch.bfloat16)
     fused[:, 2:8] = query
-    table = torch.full((len(LENGTHS), 40), 10**6, dtype=torch.int32)
+    table = torch.full((len(lengths), 40), 10**6, dtype=torch.int32)
     table[:, 3 : 3 + pages.table.shape[1]] = pages.table
-    out = torch.full((8, len(LENGTHS), 80), 7.0, dtype=torch.bfloat16)
-    lse = torch.full((8, len(LENGTHS)), 7.0)
+    out = torch.full((8, len(lengths), 80), 7.0, dtype=torch.bfloat16)
+    lse = torch.full((8, len(lengths)), 7.0)
     window = {"out": out[1:7, :, 8:72].transpose(0, 1), "lse": lse[1:7].T}
     narrow_table = table[:, 3 : 3 + pages.table.shape[1]]
     got = decode(fused[:, 2:8], pages.cache, narrow_table, pages.lengths, **window)
@@ -198,8 +208,8 @@ def test_strides(decode: Callable[..., Attention], heads_first: bool) -> None:
 
 
 def test_given_buffers_are_all_that_is_needed() -> None:
-    pages = paged(LENGTHS)
-    query = query_for(pages, 2, 4)
+    pages = paged([1, 65], kv_heads=1)
+    query = query_for(pages, 2, 2)
     capacity = pages.table.shape[1] * pages.cache.page_size
     floats = gpu.decode_workspace_floats(query, capacity, split=SPLIT)
     workspace = torch.full((floats + 5,), torch.nan)
@@ -213,8 +223,8 @@ def test_given_buffers_are_all_that_is_needed() -> None:
 
 
 def test_a_poisoned_sequence_stays_visible_and_alone(decode: Callable[..., Attention]) -> None:
-    pages = paged([70, 70, 20, 20])
-    query = query_for(pages, 1, 4)[:, 0]
+    pages = paged([70, 70, 20, 20], kv_heads=1)
+    query = query_for(pages, 1, 2)[:, 0]
     clean = decode(query, pages.cache, pages.table, pages.lengths)
     pages.cache.keys[pages.table[1, 0]] = torch.nan  # the whole first page: a tile of nothing but NaN
     query[2] = torch.nan
@@ -228,8 +238,8 @@ def test_a_poisoned_sequence_stays_visible_and_alone(decode: Callable[..., Atten
 
 @pytest.mark.parametrize("max_context", [None, 48, 200])
 def test_a_length_beyond_the_limit_is_nan(decode: Callable[..., Attention], max_context: int | None) -> None:
-    pages = paged([40, 48, 30], spare_pages=1)
-    query = query_for(pages, 1, 4)[:, 0]
+    pages = paged([40, 48, 30], kv_heads=1, spare_pages=1)
+    query = query_for(pages, 1, 2)[:, 0]
     wanted = decode(query, pages.cache, pages.table, pages.lengths)
     pages.lengths[1] = 65 if max_context != 48 else 49
     got = decode(query, pages.cache, pages.table, pages.lengths, max_context=max_context)

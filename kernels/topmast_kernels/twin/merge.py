@@ -14,12 +14,14 @@ def merge_attention(
     """As the kernel's: the attention over the keys of both, outs [rows, heads, dim], LSEs [rows, heads]."""
     check_merge(first, second)
     result = result_buffers(first.out, out, lse)
-    merged_lse = torch.logaddexp(first.lse, second.lse)
-    parts = []
+    higher = torch.maximum(first.lse, second.lse)
+    outs, shares = [], []
     for part in (first, second):
         empty = part.lse == float("-inf")
-        share = (part.lse - merged_lse).exp().masked_fill(empty, 0.0)
-        parts.append(part.out.float().masked_fill(empty[..., None], 0.0) * share[..., None])
-    result.out.copy_(parts[0] + parts[1])
-    result.lse.copy_(merged_lse)
+        shares.append((part.lse - higher).masked_fill(empty, float("-inf")).contiguous().exp())
+        outs.append(part.out.float().masked_fill(empty[..., None], 0.0) * shares[-1][..., None])
+    total = shares[0] + shares[1]
+    # Subtracting the LSE of both instead would lose the digits of large ones.
+    result.out.copy_((outs[0] + outs[1]) / total.masked_fill(total == 0.0, 1.0)[..., None])
+    result.lse.copy_(higher + total.log())
     return result
