@@ -61,7 +61,7 @@ def load(module: str) -> ModuleType:
 
 
 def launched_kernels(module: ModuleType) -> set[str]:
-    """Names of the GPU functions that `module` starts itself, as in `_kernel[grid](...)`; helpers are not among them."""
+    """Names of the GPU functions that `module` starts itself, as in `_kernel[grid](...)`, without their helpers."""
     text = Path(str(module.__file__)).read_text()
     functions = {key for key, value in vars(module).items() if isinstance(value, JITFunction)}
     return functions & set(re.findall(r"\b(\w+)\[", text))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -16,15 +15,9 @@ from torch import Tensor, empty_like
 
 from topmast_kernels.gpu.common import narrow
 from topmast_kernels.gpu.compile_table import FLOATS, Case, meta, name
+from topmast_kernels.twin.norm import Normed, check_norm
 
 WIDEST = 32768  # fp32 values that 32 warps hold in registers
-
-
-class Normed(NamedTuple):
-    """out: the normalised rows. residual: the sum that was normalised (the input itself when nothing was added)."""
-
-    out: Tensor
-    residual: Tensor
 
 
 @triton.jit
@@ -78,18 +71,12 @@ def rms_norm(
     written once. The bits of a row do not depend on the other rows, and equal those of an addition and then a norm.
     """
     rows, width = x.shape
-    if weight.shape != (width,) or weight.stride(0) != 1:
-        raise ValueError(f"weight is {tuple(weight.shape)} but rows have {width} values; pass a dense [{width}]")
+    check_norm(x, weight, residual, out, new_residual)
     if width > WIDEST:
         raise ValueError(f"rows of {width} values do not fit one program; at most {WIDEST}")
-    if residual is None and new_residual is not None:
-        raise ValueError("new_residual was given without residual; leave it out or pass what is to be added")
     out = empty_like(x) if out is None else out
     if residual is not None and new_residual is None:
         new_residual = empty_like(residual)
-    for label, tensor in (("x", x), ("residual", residual), ("out", out), ("new_residual", new_residual)):
-        if tensor is not None and (tensor.shape != x.shape or tensor.stride(1) != 1):
-            raise ValueError(f"{label} is {tuple(tensor.shape)}; it must be {tuple(x.shape)} with adjacent columns")
     if rows:
         block = triton.next_power_of_2(width)
         _rms_norm[(rows,)](

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from topmast_kernels.gpu.common import LOG2_E, narrow
 from topmast_kernels.gpu.compile_table import FLOATS, Case, meta, name
+from topmast_kernels.twin.silu import check_silu
 
 BLOCK = 1024  # 8 values of 2 bytes for each of 128 threads: one 16-byte load of each half
 
@@ -35,11 +36,8 @@ def silu_mul(gate_up: Tensor, *, out: Tensor | None = None, block: int = BLOCK) 
     """
     rows, both = gate_up.shape
     width = both // 2
-    if both % 2 or gate_up.stride(1) != 1:
-        raise ValueError(f"gate_up is {tuple(gate_up.shape)}; it needs an even number of adjacent columns, gate first")
+    check_silu(gate_up, out)
     out = gate_up.new_empty((rows, width)) if out is None else out
-    if out.shape != (rows, width) or out.stride(1) != 1:
-        raise ValueError(f"out is {tuple(out.shape)}; it must be {(rows, width)} with adjacent columns")
     if rows and width:
         grid = (rows, triton.cdiv(width, block))
         _silu_mul[grid](gate_up, out, gate_up.stride(0), out.stride(0), width, BLOCK=block, num_warps=4)
