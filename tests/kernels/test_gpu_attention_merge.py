@@ -17,7 +17,7 @@ from topmast_kernels.paged_cache import Attention
 from topmast_kernels.twin import merge as twin
 
 # NumPy warns of -inf - -inf, which the kernels guard after the fact.
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value")
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 EMPTY = -torch.inf
 

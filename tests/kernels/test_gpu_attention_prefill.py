@@ -18,7 +18,7 @@ from topmast_kernels.paged_cache import Attention
 from topmast_kernels.twin import prefill_attention as twin
 
 # NumPy warns of -inf - -inf, which the kernels guard after the fact.
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value")
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 ROWS, TILE = 32, 32
 KERNEL = partial(gpu.prefill_attention, block_rows=ROWS, block=TILE)

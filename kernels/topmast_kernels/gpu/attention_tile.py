@@ -76,9 +76,9 @@ def attend(
     dims = tl.arange(0, q.shape[1])
     for start in range(first, end, KEYS):
         at = start + tl.arange(0, KEYS)
-        page_at, slot = at // PAGE, at % PAGE
         inside = at < end
-        page = fetch(table + page_at, inside, MASKED).to(tl.int64)
+        page = fetch(table + at // PAGE, inside, MASKED).to(tl.int64)
+        slot = (at % PAGE).to(tl.int64)
         key_at = keys + (page * key_page + slot * key_slot)[:, None] + dims[None, :]
         value_at = values + (page * value_page + slot * value_slot)[:, None] + dims[None, :]
         # Slots that the sequence does not own may hold NaN, which a weight of 0 would not silence.

@@ -30,20 +30,24 @@ def gather(cache: PagedCache, table: Tensor, length: Tensor) -> tuple[Tensor, Te
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, visible: Tensor, scale: float) -> Attention:
     """query [..., tokens, heads, dim]; keys, values fp32 [..., kv_heads, n, dim]; token t sees visible[..., t] keys."""
-    tokens, heads, dim = query.shape[-3:]
+    *batch, tokens, heads, dim = query.shape
     kv_heads, count = keys.shape[-3], keys.shape[-2]
-    rows = query.float().unflatten(-2, (kv_heads, heads // kv_heads)).movedim(-4, -2)  # [..., kv, group, tokens, dim]
-    scores = rows.flatten(-3, -2) @ keys.transpose(-1, -2)
-    scores = scores.unflatten(-2, (heads // kv_heads, tokens))
+    group = heads // kv_heads
+    rows = query.float().reshape(*batch, tokens, kv_heads, group, dim).movedim(-4, -2)
+    scores = rows.reshape(*batch, kv_heads, group * tokens, dim) @ keys.transpose(-1, -2)
+    scores = scores.reshape(*batch, kv_heads, group, tokens, count)
     hidden = torch.arange(count, device=query.device) >= visible[..., None]
     scores = scores.masked_fill(hidden[..., None, None, :, :], float("-inf"))
     best = scores.amax(-1, keepdim=True)
     weights = ((scores - best.masked_fill(best == float("-inf"), 0.0)) * scale).exp()
     total = weights.sum(-1, keepdim=True)
-    out = (weights.flatten(-3, -2) @ values).unflatten(-2, (heads // kv_heads, tokens))
-    out = out / total.masked_fill(total == 0.0, 1.0)
-    lse = (best * scale + total.log()).squeeze(-1)
-    return Attention(out.movedim(-2, -4).flatten(-3, -2), lse.movedim(-1, -3).flatten(-2, -1))
+    out = weights.reshape(*batch, kv_heads, group * tokens, count) @ values
+    out = out.reshape(*batch, kv_heads, group, tokens, dim) / total.masked_fill(total == 0.0, 1.0)
+    lse = best * scale + total.log()
+    return Attention(
+        out.movedim(-2, -4).reshape(query.shape),
+        lse.movedim(-2, -4).reshape(query.shape[:-1]),
+    )
 
 
 def store(result: Attention, target: Attention, at: slice, fits: Tensor | bool) -> None:
