@@ -78,7 +78,8 @@ def rope_and_cache(
 ) -> Tensor:
     """As `topmast_kernels.gpu.rope.rope_and_cache`."""
     tokens, kv_heads, dim = check_rope(qkv, positions, table, slots, cache, heads, q_weight, k_weight)
-    parts = qkv.float().view(tokens, heads + 2 * kv_heads, dim).split([heads, kv_heads, kv_heads], dim=1)
+    wide = qkv.float().view(tokens, heads + 2 * kv_heads, dim)
+    parts = wide[:, :heads], wide[:, heads : heads + kv_heads], wide[:, heads + kv_heads :]
     known = (positions >= 0) & (positions < len(table))
     angles = table[positions.clamp(0, len(table) - 1).long()].masked_fill(~known[:, None], float("nan"))[:, None]
     cos, sin = angles.chunk(2, dim=2)
