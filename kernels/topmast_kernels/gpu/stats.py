@@ -107,6 +107,12 @@ def row_flags(nans, peak, blocks, BLOCKS: tl.constexpr):
     """int32 flags of a row from its blocks' NaN marks and its maximum."""
     at = tl.arange(0, BLOCKS)
     nan = tl.max(tl.load(nans + at, mask=at < blocks, other=0, cache_modifier=".cg"))
+    return flags_of(nan, peak)
+
+
+@triton.jit
+def flags_of(nan, peak):
+    """int32 flags of a row whose NaN mark (1 or 0) and maximum are these."""
     nothing = tl.where(peak == float("-inf"), NOTHING_FLAG, 0)
     return nan * NAN_FLAG | nothing | tl.where(peak == float("inf"), INFINITE_FLAG, 0)
 
@@ -130,9 +136,10 @@ def _stats_kernel(
     programs,
     WALK: tl.constexpr,
     LINES: tl.constexpr,
+    ONLY_GREEDY_IDS: tl.constexpr,
 ):
     row = tl.program_id(0) // programs
-    scale, _ = row_scale(temperature, row)
+    scale, greedy = row_scale(temperature, row)
     logits = row_of(logits, row, logits_stride)
     maxima, sums, nans = row_of(maxima, row, blocks), row_of(sums, row, blocks), row_of(nans, row, blocks)
     if allowed is not None:  # Triton 3.6 has no functions that give None back, so this stands in each kernel
@@ -143,7 +150,7 @@ def _stats_kernel(
         columns = row_of(columns, row, blocks * LINE)
     first = tl.program_id(0) % programs
     store_blocks(
-        *(logits, allowed, scale, maxima, sums, nans, ids, columns, True),
+        *(logits, allowed, scale, maxima, sums, nans, ids, columns, greedy if ONLY_GREEDY_IDS else True),
         *(first, programs, blocks, vocabulary, width, words, WALK, LINES),
     )
 
@@ -177,30 +184,38 @@ def stats(
     """
     vocabulary = check_logits(logits, vocabulary)
     check_rows("temperature", temperature, torch.float32, logits)
-    words, allowed_stride = check_allowed(allowed, logits)
     block = partition.checked_block(vocabulary, block)
     rows, blocks = logits.shape[0], partition.block_count(vocabulary, block)
     if out is None:
         out = Stats.empty(rows, blocks, logits.device, ids=ids, columns=columns)
-    elif out.maxima.shape != (rows, blocks):
+    elif out.maxima.shape[0] < rows or out.maxima.shape[1] != blocks:
         raise ValueError(f"out is for {list(out.maxima.shape)}; make one with Stats.empty({rows}, {blocks}, ...)")
+    launch(logits, allowed, temperature, vocabulary, out, block, walk)
+    return out
+
+
+def launch(
+    logits: Tensor,
+    allowed: Tensor | None,
+    temperature: Tensor | None,
+    vocabulary: int,
+    out: Stats,
+    block: int,
+    walk: int | None,
+    *,
+    only_greedy_ids: bool = False,
+) -> None:
+    """`stats` with checked arguments. only_greedy_ids: ids of rows below 1e-5 alone, as they cost half as much more."""
+    words, allowed_stride = check_allowed(allowed, logits)
+    rows, blocks = logits.shape[0], partition.block_count(vocabulary, block)
     if rows == 0:
-        return out
+        return
     programs, walk = programs_per_row(rows, blocks, walk)
     _stats_kernel[(rows * programs,)](
-        logits,
-        allowed,
-        temperature,
-        *out,
-        logits.stride(0),
-        allowed_stride,
-        vocabulary,
-        logits.shape[1],
-        words,
-        blocks,
-        programs,
+        *(logits, allowed, temperature, *out),
+        *(logits.stride(0), allowed_stride, vocabulary, logits.shape[1], words, blocks, programs),
         WALK=walk,
         LINES=block // partition.LINE,
+        ONLY_GREEDY_IDS=only_greedy_ids,
         num_warps=WARPS,
     )
-    return out
