@@ -17,7 +17,8 @@ from torch import Tensor
 from topmast_kernels.gpu.common import narrow
 from topmast_kernels.gpu.compile_table import FP8_CAPABILITY, Case, meta, name
 from topmast_kernels.gpu.quantise import quantise, scale_of
-from topmast_kernels.twin.rope import KVCache, check_rope
+from topmast_kernels.paged_cache import PagedCache
+from topmast_kernels.twin.rope import check_rope
 
 HEADS_PER_PROGRAM = 8
 
@@ -35,9 +36,8 @@ def _normalise(low, high, weight, lane, eps, DIM: tl.constexpr):
     if weight is not None:
         mean_square = (tl.sum(low * low, axis=1) + tl.sum(high * high, axis=1)) / DIM
         scale = 1.0 / tl.sqrt_rn(mean_square + eps)
-        in_head = lane < DIM // 2
-        low_factor = tl.load(weight + lane, mask=in_head, other=0.0).to(tl.float32)
-        high_factor = tl.load(weight + DIM // 2 + lane, mask=in_head, other=0.0).to(tl.float32)
+        low_factor = tl.load(weight + lane).to(tl.float32)
+        high_factor = tl.load(weight + DIM // 2 + lane).to(tl.float32)
         low = low * scale[:, None] * low_factor[None, :]
         high = high * scale[:, None] * high_factor[None, :]
     return low, high
@@ -45,25 +45,24 @@ def _normalise(low, high, weight, lane, eps, DIM: tl.constexpr):
 
 @triton.jit
 def _rotate(low, high, table, position, table_stride, positions_limit, lane, DIM: tl.constexpr):
-    known = (position >= 0) & (position < positions_limit)
     row = table + position * table_stride
-    in_head = lane < tl.where(known, DIM // 2, 0)
+    known = lane < tl.where((position >= 0) & (position < positions_limit), DIM // 2, 0)
     # A position beyond the table would read other memory: its heads become NaN, which nobody overlooks.
-    cos = tl.load(row + lane, mask=in_head, other=float("nan"))[None, :]
-    sin = tl.load(row + DIM // 2 + lane, mask=in_head, other=float("nan"))[None, :]
+    cos = tl.load(row + lane, mask=known, other=float("nan"))[None, :]
+    sin = tl.load(row + DIM // 2 + lane, mask=known, other=float("nan"))[None, :]
     return low * cos - high * sin, high * cos + low * sin
 
 
 @triton.jit
-def _write(low, high, start, scales, slot, head, head_stride, lane, inside, KV_HEADS: tl.constexpr, DIM: tl.constexpr):
-    """Heads of one token, to its slot that begins at `start`."""
+def _write(low, high, start, scales, scales_at, head, head_stride, lane, inside, DIM: tl.constexpr):
+    """Heads of one token, from `start` on with `head_stride`; their scales, if any, to the offsets `scales_at`."""
     dtype: tl.constexpr = start.dtype.element_ty
     at = start + head.to(tl.int64)[:, None] * head_stride + lane[None, :]
     if scales is not None:
         peak = tl.maximum(tl.max(tl.abs(low), axis=1), tl.max(tl.abs(high), axis=1))
         broken = tl.max(((low != low) | (high != high)).to(tl.int32), axis=1)
         scale = scale_of(tl.where(broken > 0, float("nan"), peak), dtype)
-        tl.store(scales + slot * KV_HEADS + head, scale, mask=head < KV_HEADS)
+        tl.store(scales + scales_at[:, None], scale[:, None], mask=inside)
         tl.store(at, quantise(low, scale[:, None], dtype), mask=inside)
         tl.store(at + DIM // 2, quantise(high, scale[:, None], dtype), mask=inside)
     else:
@@ -94,6 +93,12 @@ def _rope_and_cache(
     value_page_stride,
     value_slot_stride,
     value_head_stride,
+    key_scale_page_stride,
+    key_scale_slot_stride,
+    key_scale_head_stride,
+    value_scale_page_stride,
+    value_scale_slot_stride,
+    value_scale_head_stride,
     positions_limit,
     page_size,
     slots_limit,
@@ -101,19 +106,18 @@ def _rope_and_cache(
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     DIM: tl.constexpr,
-    LANES: tl.constexpr,
     GROUP: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     query_parts: tl.constexpr = (HEADS + GROUP - 1) // GROUP
     key_parts: tl.constexpr = (KV_HEADS + GROUP - 1) // GROUP
-    lane = tl.arange(0, LANES)
+    lane = tl.arange(0, DIM // 2)
     row = qkv + token * qkv_stride
     position = tl.load(positions + token).to(tl.int64)
     if part < query_parts:
         head = part * GROUP + tl.arange(0, GROUP)
-        inside = (head < HEADS)[:, None] & (lane < DIM // 2)[None, :]
+        inside = (head < HEADS)[:, None]
         low, high = _load_heads(row, head, lane, inside, DIM)
         low, high = _normalise(low, high, q_weight, lane, eps, DIM)
         low, high = _rotate(low, high, table, position, table_stride, positions_limit, lane, DIM)
@@ -126,18 +130,20 @@ def _rope_and_cache(
             page, place = slot // page_size, slot % page_size
             if part < query_parts + key_parts:
                 head = (part - query_parts) * GROUP + tl.arange(0, GROUP)
-                inside = (head < KV_HEADS)[:, None] & (lane < DIM // 2)[None, :]
+                inside = (head < KV_HEADS)[:, None]
                 low, high = _load_heads(row + HEADS * DIM, head, lane, inside, DIM)
                 low, high = _normalise(low, high, k_weight, lane, eps, DIM)
                 low, high = _rotate(low, high, table, position, table_stride, positions_limit, lane, DIM)
                 start = keys + page * key_page_stride + place * key_slot_stride
-                _write(low, high, start, key_scales, slot, head, key_head_stride, lane, inside, KV_HEADS, DIM)
+                at = page * key_scale_page_stride + place * key_scale_slot_stride + head * key_scale_head_stride
+                _write(low, high, start, key_scales, at, head, key_head_stride, lane, inside, DIM)
             else:
                 head = (part - query_parts - key_parts) * GROUP + tl.arange(0, GROUP)
-                inside = (head < KV_HEADS)[:, None] & (lane < DIM // 2)[None, :]
+                inside = (head < KV_HEADS)[:, None]
                 low, high = _load_heads(row + (HEADS + KV_HEADS) * DIM, head, lane, inside, DIM)
                 start = values + page * value_page_stride + place * value_slot_stride
-                _write(low, high, start, value_scales, slot, head, value_head_stride, lane, inside, KV_HEADS, DIM)
+                at = page * value_scale_page_stride + place * value_scale_slot_stride + head * value_scale_head_stride
+                _write(low, high, start, value_scales, at, head, value_head_stride, lane, inside, DIM)
 
 
 def rope_and_cache(
@@ -145,7 +151,7 @@ def rope_and_cache(
     positions: Tensor,
     table: Tensor,
     slots: Tensor,
-    cache: KVCache,
+    cache: PagedCache,
     *,
     heads: int,
     q_weight: Tensor | None = None,
@@ -168,7 +174,7 @@ def rope_and_cache(
         raise ValueError(f"out is {tuple(out.shape)}; it must be {(tokens, heads, dim)} with adjacent lanes")
     if not tokens:
         return out
-    group, lanes = HEADS_PER_PROGRAM, triton.next_power_of_2(dim // 2)
+    group = HEADS_PER_PROGRAM
     grid = (tokens, triton.cdiv(heads, group) + 2 * triton.cdiv(kv_heads, group))
     _rope_and_cache[grid](
         qkv,
@@ -186,18 +192,16 @@ def rope_and_cache(
         table.stride(0),
         out.stride(0),
         out.stride(1),
-        *cache.keys.stride()[:3],
-        *cache.values.stride()[:3],
+        *cache.strides,
         table.shape[0],
-        cache.keys.shape[1],
-        cache.keys.shape[0] * cache.keys.shape[1],
+        cache.page_size,
+        cache.keys.shape[0] * cache.page_size,
         eps,
         HEADS=heads,
         KV_HEADS=kv_heads,
         DIM=dim,
-        LANES=lanes,
         GROUP=group,
-        num_warps=max(group * lanes // 256, 1),  # 8 values per thread: 16 bytes of a 16-bit type
+        num_warps=group * dim // 512,  # 8 values per thread: 16 bytes of a 16-bit type
     )
     return out
 
@@ -206,7 +210,7 @@ def compile_cases() -> Iterator[Case]:
     def call(dtype: torch.dtype, stored: torch.dtype, dim: int, normed: bool) -> object:
         pages = (1000, 16, 8, dim)
         scales = meta(pages[:3], torch.float32) if stored in (torch.int8, torch.float8_e4m3fn) else None
-        cache = KVCache(meta(pages, stored), meta(pages, stored), scales, scales)
+        cache = PagedCache(meta(pages, stored), meta(pages, stored), scales, scales)
         qkv, table = meta((64, (32 + 16) * dim), dtype), meta((4096, dim), torch.float32)
         weight = meta((dim,), dtype) if normed else None
         positions, slots = meta((64,), torch.int32), meta((64,), torch.int64)

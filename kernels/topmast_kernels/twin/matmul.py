@@ -19,7 +19,7 @@ class QuantisedWeight:
 
     @classmethod
     def of(cls, weight: Tensor, dtype: torch.dtype) -> QuantisedWeight:
-        """`weight` [outputs, depth], rounded with a scale per output: its largest magnitude / 127 (int8) or 448 (fp8)."""
+        """`weight` [outputs, depth], each output by a scale: its largest magnitude / 127 (int8) or 448 (fp8)."""
         numbers, scales = quantise(weight.float(), dtype)
         return cls(numbers.contiguous(), scales)
 

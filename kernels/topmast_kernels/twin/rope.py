@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from topmast_kernels.paged_cache import PagedCache
+
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
-
-
-@dataclass(frozen=True)
-class KVCache:
-    """One layer's pages. keys, values: [pages, page_size, kv_heads, dim], any strides, lanes adjacent.
-
-    Types fp32/fp16/bf16, or int8/fp8 e4m3 with key_scales, value_scales: contiguous fp32 [pages, page_size, kv_heads].
-    """
-
-    keys: Tensor
-    values: Tensor
-    key_scales: Tensor | None = None
-    value_scales: Tensor | None = None
 
 
 def check_rope(
@@ -28,7 +15,7 @@ def check_rope(
     positions: Tensor,
     table: Tensor,
     slots: Tensor,
-    cache: KVCache,
+    cache: PagedCache,
     heads: int,
     q_weight: Tensor | None,
     k_weight: Tensor | None,
@@ -41,17 +28,8 @@ def check_rope(
             f"qkv has {width} columns, but {heads} query and 2 * {kv_heads} cache heads of {dim} lanes need "
             f"{(heads + 2 * kv_heads) * dim} adjacent ones"
         )
-    if cache.values.shape != cache.keys.shape or cache.values.stride(3) != 1 or cache.keys.stride(3) != 1:
-        raise ValueError(
-            f"keys {tuple(cache.keys.shape)} and values {tuple(cache.values.shape)} must match, lanes adjacent"
-        )
-    for scales in (cache.key_scales, cache.value_scales):
-        if (scales is not None) != (cache.keys.dtype in LARGEST):
-            raise ValueError(f"a cache of {cache.keys.dtype} {'takes no' if scales is not None else 'needs'} scales")
-        if scales is not None and (scales.shape != cache.keys.shape[:3] or not scales.is_contiguous()):
-            raise ValueError(f"scales are {tuple(scales.shape)}; they must be contiguous {tuple(cache.keys.shape[:3])}")
-    if dim % 2 or table.shape[1] != dim or table.dtype != torch.float32 or table.stride(1) != 1:
-        raise ValueError(f"table is {tuple(table.shape)} {table.dtype}; it must be fp32 [positions, {dim}], dim even")
+    if table.ndim != 2 or table.shape[1] != dim or table.dtype != torch.float32 or table.stride(1) != 1:
+        raise ValueError(f"table is {tuple(table.shape)} {table.dtype}; it must be fp32 [positions, {dim}]")
     for label, tensor, dtype in (("positions", positions, torch.int32), ("slots", slots, torch.int64)):
         if tensor.shape != (tokens,) or tensor.dtype != dtype or not tensor.is_contiguous():
             raise ValueError(
@@ -68,7 +46,7 @@ def rope_and_cache(
     positions: Tensor,
     table: Tensor,
     slots: Tensor,
-    cache: KVCache,
+    cache: PagedCache,
     *,
     heads: int,
     q_weight: Tensor | None = None,
