@@ -51,6 +51,10 @@ class PagedCache:
             raise ValueError("Lay keys and values out with the head dim last in memory (stride 1).")
         if keys.dtype not in WIDE + NARROW:
             raise ValueError(f"A cache of {keys.dtype} is not supported; use one of {WIDE + NARROW}.")
+        if max(keys.stride(1), values.stride(1)) * keys.shape[1] > 2**31 - 1:
+            raise ValueError(
+                "The slots of a page lie over 2**31 - 1 numbers apart; let pages be the outermost dimension."
+            )
         for name, scales in (("key_scales", self.key_scales), ("value_scales", self.value_scales)):
             if (scales is not None) != self.quantised:
                 raise ValueError(f"A cache of {keys.dtype} goes {'with' if self.quantised else 'without'} {name}.")

@@ -299,6 +299,7 @@ def test_wrong_caches_are_named() -> None:
         ({"keys": keys.half(), "values": keys.half()}, "goes without key_scales"),
         ({"keys": keys.int(), "values": keys.int()}, "is not supported"),
         ({"keys": keys[..., :32], "values": keys[..., :32]}, "head dim is 32"),
+        ({"keys": torch.empty_strided(keys.shape, (64, 2**28, 64, 1), dtype=torch.int8, device="meta")}, "lie over"),
         ({"keys": torch.zeros(2, 16, 64, 64).to(torch.int8).transpose(2, 3)[:, :, :1]}, "stride 1"),
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -141,7 +141,9 @@ MUTATIONS = [
         "earlier tiles are not rescaled", TILE, "acc * shrink[:, None])", "acc)", decode_of_several_tiles
     ),
     Mutation("the LSE is a log2", TILE, "tl.log2(divisor)) * LN_2", "tl.log2(divisor))", decode_of_one_tile),
-    Mutation("an empty row is no exception", TILE, "empty = total == 0.0", "empty = total != total", decode_of_several_tokens),
+    Mutation(
+        "an empty row is no exception", TILE, "empty = total == 0.0", "empty = total != total", decode_of_several_tokens
+    ),
     Mutation(
         "the page table is not looked up",
         TILE,

@@ -78,7 +78,7 @@ def attend(
         at = start + tl.arange(0, KEYS)
         inside = at < end
         page = fetch(table + at // PAGE, inside, MASKED).to(tl.int64)
-        slot = (at % PAGE).to(tl.int64)
+        slot = at % PAGE
         key_at = keys + (page * key_page + slot * key_slot)[:, None] + dims[None, :]
         value_at = values + (page * value_page + slot * value_slot)[:, None] + dims[None, :]
         # Slots that the sequence does not own may hold NaN, which a weight of 0 would not silence.
