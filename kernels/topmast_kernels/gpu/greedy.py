@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,11 +12,12 @@ import triton.language as tl
 from torch import Tensor
 
 from topmast_kernels import partition
-from topmast_kernels.gpu.arguments import check_allowed, check_fallback, check_logits, check_out
+from topmast_kernels.gpu.arguments import FLOATS, check_allowed, check_fallback, check_logits, check_out
 from topmast_kernels.gpu.common import LN_2, LOG2_E
+from topmast_kernels.gpu.compile_table import Case, meta, name
 from topmast_kernels.gpu.lines import row_of
 from topmast_kernels.gpu.order import NO_ID
-from topmast_kernels.gpu.stats import WARPS, combine, programs_per_row, row_flags, store_blocks
+from topmast_kernels.gpu.stats import PINNED, combine, programs_per_row, row_flags, store_blocks
 from topmast_kernels.gpu.workspace import Workspace, arrive
 
 
@@ -40,7 +43,7 @@ def first_of_blocks(ids, peaks, peak, blocks, BLOCKS: tl.constexpr):
     return tl.min(tl.where(peaks == peak, candidates, NO_ID))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs", "fallback"])
 def _greedy_kernel(
     logits,
     allowed,
@@ -97,7 +100,7 @@ def greedy(
     block: int | None = None,
     walk: int | None = None,
 ) -> Greedy:
-    """The token with the greatest logit of each row, the lowest id of equal ones, its log-probability and the row's LSE.
+    """The token with the greatest logit of each row (of equal ones the lowest id), its log-probability, and the LSE.
 
     logits: float32, float16 or bfloat16 [rows, width], any row stride; the first `vocabulary` of the width are tokens.
     allowed: int32 [rows, words], bit set = allowed, beyond the words forbidden. fallback: the token of a row in which
@@ -134,6 +137,15 @@ def greedy(
         WALK=walk,
         LINES=block // partition.LINE,
         BLOCKS=triton.next_power_of_2(blocks),
-        num_warps=WARPS,
+        **PINNED,
     )
     return out
+
+
+def compile_cases() -> Iterator[Case]:
+    for dtype in FLOATS:
+        yield Case(name(dtype), partial(greedy, meta((8, 128256), dtype)), wide=("_greedy_kernel",))
+    mask = meta((256, 4008), torch.int32)
+    masked = partial(greedy, meta((256, 128256), torch.bfloat16), allowed=mask)
+    yield Case("masked, several blocks per program", masked, wide=("_greedy_kernel",))
+    yield Case("short row", partial(greedy, meta((8, 1000), torch.bfloat16)))

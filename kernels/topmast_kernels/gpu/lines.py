@@ -41,3 +41,14 @@ def load_lines(logits, allowed, lines, vocabulary, width, words):
         word = tl.where(column[None, :] < 32, low[:, None], high[:, None])
         real = real & (((word >> (column & 31)[None, :]) & 1) != 0)
     return tokens, tl.where(real, x, float("-inf")), nan
+
+
+@triton.jit
+def load_tokens(logits, allowed, tokens, vocabulary, words):
+    """Logits fp32 of int32 `tokens` >= 0 of any shape, wherever in the row; -inf for what is -inf in `load_lines`."""
+    x = tl.load(logits + tokens, mask=tokens < vocabulary, other=float("-inf")).to(tl.float32)
+    real = x == x
+    if allowed is not None:
+        word = tl.load(allowed + (tokens >> 5), mask=(tokens >> 5) < words, other=0)
+        real = real & (((word >> (tokens & 31)) & 1) != 0)
+    return tl.where(real, x, float("-inf"))

@@ -7,6 +7,8 @@ reading it. Two calls with nearly the same logits draw the same token nearly alw
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,14 +17,15 @@ import triton.language as tl
 from torch import Tensor
 
 from topmast_kernels import partition
-from topmast_kernels.gpu.arguments import check_allowed, check_fallback, check_logits, check_out, check_rows
+from topmast_kernels.gpu.arguments import FLOATS, check_allowed, check_fallback, check_logits, check_out, check_rows
 from topmast_kernels.gpu.common import LN_2
+from topmast_kernels.gpu.compile_table import Case, meta, name
 from topmast_kernels.gpu.greedy import first_of_blocks
 from topmast_kernels.gpu.lines import block_lines, load_lines, row_of
 from topmast_kernels.gpu.noise import BLOCK_STREAM, LINE_STREAM, TOKEN_STREAM, gumbel2
 from topmast_kernels.gpu.order import first_best
 from topmast_kernels.gpu.scaling import row_scale, scaled_gap
-from topmast_kernels.gpu.stats import WARPS, combine, programs_per_row, row_flags, store_blocks
+from topmast_kernels.gpu.stats import PINNED, combine, programs_per_row, row_flags, store_blocks
 from topmast_kernels.gpu.workspace import Workspace, arrive
 
 
@@ -78,7 +81,7 @@ def draw(
     return token, tl.max(tl.where(tokens == token, x, float("-inf")))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs", "fallback"])
 def _sample_kernel(
     logits,
     allowed,
@@ -154,10 +157,10 @@ def sample(
     logits: float32, float16 or bfloat16 [rows, width], any row stride; the first `vocabulary` of the width are tokens.
     seeds: int64 [rows], the bits of each request's own seed. positions: int32 [rows], the position of the token in its
     sequence. Same seed, position and logits: same token, wherever the row stands. temperature: float32 [rows], None for
-    1; rows below 1e-5 take the greatest logit, as `greedy` does. allowed: int32 [rows, words], bit set = allowed, beyond
-    the words forbidden. fallback: the token of a row in which nothing is allowed. NaN counts as -inf; of tokens at +inf
-    each is as likely as the other. With `out` and `workspace` nothing is allocated. block, walk: as in `stats`, but the
-    block is part of the draw: another size draws other tokens.
+    1; rows below 1e-5 take the greatest logit, as `greedy` does. allowed: int32 [rows, words], bit set = allowed,
+    beyond the words forbidden. fallback: the token of a row in which nothing is allowed. NaN counts as -inf; of tokens
+    at +inf each is as likely as the other. With `out` and `workspace` nothing is allocated. block, walk: as in `stats`,
+    but the block is part of the draw: another size draws other tokens.
     """
     vocabulary = check_logits(logits, vocabulary)
     check_fallback(fallback, vocabulary)
@@ -195,6 +198,21 @@ def sample(
         WALK=walk,
         LINES=block // partition.LINE,
         BLOCKS=triton.next_power_of_2(blocks),
-        num_warps=WARPS,
+        **PINNED,
     )
     return out
+
+
+def compile_cases() -> Iterator[Case]:
+    def rows(count: int) -> tuple[Tensor, Tensor, Tensor]:
+        return meta((count,), torch.int64), meta((count,), torch.int32), meta((count,), torch.float32)
+
+    seeds, positions, scale = rows(8)
+    for dtype in FLOATS:
+        logits = meta((8, 128256), dtype)
+        yield Case(name(dtype), partial(sample, logits, seeds, positions, temperature=scale), wide=("_sample_kernel",))
+    yield Case("no temperature", partial(sample, meta((8, 128256), torch.bfloat16), seeds, positions))
+    seeds, positions, scale = rows(256)
+    logits, mask = meta((256, 128256), torch.bfloat16), meta((256, 4008), torch.int32)
+    masked = partial(sample, logits, seeds, positions, temperature=scale, allowed=mask)
+    yield Case("masked, several blocks per program", masked, wide=("_sample_kernel",))

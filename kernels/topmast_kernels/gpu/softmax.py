@@ -23,7 +23,7 @@ from topmast_kernels.gpu.greedy import first_of_blocks
 from topmast_kernels.gpu.lines import load_lines, row_of
 from topmast_kernels.gpu.order import NO_ID
 from topmast_kernels.gpu.scaling import row_scale, scaled_gap
-from topmast_kernels.gpu.stats import WARPS, combine, flags_of, launch, row_flags
+from topmast_kernels.gpu.stats import PINNED, combine, flags_of, launch, row_flags
 from topmast_kernels.gpu.workspace import Workspace
 
 LONGEST_RESIDENT = 16384  # tokens that one program holds in registers without spilling, whatever the options
@@ -147,6 +147,7 @@ def softmax(
             *(logits, allowed, temperature, out, flags, *strides),
             LINES=lines,
             num_warps=min(32, max(4, lines // 16)),
+            enable_fp_fusion=False,
         )
         return out
     block = partition.checked_block(vocabulary, block)
@@ -165,7 +166,7 @@ def softmax(
         slices,
         LINES=min(block, SLICE) // partition.LINE,
         BLOCKS=triton.next_power_of_2(blocks),
-        num_warps=WARPS,
+        **PINNED,
     )
     return out
 

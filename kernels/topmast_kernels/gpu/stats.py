@@ -6,6 +6,8 @@ the grid. `combine` puts a row's partials together, always in the same order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,7 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from topmast_kernels import partition
-from topmast_kernels.gpu.arguments import check_allowed, check_logits, check_rows
+from topmast_kernels.gpu.arguments import FLOATS, check_allowed, check_logits, check_rows
+from topmast_kernels.gpu.compile_table import Case, meta, name
 from topmast_kernels.gpu.lines import LINE, block_lines, load_lines, row_of
 from topmast_kernels.gpu.order import NO_ID
 from topmast_kernels.gpu.scaling import row_scale, scaled_gap
@@ -22,7 +25,9 @@ from topmast_kernels.gpu.scaling import row_scale, scaled_gap
 NAN_FLAG = tl.constexpr(1)  # a logit was NaN, allowed or not; it counted as -inf
 NOTHING_FLAG = tl.constexpr(2)  # nothing was allowed: the token is the fallback
 INFINITE_FLAG = tl.constexpr(4)  # an allowed logit was +inf; those that were share the mass
-WARPS = 4  # fixed: the number of threads decides the order of a sum
+# Bits depend on the number of threads, which decides the order of a sum, and on which products and sums are fused, which
+# the compiler decides for each variant of a kernel anew (and Triton 3.10 no longer does unasked).
+PINNED = {"num_warps": 4, "enable_fp_fusion": False}
 
 
 class Stats(NamedTuple):
@@ -117,7 +122,7 @@ def flags_of(nan, peak):
     return nan * NAN_FLAG | nothing | tl.where(peak == float("inf"), INFINITE_FLAG, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
 def _stats_kernel(
     logits,
     allowed,
@@ -158,7 +163,7 @@ def _stats_kernel(
 def programs_per_row(rows: int, blocks: int, walk: int | None) -> tuple[int, int]:
     """(programs for one row, blocks that each of them walks): one block, or more where rows alone fill the GPU."""
     if walk is None:
-        walk = min(8, max(1, rows * blocks // 8192))
+        walk = 1 << min(3, max(0, (rows * blocks // 8192).bit_length() - 1))  # few values: each is compiled
     return -(-blocks // walk), walk
 
 
@@ -217,5 +222,18 @@ def launch(
         WALK=walk,
         LINES=block // partition.LINE,
         ONLY_GREEDY_IDS=only_greedy_ids,
-        num_warps=WARPS,
+        **PINNED,
     )
+
+
+def compile_cases() -> Iterator[Case]:
+    for dtype in FLOATS:
+        logits = meta((8, 128256), dtype)
+        yield Case(f"{name(dtype)} plain", partial(stats, logits), wide=("_stats_kernel",))
+        yield Case(f"{name(dtype)} ids", partial(stats, logits, ids=True), wide=("_stats_kernel",))
+        yield Case(f"{name(dtype)} columns", partial(stats, logits, columns=True), wide=("_stats_kernel",))
+    logits, mask, scale = meta((8, 32001), torch.bfloat16), meta((8, 1001), torch.int32), meta((8,), torch.float32)
+    everything = partial(stats, logits, temperature=scale, allowed=mask, ids=True, columns=True)
+    yield Case("odd vocabulary, all options", everything)
+    padded = partial(stats, meta((256, 32064), torch.bfloat16), vocabulary=32001)
+    yield Case("padded vocabulary, several blocks per program", padded, wide=("_stats_kernel",))

@@ -44,8 +44,9 @@ class Workspace:
         """ValueError unless it is large enough and made for rows of `blocks` blocks."""
         have = self.stats.maxima.shape
         if have[0] < rows or have[1] != blocks or (top_n and self.keys is None):
+            for_top = "" if self.keys is None else " and top n"
             raise ValueError(
-                f"the workspace is for {have[0]} rows of {have[1]} blocks{'' if self.keys is not None else ', no top n'}; "
+                f"the workspace is for {have[0]} rows of {have[1]} blocks{for_top}; "
                 f"make one for {rows} rows of {blocks}{' with top_n=True' if top_n else ''}"
             )
 
