@@ -1,0 +1,1 @@
+"""The parts of `bench/kernels.py`, which measures Topmast's kernels and others beside them."""
