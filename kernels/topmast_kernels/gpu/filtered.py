@@ -66,7 +66,7 @@ def sample_filtered(
     logits, seeds, positions, temperature, allowed, vocabulary, fallback, block, walk: as in `sample`, whose token a row
     without an active filter gets, to the bit. None turns a filter off in all rows and saves its launches.
 
-    top_k: int32 [rows]; exactly k tokens stay, of equal logits those with the lowest ids; off where <= 0 or >= vocabulary.
+    top_k: int32 [rows]; k tokens stay, of equal logits those with the lowest ids; off where <= 0 or >= vocabulary.
     top_p: float32 [rows]; of what top-k left, a token stays if the mass before it is less than p; off where >= 1.
     min_p: float32 [rows]; a token stays if it is at least min_p times as likely as the likeliest; off where <= 0.
     A row is greedy if T < 1e-5, k = 1 or p <= 0.

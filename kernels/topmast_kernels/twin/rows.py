@@ -16,6 +16,7 @@ NAN_FLAG = 1  # a logit was NaN, allowed or not; it counted as -inf
 NOTHING_FLAG = 2  # nothing was allowed: the token is the fallback
 INFINITE_FLAG = 4  # an allowed logit was +inf; those that were share the mass
 COLDEST = 1e-5  # below it a row takes its greatest logit
+LN_2 = 0.6931471805599453
 _HOTTEST = 1e30
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -47,6 +48,12 @@ def read(logits: Tensor, allowed: Tensor | None = None, vocabulary: int | None =
         peak = x.amax(-1)
     flags = nan * NAN_FLAG | (peak == float("-inf")) * NOTHING_FLAG | (peak == float("inf")) * INFINITE_FLAG
     return Rows(x, peak, flags.int())
+
+
+def check_fallback(fallback: int, vocabulary: int) -> None:
+    """The token for rows in which nothing is allowed exists."""
+    if not 0 <= fallback < vocabulary:
+        raise ValueError(f"fallback={fallback} is no token of {vocabulary}; give the end-of-sequence token's id")
 
 
 def unpack(allowed: Tensor, vocabulary: int) -> Tensor:
