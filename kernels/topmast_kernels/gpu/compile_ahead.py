@@ -96,7 +96,12 @@ def compile_all(capability: int, only: list[str]) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             for name in only or kernel_modules():
-                module, seen = load(name), set()
+                seen: set[str] = set()
+                try:
+                    module = load(name)
+                except Exception as error:
+                    failed.append({"module": name, "case": "import", "error": f"{type(error).__name__}: {error}"})
+                    continue
                 for case in cases_of(module, capability):
                     started.clear()
                     try:
