@@ -25,8 +25,8 @@ from topmast_kernels.gpu.scaling import row_scale, scaled_gap
 NAN_FLAG = tl.constexpr(1)  # a logit was NaN, allowed or not; it counted as -inf
 NOTHING_FLAG = tl.constexpr(2)  # nothing was allowed: the token is the fallback
 INFINITE_FLAG = tl.constexpr(4)  # an allowed logit was +inf; those that were share the mass
-# Bits depend on the number of threads, which decides the order of a sum, and on which products and sums are fused, which
-# the compiler decides for each variant of a kernel anew (and Triton 3.10 no longer does unasked).
+# Bits depend on the number of threads, which decides the order of a sum, and on which products and sums are fused, as
+# the compiler decides for each variant of a kernel anew (and Triton 3.10 does no longer unasked).
 PINNED = {"num_warps": 4, "enable_fp_fusion": False}
 
 
