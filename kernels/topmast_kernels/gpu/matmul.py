@@ -168,6 +168,7 @@ def matmul(
         DEPTH=DEPTH,
         num_warps=4,
         num_stages=4,
+        enable_fp_fusion=False,
     )
     return out
 

@@ -93,6 +93,7 @@ def rms_norm(
             eps,
             BLOCK=block,
             num_warps=warps_for(block),
+            enable_fp_fusion=False,
         )
     return Normed(out, x if new_residual is None else new_residual)
 

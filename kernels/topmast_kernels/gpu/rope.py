@@ -201,6 +201,7 @@ def rope_and_cache(
         KV_HEADS=kv_heads,
         DIM=dim,
         GROUP=group,
+        enable_fp_fusion=False,
         num_warps=group * dim // 512,  # 8 values per thread: 16 bytes of a 16-bit type
     )
     return out

@@ -40,7 +40,8 @@ def silu_mul(gate_up: Tensor, *, out: Tensor | None = None, block: int = BLOCK) 
     out = gate_up.new_empty((rows, width)) if out is None else out
     if rows and width:
         grid = (rows, triton.cdiv(width, block))
-        _silu_mul[grid](gate_up, out, gate_up.stride(0), out.stride(0), width, BLOCK=block, num_warps=4)
+        strides = (gate_up.stride(0), out.stride(0))
+        _silu_mul[grid](gate_up, out, *strides, width, BLOCK=block, num_warps=4, enable_fp_fusion=False)
     return out
 
 
