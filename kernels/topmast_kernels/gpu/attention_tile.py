@@ -124,5 +124,10 @@ def meta_cache(dtype: torch.dtype, page: int, kv_heads: int, dim: int) -> PagedC
     return PagedCache(meta(shape, dtype), meta(shape, dtype), scales, scales)
 
 
+def capability() -> int:
+    """Of the current GPU: 90 for an H100 or H200; and in the interpreter, which has none."""
+    return 90 if INTERPRET.value else int(triton.runtime.driver.active.get_current_target().arch)
+
+
 def least_capability(dtype: torch.dtype) -> int:
     return FP8_CAPABILITY if dtype == torch.float8_e4m3fn else 80

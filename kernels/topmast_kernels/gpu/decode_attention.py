@@ -29,6 +29,7 @@ from topmast_kernels.paged_cache import (
 
 SPLIT_KEYS = 512
 TILE_KEYS = 64
+TILE_KEYS_WIDENED = 32  # of 8-bit keys with a head dim of 128: 64 of them take up to 255 registers
 SPLITS_AT_ONCE = 16
 MOST_ROWS = 128
 CACHES = WIDE + NARROW
@@ -53,7 +54,7 @@ def decode_attention(
     lse: Tensor | None = None,
     workspace: Tensor | None = None,
     split: int = SPLIT_KEYS,
-    block: int = TILE_KEYS,
+    block: int | None = None,
 ) -> Attention:
     """Attention of the last one to eight tokens of each sequence over its paged keys.
 
@@ -82,6 +83,8 @@ def decode_attention(
         raise ValueError(f"The query has {sequences} sequences and the table {table.shape[0]}; pass as many of both.")
     if tokens * group > MOST_ROWS:
         raise ValueError(f"{tokens} tokens x {group} heads per KV head exceed {MOST_ROWS} rows; use prefill_attention.")
+    if block is None:
+        block = TILE_KEYS_WIDENED if cache.quantised and dim == 128 else TILE_KEYS
     if block < 16 or block & (block - 1) or split < block or split % block:
         raise ValueError(f"split {split} must be a multiple of block {block}, a power of two of at least 16.")
     capacity = table.shape[1] * cache.page_size

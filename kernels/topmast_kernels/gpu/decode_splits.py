@@ -9,7 +9,8 @@ from topmast_kernels.gpu.attention_tile import attend, finish, share
 from topmast_kernels.gpu.common import narrow
 
 
-@triton.jit
+# Numbers that change from step to step must not be compiled in: a request would wait for the compiler.
+@triton.jit(do_not_specialize=["limit", "splits", "table_sequence"])
 def attend_splits(
     query,
     out,
@@ -123,7 +124,7 @@ def attend_splits(
         tl.store(partial_total + at, total, mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["limit", "splits"])
 def join_splits(
     out,
     lse,

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from topmast_kernels.gpu.attention_tile import attend, finish, least_capability, meta_cache
+from topmast_kernels.gpu.attention_tile import attend, capability, finish, least_capability, meta_cache
 from topmast_kernels.gpu.common import narrow
 from topmast_kernels.gpu.compile_table import Case, meta, name
 from topmast_kernels.paged_cache import (
@@ -30,11 +30,13 @@ from topmast_kernels.paged_cache import (
 )
 
 TILE_ROWS = 128
+TILE_ROWS_CROWDED = 64  # where 128 rows would spill registers to memory
 TILE_KEYS = 64
 CACHES = WIDE + NARROW
 
 
-@triton.jit
+# Numbers that change from step to step must not be compiled in: a request would wait for the compiler.
+@triton.jit(do_not_specialize=["limit", "sequences", "table_sequence"])
 def attend_chunks(
     query,
     out,
@@ -155,7 +157,7 @@ def prefill_attention(
     causal: bool = True,
     out: Tensor | None = None,
     lse: Tensor | None = None,
-    block_rows: int = TILE_ROWS,
+    block_rows: int | None = None,
     block: int = TILE_KEYS,
 ) -> Attention:
     """Attention of each sequence's newest tokens over its paged keys, earlier chunks and cached prefixes included.
@@ -178,6 +180,9 @@ def prefill_attention(
     out, lse = result = result_buffers(query, out, lse)
     tokens, heads, dim = query.shape
     group = heads // cache.kv_heads
+    if block_rows is None:
+        crowded = dim == 128 and (cache.quantised or capability() < 90)
+        block_rows = max(TILE_ROWS_CROWDED if crowded else TILE_ROWS, triton.next_power_of_2(group))
     if block < 16 or block & (block - 1) or block_rows < max(16, group) or block_rows & (block_rows - 1):
         raise ValueError(
             f"block {block} and block_rows {block_rows} must be powers of two of at least 16, "
