@@ -64,7 +64,8 @@ test-gateway: binaries  ## the gateway in front of real servers
 test-operator: binaries  ## plans, and the operator against a real API server
 	@$(PYTEST) tests/operator
 
-test-cluster: binaries images  ## end to end on the embedded cluster
+test-cluster: images  ## end to end on the embedded cluster
+	@$(BIN)/python -m topmast_cluster binaries --registry
 	@$(PYTEST) tests/cluster
 
 binaries: venv  ## build Kubernetes, etcd and Helm into the user's cache, once

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from topmast_cluster.binaries import ensure_registry
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.errors import ClusterError
 from topmast_cluster.machine import check_machine, ensure_programs
@@ -34,7 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("stop", help="remove the cluster and everything that it made")
     commands.add_parser("status", help="what runs; exit code 0 when all of it does")
     commands.add_parser("env", help='for eval "$(... env)": KUBECONFIG, and kubectl and helm on the PATH')
-    commands.add_parser("binaries", help="build what a cluster runs on, if it is not there, and say where it is")
+    binaries = commands.add_parser(
+        "binaries", help="build what a cluster runs on, if it is not there, and say where it is"
+    )
+    binaries.add_argument("--registry", action="store_true", help="also the container registry that tests push to")
     kubectl = commands.add_parser("kubectl", help="run kubectl as admin", add_help=False)
     kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
     load = commands.add_parser("load-image", help="import an image archive into every node")
@@ -58,7 +62,10 @@ def _run(options: argparse.Namespace) -> int:
         case "binaries":
             check_machine()
             ensure_programs(cluster.progress)
-            print("\n".join(str(directory) for directory in cluster.binaries.directories()))
+            directories = cluster.binaries.directories()
+            if options.registry:
+                directories.append(ensure_registry(cluster.progress).parent)
+            print("\n".join(str(directory) for directory in directories))
         case "kubectl":
             environment = {**os.environ, **cluster.environment()}
             kubectl = str(cluster.binaries["kubectl"])

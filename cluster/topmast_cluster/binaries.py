@@ -18,7 +18,7 @@ from typing import IO
 from topmast_cluster.errors import MachineError
 from topmast_cluster.paths import cache_dir
 from topmast_cluster.progress import Progress
-from topmast_cluster.versions import BUILDS, GO_MODULES, GoBuild
+from topmast_cluster.versions import BUILDS, GO_MODULES, REGISTRY, GoBuild
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,19 @@ def ensure_binaries(progress: Progress) -> Binaries:
     named = os.environ.get("TOPMAST_BIN_DIR")
     if named:
         return _from_directory(Path(named).expanduser().resolve())
-    paths: dict[str, Path] = {}
-    for build in BUILDS:
-        directory = cache_dir() / "bin" / build.key
-        if not _complete(directory, build):
-            _build_once(build, directory, progress)
-        paths |= {program: directory / program for program in build.programs}
-    return Binaries(paths)
+    return Binaries({name: path for build in BUILDS for name, path in _built(build, progress).items()})
+
+
+def ensure_registry(progress: Progress) -> Path:
+    """The container registry that tests push to."""
+    return _built(REGISTRY, progress)["registry"]
+
+
+def _built(build: GoBuild, progress: Progress) -> dict[str, Path]:
+    directory = cache_dir() / "bin" / build.key
+    if not _complete(directory, build):
+        _build_once(build, directory, progress)
+    return {program: directory / program for program in build.programs}
 
 
 def _from_directory(directory: Path) -> Binaries:

@@ -50,11 +50,14 @@ BUILDS = (
     GoBuild("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/helm"}),
 )
 
+# Not part of a cluster: what `make up` pushes to in the tests of a cluster that somebody brings along.
+REGISTRY = GoBuild("registry", "github.com/distribution/distribution/v3", {"registry": "."})
+
 
 @cache
 def _pinned(folder: str, module: str) -> str:
     text = (GO_MODULES / folder / "go.mod").read_text()
-    match = re.search(rf"^\s*{re.escape(module)} (v\S+)", text, re.MULTILINE)
+    match = re.search(rf"^\s*(?:require )?{re.escape(module)} (v\S+)", text, re.MULTILINE)
     if match is None:
         raise ValueError(f"cluster/go/{folder}/go.mod does not require {module}")
     return match[1]

@@ -89,7 +89,7 @@ class Lab:
         while time.monotonic() < end:
             try:
                 last = seen()
-            except (AssertionError, KeyError, IndexError, subprocess.TimeoutExpired) as error:
+            except (AssertionError, KeyError, IndexError, subprocess.TimeoutExpired, openai.OpenAIError) as error:
                 last = error
             else:
                 if last:
@@ -137,7 +137,8 @@ class Lab:
             self.until(f"the pods of {name} are gone", lambda: not self.list("pods", f"topmast.dev/model={name}"), 90)
 
     def client(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.gateway_url, api_key=self.key, max_retries=0, timeout=120, **options)
+        patience = openai.Timeout(120, connect=5)
+        return openai.OpenAI(base_url=self.gateway_url, api_key=self.key, max_retries=0, timeout=patience, **options)
 
     def ask(self, model: str, text: str = "What is the capital of France?", **options: Any) -> str:
         answer = self.client().chat.completions.create(

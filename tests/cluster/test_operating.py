@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cluster.lab import RELEASE, SYSTEM, Lab
+from cluster.lab import RELEASE, SYSTEM, Lab, condition
 
 
 @pytest.mark.timeout(600)
@@ -61,6 +61,7 @@ def until_operator_acts(lab: Lab) -> None:
         lab.until("the operator answers", lambda: lab.list("deploy", "topmast.dev/model=probe"))
 
 
+@pytest.mark.timeout(600)
 def test_two_outages_of_the_api_server_stop_no_traffic(lab: Lab, cluster) -> None:  # type: ignore[no-untyped-def]
     with lab.model("steady") as model:
         lab.until_ready(model)
@@ -76,5 +77,8 @@ def test_two_outages_of_the_api_server_stop_no_traffic(lab: Lab, cluster) -> Non
             until_operator_acts(lab)
         flow.assert_clean(20)
         assert len(operator) >= 1
-        lab.until_ready(model)
-        assert "Paris" in lab.ask(model)
+        # Kubelets and kube-proxy look again only up to a minute after an outage. Meanwhile the node may count as lost,
+        # the gateway's pods as not ready, and a Service without a ready pod takes no new connection. The open ones,
+        # above, went on (docs/decisions/0002).
+        lab.until("new connections are served", lambda: "Paris" in lab.ask(model), 180)
+        lab.until("the node is seen again", lambda: condition(lab.list("node")[0], "Ready")["status"] == "True", 180)

@@ -44,6 +44,9 @@ def pods_in_trouble(target: Target, namespace: str) -> str:
     """What a person would look at next: the pods, and the last lines of those that are not ready."""
     table = target.kubectl("get", "pods", "-n", namespace, "-o", "wide", check=False).stdout.strip()
     parts = [f"  Pods in {namespace}:", *(f"    {line}" for line in table.splitlines())]
+    waiting = "{range .items[*].status.containerStatuses[*]}{.state.waiting.message}{'\\n'}{end}"
+    why = target.kubectl("get", "pods", "-n", namespace, "-o", f"jsonpath={waiting}", check=False).stdout
+    parts += [f"  {line[:300]}" for line in dict.fromkeys(why.splitlines()) if line]
     pods = target.kubectl("get", "pods", "-n", namespace, "-o", "name", check=False).stdout.split()
     for pod in pods:
         logs = target.kubectl("logs", "-n", namespace, pod, "--tail=8", check=False)
