@@ -26,13 +26,20 @@ from triton.runtime.jit import JITFunction
 
 from topmast_kernels.gpu.compile_table import Case, cases_of, kernel_modules, launched_kernels, load
 
-WIDE_LOAD = re.compile(r"\bLDG(STS)?\.E[.\w]*\.128\b|\bUTMALDG\b")
+# 16 bytes per instruction, in PTX and in the machine code: into registers, into shared memory, or by the copy engine.
+WIDE_IN_PTX = re.compile(
+    r"\bld\.global[.:\w]*\.(v4\.\w32|v2\.\w64)\b|\bcp\.async\.\w+\.shared\.global[^;]*0x10|\bcp\.async\.bulk\."
+)
+WIDE_IN_CODE = re.compile(r"\bLDG(STS)?\.E[.\w]*\.128\b|\bUTMALDG\b")
 RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """One kernel of one case. Registers and stack are per thread, shared memory per CTA; a spill counts as stack."""
+    """One kernel of one case. Registers and stack are per thread, shared memory per CTA; a spill counts as stack.
+
+    wide_loads are counted in PTX. Disassembling takes longer than compiling, so it confirms them once per kernel.
+    """
 
     module: str
     case: str
@@ -42,6 +49,7 @@ class Compiled:
     stack_bytes: int
     shared_bytes: int
     wide_loads: int
+    wide_loads_in_code: int | None
     wide_loads_wanted: bool
 
 
@@ -66,18 +74,18 @@ def cuobjdump() -> Path:
     return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
-def inspect(cubin: bytes, folder: Path) -> tuple[int, int, int]:
-    """(registers per thread, stack and local bytes per thread, 16-byte loads) of the one kernel in `cubin`."""
-    path = folder / "kernel.cubin"
-    path.write_bytes(cubin)
-    run = subprocess.run(
-        [str(cuobjdump()), "-res-usage", "-sass", str(path)], capture_output=True, text=True, check=True
-    )
-    found = RESOURCES.search(run.stdout + run.stderr)
+def dump(cubin: Path, what: str) -> str:
+    run = subprocess.run([str(cuobjdump()), what, str(cubin)], capture_output=True, text=True, check=True)
+    return run.stdout + run.stderr
+
+
+def resources(cubin: Path) -> tuple[int, int]:
+    """(registers, stack and local bytes) per thread of the one kernel in `cubin`."""
+    found = RESOURCES.search(dump(cubin, "-res-usage"))
     if found is None:
-        raise RuntimeError(f"{cuobjdump()} reported no resources; its output began with: {run.stdout[:200]!r}")
+        raise RuntimeError(f"{cuobjdump()} -res-usage reported nothing; see whether this Triton has another one")
     registers, stack, local = map(int, found.groups())
-    return registers, stack + local, len(WIDE_LOAD.findall(run.stdout))
+    return registers, stack + local
 
 
 def compile_all(capability: int, only: list[str]) -> dict[str, Any]:
@@ -97,6 +105,7 @@ def compile_all(capability: int, only: list[str]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             for name in only or kernel_modules():
                 seen: set[str] = set()
+                confirmed: set[str] = set()
                 try:
                     module = load(name)
                 except Exception as error:
@@ -108,8 +117,9 @@ def compile_all(capability: int, only: list[str]) -> dict[str, Any]:
                         case.call()
                     except Exception as error:
                         failed.append({"module": name, "case": case.title, "error": f"{type(error).__name__}: {error}"})
-                    done += [_describe(name, case, kernel, Path(folder)) for kernel in started.values()]
-                    names = {kernel.name for kernel in started.values()}
+                    kernels = list(started.values())
+                    done += [_describe(name, case, kernel, confirmed, Path(folder)) for kernel in kernels]
+                    names = {kernel.name for kernel in kernels}
                     seen |= names
                     for absent in sorted(set(case.wide) - names):
                         failed.append({"module": name, "case": case.title, "error": f"the case starts no {absent}"})
@@ -119,19 +129,25 @@ def compile_all(capability: int, only: list[str]) -> dict[str, Any]:
     return {"compiled": [asdict(each) for each in done], "failed": failed, "without_case": without}
 
 
-def _describe(module: str, case: Case, kernel: Any, folder: Path) -> Compiled:
-    registers, stack, wide = inspect(kernel.asm["cubin"], folder)
-    options = kernel.metadata
+def _describe(module: str, case: Case, kernel: Any, confirmed: set[str], folder: Path) -> Compiled:
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(kernel.asm["cubin"])
+    registers, stack = resources(cubin)
+    wanted, in_code = kernel.name in case.wide, None
+    if wanted and kernel.name not in confirmed:
+        confirmed.add(kernel.name)
+        in_code = len(WIDE_IN_CODE.findall(dump(cubin, "-sass")))
     return Compiled(
         module=module,
         case=case.title,
         kernel=kernel.name,
-        warps=options.num_warps,
+        warps=kernel.metadata.num_warps,
         registers=registers,
         stack_bytes=stack,
-        shared_bytes=options.shared,
-        wide_loads=wide,
-        wide_loads_wanted=kernel.name in case.wide,
+        shared_bytes=kernel.metadata.shared,
+        wide_loads=len(WIDE_IN_PTX.findall(kernel.asm["ptx"])),
+        wide_loads_in_code=in_code,
+        wide_loads_wanted=wanted,
     )
 
 
