@@ -63,7 +63,8 @@ def decode_attention(
     [sequences], keys to attend to, those of the query's tokens included: token t of T sees lengths - (T - 1 - t) keys,
     or all `lengths` with causal=False. Head h reads KV head h // (heads // kv_heads).
     scale: of the scores, 1 / sqrt(dim) unless given. max_context: no length is above it; the table's capacity unless
-    given; it bounds the grid. A length above it gives NaN rows. split, block: for tests; they change the bits.
+    given. It bounds the grid, whose programs cost something even where they find nothing to do. A length above it
+    gives NaN rows. split, block: for tests; they change the bits.
 
     Launches: 2, or 1 where max_context <= split. Bytes: keys and values once, plus dim + 2 fp32 per split and query row
     written and read. Nothing is allocated when out, lse and workspace (1-D fp32, `decode_workspace_floats`) are given.

@@ -82,7 +82,8 @@ def attend_chunks(
 
     Sequence s has the blocks from starts[s] // TOKENS + s on: at least as many as it needs, found without a sync.
     """
-    block = tl.program_id(0)
+    # The last blocks of a prompt see the most keys and start first, so that none of them runs on alone at the end.
+    block = tl.num_programs(0) - 1 - tl.program_id(0)
     kv_head = tl.program_id(1).to(tl.int64)
     sequence = tl.full([], 0, tl.int32)
     after = sequences
