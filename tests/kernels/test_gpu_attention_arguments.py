@@ -98,7 +98,7 @@ def test_wrong_arguments_of_prefill(prefill: Callable[..., Attention], wrong: di
 
 def test_wrong_blocks_of_prefill() -> None:
     pages = paged([3])
-    query = torch.zeros(1, 64, 64).bfloat16()
+    query, starts = torch.zeros(1, 64, 64).bfloat16(), torch.tensor([0, 1], dtype=torch.int32)
     for rows, block in ((48, 32), (32, 48), (16, 32), (32, 8)):
         with pytest.raises(ValueError, match=f"block {block} and block_rows {rows} must be powers of two"):
             gpu_prefill.prefill_attention(
