@@ -29,7 +29,8 @@ def row_filters(top_k, top_p, min_p, row, vocabulary):
         p = tl.where(p < 1.0, p, 1.0)
     if min_p is not None:
         share = tl.load(min_p + row)
-        floor = tl.where(share > 0.0, tl.log2(tl.minimum(share, 1.0)), float("-inf"))
+        some = share > 0.0
+        floor = tl.where(some, tl.log2(tl.where(some, tl.minimum(share, 1.0), 1.0)), float("-inf"))
     return k, p, floor
 
 
