@@ -105,7 +105,7 @@ def test_wrong_blocks_of_prefill() -> None:
                 query,
                 pages.cache,
                 pages.table,
-                torch.tensor([0, 1], dtype=torch.int32),
+                starts,
                 pages.lengths,
                 block_rows=rows,
                 block=block,
