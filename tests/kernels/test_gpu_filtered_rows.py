@@ -106,16 +106,15 @@ def test_a_rows_result_has_the_same_bits_in_every_company() -> None:
         assert torch.equal(one[order], other)
     neutral = {"top_k": 0, "top_p": 1, "min_p": 0, "temperature": -1}
     for row in range(8):
-        own = {k: v[row : row + 1] for k, v in params.items() if float(v[row]) != neutral[k]}
-        alone = gpu.sample_filtered(
-            logits[row : row + 1], seeds[row : row + 1], positions[row : row + 1], **own, block=128
-        )
+        at = slice(row, row + 1)
+        own = {k: v[at] for k, v in params.items() if float(v[row]) != neutral[k]}
+        alone = gpu.sample_filtered(logits[at], seeds[at], positions[at], **own, block=128)
         for one, other in zip(batch, alone, strict=True):
             assert torch.equal(one[at], other), wishes[row]
 
 
 def test_walking_several_blocks_per_program_changes_no_bit() -> None:
-    logits = torch.randn(5, 400, generator=torch.Generator().manual_seed(3)) * 3
+    logits = torch.randn(5, 180, generator=torch.Generator().manual_seed(3)) * 3
     results = [sampled(gpu, logits, WISHES, block=64, walk=walk) for walk in (1, 4)]
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
