@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kernel_bench import attention, layers, machine, picture, vocabulary
+from kernel_bench import attention, coverage, extras, layers, machine, picture, vocabulary
 from kernel_bench.clock import Clock
 from kernel_bench.problem import Absent, Problem, Result
 
@@ -20,15 +20,17 @@ TINY = layers.Widths(model=64, gate=96, heads=4, kv_heads=2, dim=64)
 
 def all_problems(device: torch.device) -> list[Problem]:
     """The most telling sizes of every operation first."""
-    found = [*vocabulary.problems(device), *attention.problems(device), *layers.problems(device)]
-    return sorted(found, key=lambda problem: problem.weight)
+    parts = (vocabulary, attention, layers, extras)
+    return sorted((each for part in parts for each in part.problems(device)), key=lambda problem: problem.weight)
 
 
 def tiny_problems(device: torch.device) -> Iterator[Problem]:
-    """Every operation once, small enough for Triton's interpreter and for compute-sanitizer."""
+    """Every kernel at least once, small enough for Triton's interpreter and for compute-sanitizer."""
     yield from vocabulary.problems(device, (1000,), (3,))
-    yield from attention.problems(device, ((2, 40),), ((1, 20),), TINY)
+    yield next(vocabulary.problems(device, (20000,), (1,)))  # a softmax of two launches
+    yield from attention.problems(device, ((2, 40), (1, 600)), ((1, 20),), TINY)  # 600 keys are two splits
     yield from layers.problems(device, (2,), TINY)
+    yield from extras.problems(device, (1000,), (2,))
 
 
 def run(device: torch.device, only: list[str], budget_s: float, folder: Path) -> int:
@@ -38,14 +40,15 @@ def run(device: torch.device, only: list[str], budget_s: float, folder: Path) ->
     here = machine.describe(clock)
     print(here, flush=True)
     results = []
-    for problem in all_problems(device) if clock.on_gpu else tiny_problems(device):
-        if only and not any(problem.operation.startswith(name) for name in only):
-            continue
-        late = time.monotonic() - begin > budget_s
-        for result in _not_measured(problem) if late else measure(problem, clock, here):
-            results.append(result)
-            if not late:
-                print(_line(result), flush=True)
+    with coverage.started() as names:
+        for problem in all_problems(device) if clock.on_gpu else tiny_problems(device):
+            if only and not any(problem.operation.startswith(name) for name in only):
+                continue
+            late = time.monotonic() - begin > budget_s
+            for result in _not_measured(problem) if late else measure(problem, clock, here):
+                results.append(result)
+                if not late:
+                    print(_line(result), flush=True)
     skipped = sum(result.said == OUT_OF_TIME for result in results)
     folder.mkdir(parents=True, exist_ok=True)
     name = "kernels-" + "-".join(here.name.lower().split())
@@ -57,7 +60,8 @@ def run(device: torch.device, only: list[str], budget_s: float, folder: Path) ->
     wrong = [result for result in results if result.contestant == "topmast" and result.right is False]
     for result in wrong:
         print("WRONG:", _line(result))
-    return 1 if wrong else 0
+    left_out = [] if only or clock.on_gpu else _left_out(names)
+    return 1 if wrong or left_out else 0
 
 
 OUT_OF_TIME = "not measured: the time budget was used up"
@@ -120,14 +124,19 @@ def _line(result: Result) -> str:
 
 
 def one_of_each(device: torch.device) -> int:
-    """Calls each of our kernels once on small inputs and checks the result; for compute-sanitizer."""
+    """Calls each of our kernels on small inputs, checks the results, and returns 1 if one is wrong or was left out."""
     wrong = 0
-    for problem in tiny_problems(device):
-        given = problem.make(0)
-        call = problem.contestants["topmast"](given)
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        wrong += (verdict := problem.check(given, call)) is not None
-        print(problem.operation, problem.size, verdict or "right", flush=True)
-    return 1 if wrong else 0
+    with coverage.started() as names:
+        for problem in tiny_problems(device):
+            given = problem.make(0)
+            verdict = problem.check(given, problem.contestants["topmast"](given))
+            wrong += verdict is not None
+            print(problem.operation, problem.size, verdict or "right", flush=True)
+    return 1 if _left_out(names) or wrong else 0
+
+
+def _left_out(names: set[str]) -> list[str]:
+    missing = sorted(set(coverage.all_kernels()) - names)
+    for name in missing:
+        print(f"WRONG: {name} was not started")
+    return missing

@@ -26,7 +26,7 @@ def test_the_benchmark_runs_in_the_interpreter(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
     report = json.loads(next(tmp_path.glob("kernels-*.json")).read_text())
     ours = [each for each in report["results"] if each["contestant"] == "topmast"]
-    assert len({each["operation"] for each in ours}) == 11
+    assert len({each["operation"] for each in ours}) == 14
     assert all(each["right"] and each["cold_us"] for each in ours)
     assert all(each["right"] or each["said"] for each in report["results"])  # who takes no part says why
     picture = ElementTree.parse(next(tmp_path.glob("kernels-*.svg")))
@@ -100,7 +100,8 @@ def test_the_soak_and_the_sanitizers_cases_run(bench: None, monkeypatch: pytest.
     cpu = torch.device("cpu")
     assert soak.soak(cpu, calls=2, vocabulary=300, outputs=64, depth=640) == 0
     monkeypatch.setattr(run, "tiny_problems", lambda device: layers.problems(device, (2,), run.TINY))
-    assert run.one_of_each(cpu) == 0
+    monkeypatch.setattr(run, "_left_out", lambda names: sorted(names - {"norm._rms_norm"}))
+    assert run.one_of_each(cpu) == 1  # others than the norm were started, so it is seen what starts
 
 
 def test_the_soak_sees_a_counter_that_is_not_reset(bench: None, monkeypatch: pytest.MonkeyPatch) -> None:

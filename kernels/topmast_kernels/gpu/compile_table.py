@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from triton.runtime import JITFunction
+from triton.runtime import KernelInterface
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 FP8_CAPABILITY = 89  # the first that knows fp8 e4m3
@@ -63,7 +63,7 @@ def load(module: str) -> ModuleType:
 def launched_kernels(module: ModuleType) -> set[str]:
     """Names of the GPU functions that `module` starts itself, as in `_kernel[grid](...)`, without their helpers."""
     text = Path(str(module.__file__)).read_text()
-    functions = {key for key, value in vars(module).items() if isinstance(value, JITFunction)}
+    functions = {key for key, value in vars(module).items() if isinstance(value, KernelInterface)}
     return functions & set(re.findall(r"\b(\w+)\[", text))
 
 
