@@ -58,8 +58,7 @@ test-server: venv  ## the inference server with the real model
 	@$(PYTEST) tests/server
 
 test-gateway: binaries  ## the gateway in front of real servers
-	@# One test here failed once in three full runs and was not identified; both results stay in the log until it is.
-	@$(PYTEST) tests/gateway || $(PYTEST) --lf tests/gateway
+	@$(PYTEST) tests/gateway
 
 test-operator: binaries  ## plans, and the operator against a real API server
 	@$(PYTEST) tests/operator
