@@ -54,7 +54,7 @@ def sample_filtered(
     check_fallback(fallback, vocabulary)
     scale, coldest = scales(temperature, rows)
     tokens, kept = first_best(rows, fallback), [0] * count
-    plain = []
+    plain, filtered = [], []
     wishes = zip(
         (rows.peak > float("-inf")).tolist(),
         coldest.tolist(),
@@ -68,12 +68,18 @@ def sample_filtered(
         if cold or k == 1 or p <= 0.0:
             kept[row] = int(some)
         elif some and (k or p < 1.0 or share > 0.0):
-            ids, gap = _filter(rows.x[row], rows.peak[row], scale[row], k, p, share)
-            kept[row] = len(ids)
-            noise = gumbel2(seeds[row : row + 1], positions[row : row + 1], TOKEN_STREAM, ids)[0]
-            tokens[row] = ids[(gap + noise).argmax()]
+            filtered.append((row, *_filter(rows.x[row], rows.peak[row], scale[row], k, p, share)))
         elif some:
             plain.append(row)
+    if filtered:
+        found, lists, gaps = zip(*filtered, strict=True)
+        sizes, ids = torch.tensor([len(each) for each in lists]), torch.cat(lists)
+        at = torch.tensor(found, device=logits.device).repeat_interleave(sizes)
+        noise = gumbel2(seeds[at], positions[at], TOKEN_STREAM, ids[:, None])[:, 0]
+        scores = (torch.cat(gaps) + noise).split(sizes.tolist())
+        for row, own, score in zip(found, lists, scores, strict=True):
+            kept[row] = len(own)
+            tokens[row] = own[score.argmax()]
     if plain:
         block = partition.checked_block(vocabulary, block)
         at = torch.tensor(plain, device=logits.device)
