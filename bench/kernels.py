@@ -17,6 +17,11 @@ import os
 import sys
 from pathlib import Path
 
+# Works in a checkout where nothing is installed but torch, as on a borrowed GPU.
+PACKAGE = Path(__file__).resolve().parents[1] / "kernels"
+sys.path.insert(0, str(PACKAGE))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE), os.environ.get("PYTHONPATH", "")]))
+
 if "--cpu-smoke" in sys.argv:
     os.environ["TRITON_INTERPRET"] = "1"  # before triton loads
 

@@ -65,7 +65,7 @@ def _draw_panel(label: str, members: list[Result], x: float, y: float) -> list[s
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
         parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="2.5" fill="{colour}"/>' for px, py in points if not dash]
-        key_x, key_y = x + LEFT + n % 3 * 115, y + 62 + height + n // 3 * 14
+        key_x, key_y = x + LEFT + n % 2 * 180, y + 62 + height + n // 2 * 13
         parts.append(f'<text x="{key_x}" y="{key_y}" fill="{colour}">{escape(name)}</text>')
     return parts
 
