@@ -70,7 +70,7 @@ def same_bits(a: list[Tensor], b: list[Tensor]) -> None:
 def test_a_row_has_the_same_bits_in_every_batch(operation: str, batch: Rows) -> None:
     together = run(operation, batch, torch.arange(MOST))
     order = torch.randperm(MOST, generator=torch.Generator().manual_seed(1))
-    for which in (order[:33], order[33:50], order[50:57], order[57:60], order[60:62], order[62:63], order[:1]):
+    for which in (order[:24], order[24:31], order[31:34], order[34:36], order[36:37], order[37:38]):
         same_bits(run(operation, batch, which), [tensor[which] for tensor in together])
 
 

@@ -60,7 +60,8 @@ def check(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_special_rows(dtype: torch.dtype) -> None:
-    logits = poisoned(np.stack(list(special_rows(300).values())), dtype, padding=20, gap=7)
+    rows = list(special_rows(300).values())[:: 1 if dtype == torch.float32 else 3]
+    logits = poisoned(np.stack(rows), dtype, padding=20, gap=7)
     where = places(len(logits))
     found = sample(logits, *where, vocabulary=300, fallback=299, block=128)
     check(found, logits, *where, vocabulary=300, block=128, fallback=299)
@@ -127,21 +128,21 @@ def draws(values: NDArray[np.float32], count: int, temperature: float, block: in
 def test_tokens_come_in_proportion_to_their_probability(
     vocabulary: int, block: int, temperature: float, kind: str
 ) -> None:
-    count, values = 60000, special_rows(vocabulary)[kind]
+    count, values = 50 * 512, special_rows(vocabulary)[kind]
     expected = softmax(values, temperature)
     observed = np.bincount(draws(values, count, temperature, block), minlength=vocabulary)
     assert chi_square(observed, expected * count) > LEAST
     assert (observed[expected * count > 30] > 0).all()
 
 
-@pytest.mark.parametrize(("vocabulary", "block"), [(150, 64), (40, 64)])
-def test_the_kernel_itself_draws_in_proportion(vocabulary: int, block: int) -> None:
+def test_the_kernel_itself_draws_in_proportion() -> None:
     """Fewer draws than above and so fewer bins, but no NumPy in between."""
-    count, values = 400, special_rows(vocabulary)["normal, deviation 1.0"]
+    count, vocabulary = 300, 120
+    values = special_rows(vocabulary)["normal, deviation 1.0"]
     logits = torch.from_numpy(values).expand(count, vocabulary)
-    found = sample(logits, torch.arange(count) * 7, torch.arange(count, dtype=torch.int32) % 5, block=block)
+    found = sample(logits, torch.arange(count) * 7, torch.arange(count, dtype=torch.int32) % 5, block=64)
     observed = np.bincount(found.tokens.numpy(), minlength=vocabulary)
-    assert chi_square(observed, softmax(values) * count, least=40) > LEAST
+    assert chi_square(observed, softmax(values) * count, least=50) > LEAST
 
 
 def test_a_token_far_behind_wins_where_its_noise_says_so() -> None:
