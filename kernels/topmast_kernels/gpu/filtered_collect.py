@@ -93,7 +93,7 @@ def collect_kernel(
                 token, token_gap, kept = draw_from_slab(slab, count, *wish, ID_BITS, SLAB)
             else:
                 token, token_gap, kept = draw_from_row(*source, *wish, ID_BITS, LINES)
-            tl.store(tokens_out + row, token)
+            tl.store(tokens_out + row, tl.minimum(token, vocabulary - 1))
             tl.store(logprobs_out + row, (token_gap - tl.log2(tl.load(totals + row))) * LN_2)
             tl.store(kept_out + row, kept)
         else:

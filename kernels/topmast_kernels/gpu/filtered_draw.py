@@ -11,7 +11,7 @@ import triton.language as tl
 
 from topmast_kernels.gpu.common import LN_2
 from topmast_kernels.gpu.filters import FLOOR, NUCLEUS, row_filters
-from topmast_kernels.gpu.lines import block_lines, load_lines, row_of
+from topmast_kernels.gpu.lines import block_lines, load_lines, load_tokens, row_of
 from topmast_kernels.gpu.noise import TOKEN_STREAM, gumbel2
 from topmast_kernels.gpu.order import NO_ID, first_best, pack
 from topmast_kernels.gpu.scaling import row_scale, scaled_gap
@@ -79,6 +79,7 @@ def draw_kernel(
         noisy = tl.load(scores + at, mask=at < blocks, other=float("-inf"), cache_modifier=".cg")
         candidates = tl.load(ids + at, mask=at < blocks, other=NO_ID, cache_modifier=".cg")
         _score, token = first_best(noisy, candidates)
-        gap = scaled_gap(tl.load(logits + token).to(tl.float32), peak, scale)
+        token = tl.minimum(token, vocabulary - 1)  # whatever went wrong, an id that is no token would spread it
+        gap = scaled_gap(load_tokens(logits, allowed, token, vocabulary, words), peak, scale)
         tl.store(tokens_out + row, token)
         tl.store(logprobs_out + row, (gap - tl.log2(tl.load(totals + row))) * LN_2)
