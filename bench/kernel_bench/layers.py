@@ -1,4 +1,4 @@
-"""What a transformer layer needs around its large products: norm, rotation with cache write, gate, small products."""
+"""What a transformer layer needs around its large products: norm, rotation with cache write, gate."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ import torch
 from torch import Tensor
 
 from kernel_bench import rivals
-from kernel_bench.problem import Absent, Call, Problem
+from kernel_bench.problem import Call, Problem
 from kernel_bench.verdict import judge_close
-from topmast_kernels.gpu.matmul import MatmulWorkspace, matmul
 from topmast_kernels.gpu.norm import rms_norm
 from topmast_kernels.gpu.rope import rope_and_cache
 from topmast_kernels.gpu.silu import silu_mul
 from topmast_kernels.paged_cache import PagedCache
-from topmast_kernels.twin import matmul as matmul_twin
 from topmast_kernels.twin import norm as norm_twin
 from topmast_kernels.twin import rope as rope_twin
 from topmast_kernels.twin import silu as silu_twin
-from topmast_kernels.twin.matmul import QuantisedWeight
 
 EPS = 1e-5
 PAGE = 16
@@ -46,19 +43,16 @@ def problems(
         yield _norm(device, rows, widths, n)
         yield _silu(device, rows, widths, n)
         yield _rope(device, rows, widths, n)
-    for n, rows in enumerate(rows for rows in tokens if rows <= 32):
-        for kind in ("int8", "fp8"):
-            yield _matmul(device, rows, widths, kind, n)
 
 
-def _random(device: torch.device, seed: int, *shape: int) -> Tensor:
+def random_bf16(device: torch.device, seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device).bfloat16()
 
 
 def _norm(device: torch.device, rows: int, widths: Widths, weight: int) -> Problem:
     def make(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        x, residual = _random(device, seed, 2, rows, widths.model)
-        return x, residual, _random(device, seed + 1, widths.model)
+        x, residual = random_bf16(device, seed, 2, rows, widths.model)
+        return x, residual, random_bf16(device, seed + 1, widths.model)
 
     def topmast(given: tuple[Tensor, Tensor, Tensor]) -> Call:
         x, residual, factor = given
@@ -104,7 +98,7 @@ def _norm(device: torch.device, rows: int, widths: Widths, weight: int) -> Probl
 
 def _silu(device: torch.device, rows: int, widths: Widths, weight: int) -> Problem:
     def make(seed: int) -> Tensor:
-        return _random(device, seed, rows, 2 * widths.gate)
+        return random_bf16(device, seed, rows, 2 * widths.gate)
 
     def topmast(given: Tensor) -> Call:
         return partial(silu_mul, given, out=given.new_empty((rows, widths.gate)))
@@ -162,7 +156,7 @@ def _rope(device: torch.device, rows: int, widths: Widths, weight: int) -> Probl
         generator = torch.Generator().manual_seed(seed)
         slots = torch.randperm(pages * PAGE, generator=generator)[:rows].to(device)
         positions = torch.randint(4096, (rows,), generator=generator, dtype=torch.int32).to(device)
-        qkv = _random(device, seed, rows, (heads + 2 * kv_heads) * dim)
+        qkv = random_bf16(device, seed, rows, (heads + 2 * kv_heads) * dim)
         return Rotation(qkv, positions, table, slots, PagedCache(store[0], store[1]))
 
     def topmast(given: Rotation) -> Call:
@@ -205,47 +199,3 @@ def _rope(device: torch.device, rows: int, widths: Widths, weight: int) -> Probl
     contestants = {"topmast": topmast, "torch": lambda given: partial(chain, given), "torch.compile": by_compiler}
     size: dict[str, int | str] = {"tokens": rows, "heads": heads, "kv heads": kv_heads, "lanes": dim}
     return Problem("rope + cache", size, 4 * rows * (heads + 2 * kv_heads) * dim, make, contestants, check, weight)
-
-
-def _matmul(device: torch.device, rows: int, widths: Widths, kind: str, weight: int) -> Problem:
-    outputs, depth = 2 * widths.gate, widths.model
-    stored = torch.int8 if kind == "int8" else torch.float8_e4m3fn
-
-    def make(seed: int) -> tuple[Tensor, Tensor, QuantisedWeight]:
-        dense = _random(device, seed, outputs, depth)
-        return _random(device, seed + 1, rows, depth), dense, QuantisedWeight.of(dense, stored)
-
-    def topmast(given: tuple[Tensor, Tensor, QuantisedWeight]) -> Call:
-        out = given[0].new_empty((rows, outputs))
-        workspace = MatmulWorkspace.make(rows, outputs, depth, device)
-        return partial(matmul, given[0], given[2], out=out, workspace=workspace)
-
-    def dense_product(given: tuple[Tensor, Tensor, QuantisedWeight]) -> Call:
-        return partial(torch.nn.functional.linear, given[0], given[1])
-
-    def dequantised(x: Tensor, numbers: Tensor, scales: Tensor) -> Tensor:
-        return torch.nn.functional.linear(x, numbers.to(x.dtype)) * scales.to(x.dtype)
-
-    def by_compiler(given: tuple[Tensor, Tensor, QuantisedWeight]) -> Call:
-        function = rivals.compiled(dequantised, worthwhile=True)
-        return partial(function, given[0], given[2].numbers, given[2].scales)
-
-    def by_torch_int8(given: tuple[Tensor, Tensor, QuantisedWeight]) -> Call:
-        if kind != "int8" or device.type != "cuda":
-            raise Absent("torch has this for int8 on a GPU only")
-        scales = given[2].scales.to(given[0].dtype)
-        return partial(torch._weight_int8pack_mm, given[0], given[2].numbers, scales)
-
-    def check(given: tuple[Tensor, Tensor, QuantisedWeight], call: Call) -> str | None:
-        expected = matmul_twin.matmul(given[0], given[2])
-        return judge_close(call(), expected, 5e-2)  # the dense product has the unquantised weights
-
-    contestants = {
-        "topmast": topmast,
-        "torch, bf16 weights": dense_product,
-        "torch.compile, dequantised": by_compiler,
-        "torch int8pack": by_torch_int8,
-    }
-    size: dict[str, int | str] = {"tokens": rows, "outputs": outputs, "depth": depth, "weights": kind}
-    moved = outputs * depth + rows * (outputs + depth) * 2
-    return Problem("weight-only product", size, moved, make, contestants, check, weight)

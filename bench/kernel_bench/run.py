@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kernel_bench import attention, coverage, extras, layers, machine, picture, vocabulary
+from kernel_bench import attention, coverage, extras, layers, machine, picture, products, vocabulary
 from kernel_bench.clock import Clock
 from kernel_bench.problem import Absent, Problem, Result
 
@@ -20,7 +20,7 @@ TINY = layers.Widths(model=64, gate=96, heads=4, kv_heads=2, dim=64)
 
 def all_problems(device: torch.device) -> list[Problem]:
     """The most telling sizes of every operation first."""
-    parts = (vocabulary, attention, layers, extras)
+    parts = (vocabulary, attention, layers, products, extras)
     return sorted((each for part in parts for each in part.problems(device)), key=lambda problem: problem.weight)
 
 
@@ -30,6 +30,7 @@ def tiny_problems(device: torch.device) -> Iterator[Problem]:
     yield next(vocabulary.problems(device, (20000,), (1,)))  # a softmax of two launches
     yield from attention.problems(device, ((2, 40), (1, 600)), ((1, 20),), TINY)  # 600 keys are two splits
     yield from layers.problems(device, (2,), TINY)
+    yield from products.problems(device, (2,), TINY)
     yield from extras.problems(device, (1000,), (2,))
 
 
