@@ -18,7 +18,7 @@ SLAB = 2048  # candidates of a row that are finished without reading the row aga
 class FilteredWorkspace:
     """For one call at a time, on one stream; the next call may follow at once. Made for so many rows, or fewer.
 
-    About 22 KB for a row with 128k tokens.
+    About 29 KB for a row with 128k tokens.
     """
 
     arrivals: Tensor  # int32 [rows]: zero between calls

@@ -76,7 +76,7 @@ def sample_filtered(
         sizes, ids = torch.tensor([len(each) for each in lists]), torch.cat(lists)
         at = torch.tensor(found, device=logits.device).repeat_interleave(sizes)
         noise = gumbel2(seeds[at], positions[at], TOKEN_STREAM, ids[:, None])[:, 0]
-        scores = (torch.cat(gaps) + noise).split(sizes.tolist())
+        scores = torch.tensor_split(torch.cat(gaps) + noise, sizes.cumsum(0)[:-1].tolist())
         for row, own, score in zip(found, lists, scores, strict=True):
             kept[row] = len(own)
             tokens[row] = own[score.argmax()]
