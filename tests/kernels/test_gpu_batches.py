@@ -81,3 +81,18 @@ def test_seeds_and_not_rows_make_the_draw(batch: Rows) -> None:
     assert len(set(run("sample", alike, torch.arange(24))[0].tolist())) == 1
     alike["seeds"] = torch.arange(24)
     assert len(set(run("sample", alike, torch.arange(24))[0].tolist())) > 5
+
+
+def test_rows_two_billion_numbers_apart() -> None:
+    """Where a row begins needs 64 bits. The memory between the rows is never touched, so never taken."""
+    near = torch.from_numpy(np.stack([special_rows(VOCABULARY)["coarse"]] * 2)).half()
+    near[1, 77] = 30.0
+    vast = torch.empty(2**31 + 4096, dtype=torch.float16)
+    far, out = (vast[start:].as_strided((2, VOCABULARY), (2**31 + 64, 1)) for start in (0, 1024))
+    far.copy_(near)
+    seeds, places = torch.tensor([4, 5]), torch.zeros(2, dtype=torch.int32)
+    same_bits(list(greedy(far)), list(greedy(near)))
+    same_bits(list(sample(far, seeds, places)), list(sample(near, seeds, places)))
+    same_bits(list(logprobs(far, places, top_n=2)), list(logprobs(near, places, top_n=2)))
+    for block in (None, BLOCK):
+        assert torch.equal(softmax(far, out=out, block=block), softmax(near, block=block))
