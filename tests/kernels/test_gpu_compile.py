@@ -9,11 +9,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from topmast_kernels.gpu.compile_table import kernel_modules
+
+SHARED_BYTES = {80: 163 << 10, 90: 227 << 10}  # per thread block, from the CUDA programming guide
+REGISTERS = 65536
 
 
 def start(capability: int, *options: str) -> subprocess.Popen[str]:
@@ -56,6 +60,14 @@ def test_no_kernel_spills(reports: list[dict[str, Any]]) -> None:
     assert [each for each in compiled(reports) if each["stack_bytes"]] == []
 
 
+def test_every_kernel_fits_a_multiprocessor(reports: list[dict[str, Any]]) -> None:
+    """Otherwise it compiles and cannot be started."""
+    for report in reports:
+        most = SHARED_BYTES[report["capability"]]
+        assert [each for each in report["compiled"] if each["shared_bytes"] > most] == []
+        assert [each for each in report["compiled"] if each["registers"] * each["warps"] * 32 > REGISTERS] == []
+
+
 def test_wide_loads_are_wide(reports: list[dict[str, Any]]) -> None:
     wanted = [each for each in compiled(reports) if each["wide_loads_wanted"]]
     assert [each for each in wanted if not each["wide_loads"] or each["wide_loads_in_code"] == 0] == []
@@ -69,3 +81,22 @@ def test_the_harness_works_with_this_triton() -> None:
     assert report["failed"] == report["without_case"] == []
     assert {each["kernel"] for each in report["compiled"]} == {"_silu_mul"}
     assert all(each["wide_loads"] and not each["stack_bytes"] for each in report["compiled"])
+
+
+def test_the_check_finds_what_it_looks_for() -> None:
+    script = "import json, broken_kernels; from topmast_kernels.gpu import compile_ahead as c; "
+    script += "c.load = lambda name: broken_kernels; print(json.dumps(c.compile_all(90, ['broken'])))"
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    folder = Path(__file__).parent
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    run = subprocess.Popen(
+        command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    report = result(run)
+    found = {each["case"]: each for each in report["compiled"]}
+    assert found["spills"]["stack_bytes"] > 0
+    assert found["narrow"]["wide_loads"] == found["narrow"]["wide_loads_in_code"] == 0
+    assert report["without_case"] == ["broken.forgotten"]
+    errors = {each["case"]: each["error"] for each in report["failed"]}
+    assert set(errors) == {"looks", "nothing"}
+    assert "meta" in errors["looks"] and "starts no forgotten" in errors["nothing"]
