@@ -75,5 +75,5 @@ def _top(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def first_of_order(x: Tensor, count: int) -> Tensor:
     """int64 ids of the first `count` of `x` [vocabulary]: value descending, then id ascending; none that is at -inf."""
     least = x.topk(count).values[-1]
-    ids = ((x >= least) & (x > float("-inf"))).nonzero()[:, 0]
+    ids = ((x >= least) if least > float("-inf") else (x > least)).nonzero()[:, 0]
     return ids[x[ids].sort(descending=True, stable=True).indices[:count]]

@@ -26,14 +26,16 @@ def philox(key: Tensor, counter: Tensor) -> Tensor:
 
     key: int64 [2, ...], counter: int64 [4, ...], both with values of 32 bits and with shapes that broadcast.
     """
-    multipliers = _column(_MULTIPLIERS, key)
-    steps = _column(_KEY_STEPS, key)
+    # A round also swaps the two halves of its result. Instead, every other round works with swapped halves.
+    multipliers = [_column(pair, key) for pair in (_MULTIPLIERS, _MULTIPLIERS[::-1])]
+    turns = torch.arange(_ROUNDS, device=key.device).view(-1, *[1] * key.ndim)
+    keys = (key + turns * _column(_KEY_STEPS, key)) & _LOW
+    keys[::2] = keys[::2].flip(1)
     even, odd = counter[0::2], counter[1::2]
-    for _ in range(_ROUNDS):
-        product = even * multipliers  # wraps in 64 bits, which is the product of two 32-bit words
-        even = ((product >> 32) & _LOW).flip(0) ^ odd ^ key
-        odd = (product & _LOW).flip(0)
-        key = (key + steps) & _LOW
+    for turn in range(_ROUNDS):
+        product = even * multipliers[turn % 2]  # wraps in 64 bits, which is the product of two 32-bit words
+        even = ((product >> 32) & _LOW) ^ odd.flip(0) ^ keys[turn]
+        odd = product & _LOW
     return torch.stack((even[0], odd[0], even[1], odd[1]))
 
 

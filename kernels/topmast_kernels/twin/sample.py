@@ -62,15 +62,15 @@ def draw(rows: Rows, scale: Tensor, seeds: Tensor, positions: Tensor, block: int
     x = x.view(count, lines, blocks, partition.LINE)
     each = torch.arange(count, device=x.device)
 
-    peaks = x.amax((1, 3))
-    masses = scaled_gap(x, peaks[:, None, :, None], scale[:, None, None, None]).exp2().sum((1, 3))
-    weight = scaled_gap(peaks, rows.peak[:, None], scale[:, None]) + masses.log2()
+    peaks = x.amax(3).amax(1)
+    gap = scaled_gap(x, peaks[:, None, :, None], scale[:, None, None, None])
+    masses = gap.exp2().sum(3)  # of each line, relative to its block's maximum
+    weight = scaled_gap(peaks, rows.peak[:, None], scale[:, None]) + masses.sum(1).log2()
     chosen = (weight + gumbel2(seeds, positions, BLOCK_STREAM, torch.arange(blocks))).argmax(-1)
 
-    gap = scaled_gap(x[each, :, chosen], peaks[each, chosen, None, None], scale[:, None, None])
     ids = chosen[:, None] + torch.arange(lines) * blocks
-    line = (gap.exp2().sum(-1).log2() + gumbel2(seeds, positions, LINE_STREAM, ids)).argmax(-1)
+    line = (masses[each, :, chosen].log2() + gumbel2(seeds, positions, LINE_STREAM, ids)).argmax(-1)
 
     tokens = ids[each, line, None] * partition.LINE + torch.arange(partition.LINE)
-    token = (gap[each, line] + gumbel2(seeds, positions, TOKEN_STREAM, tokens)).argmax(-1)
+    token = (gap[each, line, chosen] + gumbel2(seeds, positions, TOKEN_STREAM, tokens)).argmax(-1)
     return tokens[each, token].int()
