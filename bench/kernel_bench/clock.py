@@ -55,6 +55,19 @@ class Clock:
         end.synchronize()
         return max(2, int(REPLAY_MS / max(begin.elapsed_time(end), 1e-3)))
 
+    def launches(self, call: Call) -> int | None:
+        """Kernels, copies and fills that one call puts on the GPU; None where the profiler does not work."""
+        if not self.on_gpu:
+            return None
+        torch.cuda.synchronize()
+        try:
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+                call()
+                torch.cuda.synchronize()
+            return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+        except RuntimeError:  # no right to read the GPU's counters, as in many containers
+            return None
+
     def measure(self, calls: Sequence[Call], *, cold: bool) -> Timing:
         """Time of one of `calls`, in microseconds; they run one after another."""
         if not self.on_gpu:

@@ -44,6 +44,7 @@ class Result:
     cold_gb_per_s: float | None = None
     floor_us: float | None = None
     extra_bytes: int | None = None
+    launches: int | None = None
     graph: bool = True
     said: str = ""
     spread_us: list[float] = field(default_factory=list)  # 10th and 90th percentile, cold

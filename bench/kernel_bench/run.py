@@ -105,6 +105,7 @@ def _measure_one(problem: Problem, name: str, inputs: list[Any], clock: Clock, r
         torch.cuda.reset_peak_memory_stats()
         calls[0]()
         result.extra_bytes = torch.cuda.max_memory_allocated() - before
+    result.launches = clock.launches(calls[0])
     calls += [setup(each) for each in inputs[1 : clock.affordable(calls[0])]]
     cold = clock.measure(calls, cold=True)
     warm = clock.measure(calls[:1] * len(calls), cold=False)

@@ -59,6 +59,24 @@ def test_a_sampler_is_judged_by_its_draws(bench: None, kind: str) -> None:
     assert "outside" in (judge(lambda: torch.full((32,), 500)) or "")
 
 
+@pytest.mark.parametrize("filters", [(50, 0.9), (0, 0.9), (50, 0.3)])
+def test_the_transformers_chain_is_transformers(bench: None, filters: tuple[int, float]) -> None:
+    from kernel_bench.logits import make_logits
+    from kernel_bench.verdict import Filters
+    from kernel_bench.vocabulary import _transformers_chain
+    from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
+
+    logits = make_logits("llm-like", 64, 500, 3, torch.device("cpu"))
+    scores, no_ids = logits.float(), torch.zeros(64, 1, dtype=torch.long)
+    if filters[0]:
+        scores = TopKLogitsWarper(filters[0])(no_ids, scores)
+    scores = TopPLogitsWarper(filters[1])(no_ids, scores)
+    torch.manual_seed(4)
+    expected = torch.multinomial(scores.softmax(dim=-1), 1)[:, 0]
+    torch.manual_seed(4)
+    assert torch.equal(_transformers_chain(logits, Filters(*filters)), expected)
+
+
 def test_a_rival_that_breaks_or_errs_gets_no_time(bench: None) -> None:
     from kernel_bench.clock import Clock
     from kernel_bench.machine import Machine
