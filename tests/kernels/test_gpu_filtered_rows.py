@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from filtered_rows import check, parameters, sampled, seeds_of
-from logit_rows import poisoned, random_mask, special_rows
+from logit_rows import VOCABULARIES, poisoned, random_mask, special_rows
 from oracle_vocabulary import Filters
 
 from topmast_kernels.gpu import filtered as gpu
@@ -47,6 +47,14 @@ def test_special_rows_in_16_bits(module: ModuleType, dtype: torch.dtype) -> None
     logits = poisoned(np.stack(list(rows.values())), dtype)
     wishes = (WISHES * len(rows))[: len(rows)]
     check(sampled(module, logits, wishes, block=256), logits, wishes, block=256)
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_every_length(module: ModuleType, vocabulary: int) -> None:
+    rows = special_rows(vocabulary, seed=vocabulary)
+    chosen = ["coarse", "like a language model's", "ascending", "half forbidden", f"NaN at {vocabulary - 1}"]
+    logits = poisoned(np.stack([rows[name] for name in chosen]), torch.float16, padding=1)
+    check(sampled(module, logits, WISHES, vocabulary=vocabulary), logits, WISHES, vocabulary=vocabulary)
 
 
 @pytest.mark.parametrize("words", [None, 2, 0])
@@ -111,6 +119,25 @@ def test_a_rows_result_has_the_same_bits_in_every_company() -> None:
         alone = gpu.sample_filtered(logits[at], seeds[at], positions[at], **own, block=128)
         for one, other in zip(batch, alone, strict=True):
             assert torch.equal(one[at], other), wishes[row]
+
+
+def test_a_batch_of_64_gives_each_row_the_bits_of_smaller_batches() -> None:
+    logits = torch.randn(64, 64, generator=torch.Generator().manual_seed(6)) * 2
+    wishes = ([*WISHES, Filters(), Filters(0.0)] * 10)[:64]
+    (seeds, positions), params = seeds_of(64), parameters(wishes)
+    whole = gpu.sample_filtered(logits, seeds, positions, **params)
+    for at in (slice(0, 2), slice(5, 8), slice(31, 64)):
+        part = gpu.sample_filtered(logits[at], seeds[at], positions[at], **{k: v[at] for k, v in params.items()})
+        for one, other in zip(whole, part, strict=True):
+            assert torch.equal(one[at], other)
+
+
+def test_rows_beyond_2_to_the_31_numbers_are_found() -> None:
+    vast = torch.empty(2**31 + 4096, dtype=torch.float16)
+    far = vast.as_strided((2, 100), (2**31 + 64, 1))
+    far.copy_(torch.randn(2, 100, generator=torch.Generator().manual_seed(7)))
+    wishes = [Filters(top_k=9), Filters(top_p=0.7)]
+    check(sampled(gpu, far, wishes), far, wishes)
 
 
 def test_walking_several_blocks_per_program_changes_no_bit() -> None:
