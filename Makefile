@@ -43,7 +43,7 @@ check: venv  ## lint, format, types, layers
 test: check test-kernels test-server test-gateway test-operator test-cluster  ## every test, the ones on the real cluster included
 
 test-kernels: $(VENV)/.triton  ## CPU and GPU kernels against float64 NumPy, the latter in Triton's interpreter
-	@$(PYTEST) tests/kernels
+	@$(PYTEST) -n 2 --dist loadfile tests/kernels
 	@PYTHONPATH=$(OLD_TRITON_DIR) $(PYTEST) tests/kernels -m old_triton
 
 $(VENV)/.triton: $(VENV)/.done Makefile
