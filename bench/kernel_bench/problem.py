@@ -38,6 +38,7 @@ class Result:
     operation: str
     size: dict[str, int | str]
     contestant: str
+    bytes_moved: int = 0
     right: bool | None = None
     cold_us: float | None = None
     warm_us: float | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kernel_bench import attention, coverage, extras, layers, machine, picture, products, vocabulary
+from kernel_bench import attention, claims, coverage, extras, layers, machine, picture, products, vocabulary
 from kernel_bench.clock import Clock
 from kernel_bench.problem import Absent, Problem, Result
 
@@ -53,10 +53,14 @@ def run(device: torch.device, only: list[str], budget_s: float, folder: Path) ->
     skipped = sum(result.said == OUT_OF_TIME for result in results)
     folder.mkdir(parents=True, exist_ok=True)
     name = "kernels-" + "-".join(here.name.lower().split())
+    outcomes = claims.judge(here, results)
     report = {"machine": asdict(here), "seconds": round(time.monotonic() - begin, 1)}
+    report["claims"] = [asdict(outcome) for outcome in outcomes]
     rows = ",\n  ".join(json.dumps(asdict(result)) for result in results)
     (folder / f"{name}.json").write_text(f'{json.dumps(report)[:-1]},\n "results": [\n  {rows}\n]}}\n')
     (folder / f"{name}.svg").write_text(picture.draw(here, results))
+    for outcome in outcomes:
+        print({True: "holds", False: "does NOT hold", None: "not measured"}[outcome.holds], outcome, sep=": ")
     print(f"{len(results) - skipped} results and {skipped} without time left, in {folder / name}.json and .svg")
     wrong = [result for result in results if result.contestant == "topmast" and result.right is False]
     for result in wrong:
@@ -77,7 +81,8 @@ def measure(problem: Problem, clock: Clock, here: machine.Machine) -> Iterator[R
     """One result per contestant. A wrong answer, an absent package and a failure are results, too."""
     inputs = [problem.make(seed) for seed in range(clock.calls_for(problem.bytes_moved))]
     for name in problem.contestants:
-        result = Result(problem.operation, problem.size, name, floor_us=here.floor_us(problem.bytes_moved))
+        result = Result(problem.operation, problem.size, name, problem.bytes_moved)
+        result.floor_us = here.floor_us(problem.bytes_moved)
         try:
             _measure_one(problem, name, inputs, clock, result)
         except Absent as reason:

@@ -112,6 +112,31 @@ def test_a_rival_that_breaks_or_errs_gets_no_time(bench: None) -> None:
     assert not found["broken"].right and "IndexError" in found["broken"].said
 
 
+def test_a_claim_stands_or_falls_with_its_worst_cell(bench: None) -> None:
+    from kernel_bench.claims import judge
+    from kernel_bench.machine import Machine
+    from kernel_bench.problem import Result
+
+    def softmax(rows: int, contestant: str, time_us: float) -> Result:
+        size: dict[str, int | str] = {"vocabulary": 128256, "batch": rows}
+        moved = rows * 128256 * 4
+        return Result("softmax", size, contestant, moved, True, time_us, cold_gb_per_s=moved / time_us / 1e3)
+
+    machine = Machine("made up", "", "", "", "", copy_gb_per_s=1000.0, node_us=1.0)
+    cells = [
+        softmax(1, "topmast", 2.0),
+        softmax(1, "torch", 8.0),
+        softmax(8, "topmast", 5.0),
+        softmax(8, "torch", 10.0),
+    ]
+    cells += [softmax(128, "topmast", 70.0), softmax(256, "topmast", 140.0)]
+    found = {outcome.text[:20]: outcome for outcome in judge(machine, cells)}
+    assert found["softmax of up to 8 l"].holds is False  # 4 times and 2 times as fast
+    assert found["softmax of up to 8 l"].worst == 2.0 and "'batch': 8" in found["softmax of up to 8 l"].where
+    assert found["softmax of 64 MB and"].holds is True and found["softmax of 64 MB and"].cells == 2
+    assert found["greedy takes at most"].holds is None
+
+
 def test_the_soak_and_the_sanitizers_cases_run(bench: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from kernel_bench import layers, run, soak
 
