@@ -12,15 +12,23 @@ import torch
 from kernel_bench.problem import Absent
 
 
-@cache
 def module(name: str) -> Any:
     """The module, or Absent."""
     if not torch.cuda.is_available():
         raise Absent("needs a GPU")
+    found = _found(name)
+    if isinstance(found, Absent):
+        raise found
+    return found
+
+
+@cache
+def _found(name: str) -> Any:
+    """Tried once: a package that fails to import takes its time."""
     try:
         return importlib.import_module(name)
     except Exception as error:  # a package without its own dependencies fails in many ways
-        raise Absent(f"{name.split('.')[0]} cannot be imported: {type(error).__name__}: {error}"[:200]) from error
+        return Absent(f"{name.split('.')[0]} cannot be imported: {type(error).__name__}: {error}"[:200])
 
 
 def compiled(function: Callable[..., Any], *, worthwhile: bool) -> Callable[..., Any]:
