@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -110,6 +112,46 @@ def test_a_rival_that_breaks_or_errs_gets_no_time(bench: None) -> None:
     assert not found["wrong"].right and found["wrong"].cold_us is None and "disqualified" in found["wrong"].said
     assert found["absent"].right is None and found["absent"].said == "not installed"
     assert not found["broken"].right and "IndexError" in found["broken"].said
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_the_gpu_path_runs_with_a_stand_in_for_cuda(bench: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is timed here that means anything: it shows that the code for a GPU has no mistakes in its Python."""
+    from kernel_bench import clock, machine, products, run
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.at = 0.0
+
+        def record(self) -> None:
+            self.at = time.perf_counter()
+
+        def synchronize(self) -> None:
+            pass
+
+        def elapsed_time(self, end: Event) -> float:
+            return (end.at - self.at) * 1e3
+
+    class Graph:
+        def replay(self) -> None:
+            time.sleep(1e-4)
+
+    for name, stand_in in {"Event": Event, "CUDAGraph": Graph, "graph": contextlib.nullcontext}.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    for name in ("synchronize", "reset_peak_memory_stats", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    for name, value in {"memory_allocated": 5, "max_memory_allocated": 9, "get_device_name": "stand-in"}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *device, value=value: value)
+    monkeypatch.setattr(clock, "FLUSH_BYTES", 1000)
+    monkeypatch.setattr(machine, "COPY_BYTES", 1 << 20)
+    monkeypatch.setattr(clock, "MOST_CALLS", 2)
+    timer = clock.Clock(torch.device("cpu"), replays=3)
+    timer.on_gpu = True
+    here = machine.describe(timer)
+    assert here.name == "stand-in" and here.copy_gb_per_s is not None and here.node_us is not None
+    problem = next(products.problems(torch.device("cpu"), (2,), run.TINY))
+    ours = next(run.measure(problem, timer, here))
+    assert ours.right and ours.graph and ours.cold_us and ours.warm_us and ours.extra_bytes == 4, ours.said
 
 
 def test_a_claim_stands_or_falls_with_its_worst_cell(bench: None) -> None:
