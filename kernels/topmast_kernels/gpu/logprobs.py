@@ -197,14 +197,15 @@ def logprobs(
 
 
 def compile_cases() -> Iterator[Case]:
-    rows, mask, scale = meta((8,), torch.int32), meta((8, 4008), torch.int32), meta((8,), torch.float32)
+    rows = meta((8,), torch.int32)
     for dtype in FLOATS:
-        for top_n in (0, 20):
-            call = partial(logprobs, meta((8, 128256), dtype), rows, top_n=top_n)
-            yield Case(f"{name(dtype)} top {top_n}", call, wide=("_logprobs_kernel",))
-    longest = partial(logprobs, meta((8, 262144), torch.float32), rows, top_n=20)
-    yield Case("longest row", longest, wide=("_logprobs_kernel",))
-    call = partial(logprobs, meta((256, 128256), torch.bfloat16), meta((256,), torch.int32), top_n=5)
-    yield Case("several blocks per program", call, wide=("_logprobs_kernel",))
-    call = partial(logprobs, meta((8, 128256), torch.bfloat16), rows, top_n=5, temperature=scale, allowed=mask)
-    yield Case("all options", call)
+        call = partial(logprobs, meta((8, 128256), dtype), rows, top_n=20)
+        yield Case(f"{name(dtype)} top 20", call, wide=("_logprobs_kernel",))
+    call = partial(logprobs, meta((8, 128256), torch.bfloat16), rows)
+    yield Case("chosen tokens only", call, wide=("_logprobs_kernel",))
+    call = partial(logprobs, meta((8, 262144), torch.float32), rows, top_n=20)
+    yield Case("longest row", call, wide=("_logprobs_kernel",))
+    rows, mask, scale = meta((512,), torch.int32), meta((512, 4008), torch.int32), meta((512,), torch.float32)
+    logits = meta((512, 128256), torch.bfloat16)
+    call = partial(logprobs, logits, rows, top_n=5, temperature=scale, allowed=mask)
+    yield Case("all options, several blocks per program", call, wide=("_logprobs_kernel",))

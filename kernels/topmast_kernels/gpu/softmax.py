@@ -173,13 +173,10 @@ def softmax(
 
 def compile_cases() -> Iterator[Case]:
     for dtype in FLOATS:
-        for width in (1024, 16384, 128256):
-            call = partial(softmax, meta((8, width), dtype))
-            yield Case(
-                f"{name(dtype)} {width}", call, wide=("_resident_kernel" if width <= 32768 else "_scale_kernel",)
-            )
-    logits, rows = meta((8, 128256), torch.bfloat16), meta((8,), torch.float32)
+        for width, kernel in ((LONGEST_RESIDENT, "_resident_kernel"), (128256, "_scale_kernel")):
+            yield Case(f"{name(dtype)} {width}", partial(softmax, meta((8, width), dtype)), wide=(kernel,))
+    logits, rows = meta((8, 128256), torch.float32), meta((8,), torch.float32)
     mask, flags = meta((8, 4008), torch.int32), meta((8,), torch.int32)
-    for width in (16384, 128256):
+    for width in (LONGEST_RESIDENT, 128256):
         call = partial(softmax, logits[:, :width], temperature=rows, allowed=mask, flags=flags)
         yield Case(f"all options {width}", call)
