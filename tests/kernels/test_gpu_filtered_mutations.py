@@ -114,7 +114,13 @@ MUTATIONS = [
         "floor",
         composition,
     ),
-    Mutation("min-p left out after top-k", FINISH, "    real = real & (gap >= floor)\n", "", min_p),
+    Mutation(
+        "min-p left out after top-k",
+        FINISH,
+        "(keys != NO_KEY) & (keys >= key) & (gap >= floor)",
+        "(keys != NO_KEY) & (keys >= key)",
+        min_p,
+    ),
     Mutation(
         "mass of all instead of what top-k left",
         FINISH,
@@ -140,8 +146,8 @@ MUTATIONS = [
     Mutation(
         "a full slab is trusted",
         "gpu/filtered_collect.py",
-        "                token, token_gap, kept = draw_from_row(*source, *wish, ID_BITS, LINES)",
-        "                token, token_gap, kept = draw_from_slab(slab, SLAB, *wish, ID_BITS, SLAB)",
+        "            key = row_key(source, k, p, peak, scale, ID_BITS, LINES)",
+        "            key = slab_key(slab, SLAB, k, p, limit, peak, scale, ID_BITS, SLAB)",
         top_k_overflow,
     ),
     Mutation("noise by row", "gpu/filtered_draw.py", "tl.load(seeds + row)", "tl.load(seeds) + row", nucleus),

@@ -9,13 +9,13 @@ import triton
 import triton.language as tl
 
 from topmast_kernels.gpu.common import LN_2
-from topmast_kernels.gpu.filtered_finish import draw_from_row, draw_from_slab, nucleus_from_slab
+from topmast_kernels.gpu.filtered_finish import draw_from_row, draw_from_slab, row_key, slab_key
 from topmast_kernels.gpu.filtered_mass import bin_of
 from topmast_kernels.gpu.filters import NUCLEUS, TOP_K, row_filters
 from topmast_kernels.gpu.lines import block_lines, load_lines, row_of
 from topmast_kernels.gpu.order import pack
 from topmast_kernels.gpu.scaling import row_scale, scaled_gap
-from topmast_kernels.gpu.threshold import MASS, mass_units, row_cut
+from topmast_kernels.gpu.threshold import mass_units
 from topmast_kernels.gpu.workspace import arrive
 
 
@@ -84,25 +84,23 @@ def collect_kernel(
     if arrive(arrivals + row, blocks):
         count = tl.load(taken + row, cache_modifier=".cg")
         tl.store(taken + row, 0)
+        limit = tl.zeros((), tl.int64)
+        if kind == NUCLEUS:
+            limit = tl.load(limits + row) - tl.load(aboves + row)
+        source = (logits, allowed, vocabulary, width, words, blocks)
+        if count <= SMALL:
+            key = slab_key(slab, count, k, p, limit, peak, scale, ID_BITS, SMALL)
+        elif count <= SLAB:
+            key = slab_key(slab, count, k, p, limit, peak, scale, ID_BITS, SLAB)
+        else:
+            key = row_key(source, k, p, peak, scale, ID_BITS, LINES)
+        tl.store(cuts + row, key)
         if kind == TOP_K:
-            source = (logits, allowed, vocabulary, width, words, blocks)
-            wish = (k, p, floor, peak, scale, tl.load(seeds + row), tl.load(positions + row))
-            if count <= SMALL:
-                token, token_gap, kept = draw_from_slab(slab, count, *wish, ID_BITS, SMALL)
-            elif count <= SLAB:
-                token, token_gap, kept = draw_from_slab(slab, count, *wish, ID_BITS, SLAB)
+            wish = (key, floor, peak, scale, tl.load(seeds + row), tl.load(positions + row))
+            if count <= SLAB:
+                token, token_gap, kept = draw_from_slab(slab, count, *wish, SMALL)
             else:
-                token, token_gap, kept = draw_from_row(*source, *wish, ID_BITS, LINES)
+                token, token_gap, kept = draw_from_row(source, *wish, LINES)
             tl.store(tokens_out + row, tl.minimum(token, vocabulary - 1))
             tl.store(logprobs_out + row, (token_gap - tl.log2(tl.load(totals + row))) * LN_2)
             tl.store(kept_out + row, kept)
-        else:
-            limit = tl.load(limits + row)
-            if count <= SMALL:
-                key = nucleus_from_slab(slab, count, limit - tl.load(aboves + row), peak, scale, ID_BITS, SMALL)
-            elif count <= SLAB:
-                key = nucleus_from_slab(slab, count, limit - tl.load(aboves + row), peak, scale, ID_BITS, SLAB)
-            else:
-                source = (logits, allowed, vocabulary, width, words, blocks)
-                key = row_cut(limit, source, peak, scale, ID_BITS, MASS, LINES)
-            tl.store(cuts + row, key)

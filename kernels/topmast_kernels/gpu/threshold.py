@@ -15,8 +15,6 @@ from topmast_kernels.gpu.order import NO_ID, NO_KEY, pack
 from topmast_kernels.gpu.scaling import scaled_gap
 
 UNITS = tl.constexpr(2.0**40)  # in the weight of the row's maximum; 2**22 tokens fit into 63 bits
-COUNT = tl.constexpr(False)
-MASS = tl.constexpr(True)
 
 
 @triton.jit
@@ -66,23 +64,21 @@ def cut(keys, units, limit, ID_BITS: tl.constexpr):
 
 
 @triton.jit
-def row_from(key, row, peak, scale, WEIGH: tl.constexpr, LINES: tl.constexpr):
-    """int64 number, or mass, of a row's tokens from `key` up. `row`: what `load_lines` needs, and the blocks."""
+def row_from(key, row, peak, scale, weigh, LINES: tl.constexpr):
+    """int64 number, or with `weigh` mass, of a row's tokens from `key` up. `row`: what `load_lines` needs, then S."""
     logits, allowed, vocabulary, width, words, blocks = row
     total = tl.zeros((), tl.int64)
     for block in range(blocks):
         lines = block_lines(block, blocks, LINES)
         tokens, x, _ = load_lines(logits, allowed, lines, vocabulary, width, words)
         inside = (x > float("-inf")) & (pack(x, tokens) >= key)
-        if WEIGH:
-            total += tl.sum(tl.where(inside, mass_units(scaled_gap(x, peak, scale)), 0))
-        else:
-            total += tl.sum(inside.to(tl.int64))
+        units = tl.where(weigh, mass_units(scaled_gap(x, peak, scale)), 1)
+        total += tl.sum(tl.where(inside, units, 0))
     return total
 
 
 @triton.jit
-def row_cut(limit, row, peak, scale, ID_BITS: tl.constexpr, WEIGH: tl.constexpr, LINES: tl.constexpr):
+def row_cut(limit, row, peak, scale, weigh, ID_BITS: tl.constexpr, LINES: tl.constexpr):
     """`cut` for a row that fits no registers: reads it 32 + ID_BITS times. For rows whose candidates found no room."""
     fixed = fixed_bits(ID_BITS)
     found = tl.full((), NO_KEY, tl.int64)
@@ -90,5 +86,5 @@ def row_cut(limit, row, peak, scale, ID_BITS: tl.constexpr, WEIGH: tl.constexpr,
         found = tl.where(step == 32, found | fixed, found)
         shift = tl.full((), 0, tl.int64) + tl.where(step < 32, 63 - step, 31 + ID_BITS - step)
         guess = found + (tl.full((), 1, tl.int64) << shift)
-        found = tl.where(row_from(guess, row, peak, scale, WEIGH, LINES) >= limit, guess, found)
+        found = tl.where(row_from(guess, row, peak, scale, weigh, LINES) >= limit, guess, found)
     return found
