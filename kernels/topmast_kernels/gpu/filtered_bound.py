@@ -14,7 +14,7 @@ from topmast_kernels.gpu.common import LN_2
 from topmast_kernels.gpu.filters import DONE, TOP_K, row_filters, row_kind
 from topmast_kernels.gpu.greedy import first_of_blocks
 from topmast_kernels.gpu.lines import LINE, row_of
-from topmast_kernels.gpu.order import NO_KEY, pack
+from topmast_kernels.gpu.order import NO_KEY, pack, unpack_value
 from topmast_kernels.gpu.sample import draw
 from topmast_kernels.gpu.scaling import row_scale, scaled_gap
 from topmast_kernels.gpu.stats import combine, row_flags, store_blocks
@@ -24,11 +24,12 @@ from topmast_kernels.gpu.workspace import arrive
 
 @triton.jit
 def column_bound(columns, k, blocks, BLOCKS: tl.constexpr):
-    """int64 key that at least k tokens of the row reach, from its [blocks, 64] column maxima; NO_KEY if unknown."""
+    """A logit that at least k tokens of the row reach, from its [blocks, 64] column maxima; -inf if none is known."""
     at = tl.arange(0, BLOCKS * LINE)
     x = tl.load(columns + at, mask=at < blocks * LINE, other=float("-inf"), cache_modifier=".cg")
     # Without ids, the keys' lower bits are the same in all of them and need no rounds.
-    return cut(pack(x, at * 0) & -0x100000000, (x > float("-inf")).to(tl.int64), k, 0)
+    key = cut(pack(x, at * 0) & -0x100000000, (x > float("-inf")).to(tl.int64), k, 0)
+    return tl.where(key == NO_KEY, float("-inf"), unpack_value(key))
 
 
 @triton.jit(do_not_specialize=["programs", "fallback"])

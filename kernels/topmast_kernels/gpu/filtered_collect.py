@@ -69,9 +69,8 @@ def collect_kernel(
     lines = block_lines(block, blocks, LINES)
     tokens, x, _ = load_lines(logits, allowed, lines, vocabulary, width, words)
     gap = scaled_gap(x, peak, scale)
-    keys = pack(x, tokens)
     if kind == TOP_K:
-        wanted = keys >= tl.load(bounds + row)
+        wanted = x >= tl.load(bounds + row)
         # Top-p's mass is that of all k tokens, so min-p may thin out the candidates only where there is no top-p.
         wanted = wanted & (gap >= tl.where(p < 1.0, float("-inf"), floor))
     else:
@@ -79,7 +78,7 @@ def collect_kernel(
     wanted = wanted & (x > float("-inf"))
     # Which slot a candidate gets depends on the moment, but nothing depends on the slot.
     slot = tl.atomic_add(taken + row + tokens * 0, 1, mask=wanted, sem="relaxed")
-    tl.store(slab + slot, keys, mask=wanted & (slot < SLAB))
+    tl.store(slab + slot, pack(x, tokens), mask=wanted & (slot < SLAB))
 
     if arrive(arrivals + row, blocks):
         count = tl.load(taken + row, cache_modifier=".cg")

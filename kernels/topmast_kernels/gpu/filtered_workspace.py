@@ -27,7 +27,7 @@ class FilteredWorkspace:
     kinds: Tensor  # int32 [rows], of `filters`
     peaks: Tensor  # float32 [rows], greatest logit
     totals: Tensor  # float32 [rows], sum of exp((logit - peak) / T)
-    bounds: Tensor  # int64 [rows], key that candidates of a top-k row reach
+    bounds: Tensor  # float32 [rows], logit that candidates of a top-k row reach
     bins: Tensor  # int32 [rows], the bin that completes the nucleus
     limits: Tensor  # int64 [rows], the mass at which the nucleus is complete
     aboves: Tensor  # int64 [rows], the mass of all bins before that one
@@ -58,7 +58,7 @@ class FilteredWorkspace:
             kinds=empty(torch.int32),
             peaks=empty(torch.float32),
             totals=empty(torch.float32),
-            bounds=empty(torch.int64),
+            bounds=empty(torch.float32),
             bins=empty(torch.int32),
             limits=empty(torch.int64),
             aboves=empty(torch.int64),
