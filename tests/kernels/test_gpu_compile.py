@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from topmast_kernels.gpu.compile_table import kernel_modules
 
 SHARED_BYTES = {80: 163 << 10, 90: 227 << 10}  # per thread block, from the CUDA programming guide
 REGISTERS = 65536
+RESOURCES = Path(__file__).parents[2] / "bench" / "results" / "kernel-resources.json"
 
 
 def start(capability: int, *options: str) -> subprocess.Popen[str]:
@@ -45,7 +47,7 @@ def reports() -> list[dict[str, Any]]:
     ]
 
 
-def compiled(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def compiled(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [each for report in reports for each in report["compiled"]]
 
 
@@ -73,6 +75,14 @@ def test_wide_loads_are_wide(reports: list[dict[str, Any]]) -> None:
     assert [each for each in wanted if not each["wide_loads"] or each["wide_loads_in_code"] == 0] == []
     assert {each["kernel"] for each in wanted if each["wide_loads_in_code"]} == {each["kernel"] for each in wanted}
     assert wanted
+
+
+def test_the_committed_resources_are_those_of_these_kernels(reports: list[dict[str, Any]]) -> None:
+    committed = json.loads(RESOURCES.read_text())
+    old = [each for each in committed["kernels"] if each["capability"] == 90]
+    new = [{"capability": 90, **each} for each in compiled(report for report in reports if report["capability"] == 90)]
+    stale = [each for each in new if each not in old] + [each for each in old if each not in new]
+    assert stale == [], "run python bench/kernels.py --resources and commit what it writes"
 
 
 @pytest.mark.old_triton
