@@ -1,6 +1,6 @@
 """Compiles the table of kernels without a GPU and reads registers, stack and load widths from the machine code.
 
-    python -m topmast_kernels.gpu.compile_ahead --capability 90 [--only MODULE...] [--once]
+    python -m topmast_kernels.gpu.compile_ahead --capability 90 [--only MODULE...]
 
 prints one JSON object; nothing is kept. It is a program of its own because Triton decides at import whether functions
 are compiled or interpreted, and because it replaces Triton's driver by one that has no device.
@@ -88,18 +88,12 @@ def resources(cubin: Path) -> tuple[int, int]:
     return registers, stack + local
 
 
-def compile_all(capability: int, only: list[str], once: bool = False) -> dict[str, Any]:
-    """{"compiled": [...], "failed": [...], "without_case": [...]}; the last are kernels that no case starts.
-
-    once: each kernel only in the first configuration that starts it.
-    """
+def compile_all(capability: int, only: list[str]) -> dict[str, Any]:
+    """{"compiled": [...], "failed": [...], "without_case": [...]}; the last are kernels that no case starts."""
     driver.set_active(_NoDevice(capability))
     started: dict[int, Any] = {}
-    seen: set[str] = set()
 
     def compile_only(function: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
-        if once and function.__name__ in seen:
-            return None
         kernel = launch(function, *args, grid=grid, warmup=True, **options)
         started[id(kernel)] = kernel
         return kernel
@@ -110,8 +104,8 @@ def compile_all(capability: int, only: list[str], once: bool = False) -> dict[st
     try:
         with tempfile.TemporaryDirectory() as folder:
             for name in only or kernel_modules():
-                seen.clear()
                 confirmed: set[str] = set()
+                seen: set[str] = set()
                 try:
                     module = load(name)
                 except Exception as error:
@@ -127,7 +121,7 @@ def compile_all(capability: int, only: list[str], once: bool = False) -> dict[st
                     done += [_describe(name, case, kernel, confirmed, Path(folder)) for kernel in kernels]
                     names = {kernel.name for kernel in kernels}
                     seen |= names
-                    for absent in sorted(set(case.wide) - seen):
+                    for absent in sorted(set(case.wide) - names):
                         failed.append({"module": name, "case": case.title, "error": f"the case starts no {absent}"})
                 without += [f"{name}.{kernel}" for kernel in sorted(launched_kernels(module) - seen)]
     finally:
@@ -161,13 +155,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capability", type=int, default=90, help="80 for A100, 90 for H100 and H200")
     parser.add_argument("--only", nargs="*", default=[], help="modules, by default all")
-    parser.add_argument("--once", action="store_true", help="each kernel in its first configuration only")
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") == "1":
         sys.exit("TRITON_INTERPRET=1 is set, so nothing would be compiled; unset it for this command")
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
-        result = compile_all(options.capability, options.only, options.once)
+        result = compile_all(options.capability, options.only)
     json.dump({"triton": triton.__version__, "capability": options.capability, **result}, sys.stdout, indent=1)
     print()
 
