@@ -67,7 +67,8 @@ class Buildah:
     def push_to_registry(self, tag: str, target: str) -> None:
         insecure = target.split("/")[0].split(":")[0] in ("localhost", "127.0.0.1")
         self._run(
-            *("push", "--quiet", *(["--tls-verify=false"] if insecure else []), tag, f"docker://{target}"),
+            *("push", "--quiet", "--compression-level=1", *(["--tls-verify=false"] if insecure else [])),
+            *(tag, f"docker://{target}"),
             remedy=f"{target} could not be pushed; see that the registry can be reached and that you are logged in "
             "(`buildah login`)",
         )
