@@ -13,7 +13,7 @@ LEAST = 1e-4  # with fixed seeds a test that passes once passes always
 def chi_square(observed: NDArray[np.int64], expected: NDArray[np.float64], least: float = 10.0) -> float:
     """P of a chi-square as large, after neighbouring bins are merged until each expects at least `least`.
 
-    0 if anything was observed where nothing is expected. Wilson and Hilferty's approximation of the distribution.
+    0 if anything was observed where nothing is expected.
     """
     if observed[expected == 0].any():
         return 0.0
@@ -28,7 +28,11 @@ def chi_square(observed: NDArray[np.int64], expected: NDArray[np.float64], least
     if len(bins) == 1:
         return 1.0
     statistic = sum((have - want) ** 2 / want for have, want in bins)
-    freedom = len(bins) - 1
+    return tail_of_chi_square(statistic, len(bins) - 1)
+
+
+def tail_of_chi_square(statistic: float, freedom: int) -> float:
+    """P of a chi-square above `statistic`, by Wilson and Hilferty's approximation."""
     spread = 2 / (9 * freedom)
     return above((((statistic / freedom) ** (1 / 3)) - (1 - spread)) / math.sqrt(spread))
 

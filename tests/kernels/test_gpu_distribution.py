@@ -14,7 +14,7 @@ import torch
 from filtered_rows import parameters
 from numpy.typing import NDArray
 from oracle_vocabulary import Filters, distribution, kept
-from significance import LEAST, chi_square
+from significance import LEAST, chi_square, tail_of_chi_square
 
 from topmast_kernels.gpu import filtered as gpu
 from topmast_kernels.twin import filtered as twin
@@ -61,6 +61,25 @@ def test_the_kernel_draws_with_the_right_probabilities(wish: Filters) -> None:
     counts, expected = drawn(gpu, wish, 100, False), distribution(one_row(), wish) * 100
     assert chi_square(counts, expected) > LEAST
     assert np.array_equal(counts, drawn(twin, wish, 100, False))
+
+
+def against_torch(drawn_at: float, expected_at: float, draws: int = 8000) -> float:
+    """P that our draws at one temperature and torch's at another differ by as much as they do.
+
+    Of two samples of one distribution, equally large, (a - b)^2 / (a + b) summed over the tokens is a chi-square.
+    """
+    torch.manual_seed(4)
+    exact = torch.from_numpy(distribution(one_row(), Filters(expected_at)))
+    theirs = np.bincount(torch.multinomial(exact, draws, replacement=True).numpy(), minlength=VOCABULARY)
+    ours = drawn(twin, Filters(drawn_at), draws, False)
+    rare = ours + theirs < 20
+    a, b = (np.append(counts[~rare], counts[rare].sum()) for counts in (ours, theirs))
+    return tail_of_chi_square(float(((a - b) ** 2 / np.maximum(a + b, 1)).sum()), len(a) - 1)
+
+
+def test_torchs_own_sampler_in_double_precision_draws_the_same() -> None:
+    assert against_torch(1.2, 1.2) > LEAST
+    assert against_torch(1.2, 1.5) < LEAST  # what the test can tell apart
 
 
 def test_what_is_far_less_likely_is_drawn_as_often_as_it_should_be() -> None:
