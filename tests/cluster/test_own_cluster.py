@@ -10,20 +10,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from cluster.lab import Lab
 from topmast_cluster.binaries import ensure_registry
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.images.build import Image
 from topmast_cluster.progress import Progress
 
 CHECKOUT = Path(__file__).parents[2]
-MODEL_POD = ("get", "pods", "-l", "topmast.dev/model=smollm2")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Own:
     """A cluster of one's own and a registry that its node can pull from."""
 
     cluster: Cluster
+    lab: Lab
     registry: str
 
     def make(self, target: str) -> subprocess.CompletedProcess[str]:
@@ -39,24 +40,9 @@ class Own:
         module = [sys.executable, "-m", f"topmast_cluster.{target}"]
         return subprocess.run(module, capture_output=True, text=True, timeout=280, cwd=CHECKOUT, env=environment)
 
-    def kubectl(self, *words: str, check: bool = True) -> str:
-        done = self.cluster.kubectl(*words, check=check)
-        return done.stdout if check else done.stdout + done.stderr
-
-    def helm(self, *words: str) -> str:
-        command = [str(self.cluster.binaries["helm"]), *words]
-        environment = {**os.environ, **self.cluster.environment()}
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment).stdout
-
-    def until(self, what: str, seen: Callable[[], bool], timeout_s: float = 90) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not seen():
-            assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
-            time.sleep(0.5)
-
     def model_pods(self) -> set[str]:
-        """UIDs of the engine pods."""
-        return set(self.kubectl(*MODEL_POD, "-o", "jsonpath={.items[*].metadata.uid}").split())
+        """UIDs of the engine pods, those on their way out included."""
+        return {pod["metadata"]["uid"] for pod in self.lab.list("pods", "topmast.dev/model=smollm2")}
 
 
 @contextmanager
@@ -94,7 +80,8 @@ def own(images: dict[str, Image], tmp_path_factory: pytest.TempPathFactory) -> I
     cluster.start(nodes=1)
     try:
         with registry(tmp_path_factory.mktemp("registry"), cluster.names.netns("node-1")) as address:
-            yield Own(cluster, address)
+            kubectl, helm = cluster.binaries["kubectl"], cluster.binaries["helm"]
+            yield Own(cluster, Lab(kubectl, helm, cluster.kubeconfig, gateway_url="", key=""), address)
     finally:
         cluster.stop()
 
@@ -103,7 +90,7 @@ def test_make_up_brings_the_images_through_the_registry_and_ends_with_an_answer(
     done = own.make("up")
     assert done.returncode == 0, done.stderr
     assert "A: " in done.stdout and "Paris" in done.stdout, done.stdout
-    images = own.kubectl("get", "pods", "-A", "-o", "jsonpath={.items[*].spec.containers[*].image}").split()
+    images = own.lab.kubectl("get", "pods", "-A", "-o", "jsonpath={.items[*].spec.containers[*].image}").split()
     assert images and all(image.startswith(f"{own.registry}/team/topmast/") for image in images), images
     # What it tells people to type reaches the gateway by a port-forward, which is how the answer came.
     assert "port-forward svc/topmast-gateway" in done.stdout
@@ -112,9 +99,10 @@ def test_make_up_brings_the_images_through_the_registry_and_ends_with_an_answer(
 def test_a_release_that_was_removed_finds_its_model_running_when_it_comes_back(own: Own) -> None:
     before = own.model_pods()
     assert len(before) == 1
-    own.helm("uninstall", "topmast", "--namespace", "topmast-system", "--wait")
-    own.until(
-        "operator and gateway are gone", lambda: not own.kubectl("get", "pods", "-n", "topmast-system", "-o", "name")
+    own.lab.helm("uninstall", "topmast", "--namespace", "topmast-system", "--wait")
+    own.lab.until(
+        "operator and gateway are gone",
+        lambda: not own.lab.kubectl("get", "pods", "-n", "topmast-system", "-o", "name"),
     )
     time.sleep(5)  # nobody is there to act, and no owner reference may take the pods along
     assert own.model_pods() == before
@@ -127,8 +115,8 @@ def test_a_release_that_was_removed_finds_its_model_running_when_it_comes_back(o
 def test_make_down_removes_model_chart_and_crd_and_leaves_the_cluster(own: Own) -> None:
     done = own.make("down")
     assert done.returncode == 0, done.stderr
-    assert own.kubectl("get", "namespaces", "topmast-system", check=False).find("NotFound") >= 0
-    assert own.kubectl("get", "crd", "llmdeployments.topmast.dev", check=False).find("NotFound") >= 0
-    own.until("the model's pods are gone", lambda: not own.model_pods())
-    left = own.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
+    assert own.lab.kubectl("get", "namespaces", "topmast-system", check=False).find("NotFound") >= 0
+    assert own.lab.kubectl("get", "crd", "llmdeployments.topmast.dev", check=False).find("NotFound") >= 0
+    own.lab.until("the model's pods are gone", lambda: not own.model_pods())
+    left = own.lab.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
     assert "topmast" not in left
