@@ -24,6 +24,16 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """Where one sequence's time went, in seconds, and how often it had to be computed again."""
+
+    queued_s: float  # from Submit to its first admission
+    prefill_s: float  # from there to its first token
+    decode_s: float  # from there to its last token
+    preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
     """A tokenised request. The engine stops at `max_tokens`, at a token of `stop_token_ids`, or when cancelled."""
 
@@ -33,6 +43,9 @@ class Submit:
     sampling: Sampling
     stop_token_ids: list[int] = field(default_factory=list)
     ignore_eos: bool = False
+    priority: int = 1  # 0 interactive, 1 normal, 2 batch
+    deadline_s: float | None = None  # CLOCK_MONOTONIC; a sequence that is not finished by then ends with "deadline"
+    cache_salt: str = ""  # prefixes are shared only among requests with the same salt
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +62,14 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One new token of one request; `finish` is set on its last: "stop", "length" or "error"."""
+    """One new token of one request; `finish` is set on its last: "stop", "length", "error" or "deadline"."""
 
     request_id: str
-    token_id: int  # -1 when the request ends without a token (error)
+    token_id: int  # -1 when the request ends without a token (error, deadline)
     finish: str | None
     cached_tokens: int = 0  # prompt tokens that were not computed again
     error: str | None = None
+    timing: Timing | None = None  # with `finish`, unless the request was refused at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,5 +119,7 @@ def unpack(frame: bytes) -> Message:
     if _KINDS[tag] is Submit:
         fields[3] = Sampling(*fields[3])
     elif _KINDS[tag] is Step:
+        for token in fields[0]:
+            token[-1] = token[-1] and Timing(*token[-1])
         fields[0] = [Token(*token) for token in fields[0]]
     return _KINDS[tag](*fields)  # type: ignore[no-any-return]

@@ -45,7 +45,7 @@ def test_one_stream_decodes_at_forty_tokens_per_second() -> None:
     kernels = load_kernels()
     crossover, note = measure_crossover(model, kernels)
     model.use(kernels, crossover)
-    core = make_core(model, blocks=16, max_num_seqs=4, max_model_len=512, step_target_s=0.15, stop_ids=())
+    core = make_core(model, blocks=16, max_num_seqs=4, max_model_len=512, itl_goal_s=0.15, stop_ids=())
     rates, slowness = [], []
     for attempt in range(3):
         slowness.append(calibration_s() / QUIET_S)

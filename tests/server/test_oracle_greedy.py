@@ -88,7 +88,7 @@ def llama() -> Llama:
 
 
 def new_core(model: Llama, slots: int = 32) -> EngineCore:
-    return make_core(model, blocks=120, max_num_seqs=slots, max_model_len=2048, step_target_s=0.15, stop_ids=())
+    return make_core(model, blocks=120, max_num_seqs=slots, max_model_len=2048, itl_goal_s=0.15, stop_ids=())
 
 
 def answer(core: EngineCore, prompts: list[list[int]], tokens: int, together: int = 8) -> list[list[int]]:

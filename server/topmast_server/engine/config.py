@@ -20,7 +20,9 @@ class EngineConfig:
     max_num_seqs: int = 32
     kv_cache_bytes: int | None = None
     block_size: int = 32  # tokens per KV block
-    step_target_s: float = 0.15  # how long one step may take while somebody waits for the next token
+    itl_goal_s: float = 0.15  # how long one step may take while somebody waits for the next token
+    prefix_cache: bool = True  # KV blocks of earlier requests are used again
+    batch_invariant: bool = False  # the same bits whatever else is in the batch, at some cost
 
     def to_json(self) -> str:
         """One line for the engine's command line."""

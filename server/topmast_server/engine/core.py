@@ -123,10 +123,10 @@ class EngineCore:
 
 
 def make_core(
-    model: Llama, *, blocks: int, max_num_seqs: int, max_model_len: int, step_target_s: float, stop_ids: tuple[int, ...]
+    model: Llama, *, blocks: int, max_num_seqs: int, max_model_len: int, itl_goal_s: float, stop_ids: tuple[int, ...]
 ) -> EngineCore:
     """An engine around a loaded model."""
     scheduler = Scheduler(BlockPool(blocks, model.block_size), max_num_seqs=max_num_seqs, max_model_len=max_model_len)
     full_batch = min(_FULL_BATCH, max_num_seqs, blocks)
-    pace = Pace(step_target_s, least=max(16, max_num_seqs), most=1024, full_batch=full_batch)
+    pace = Pace(itl_goal_s, least=max(16, max_num_seqs), most=1024, full_batch=full_batch)
     return EngineCore(model, scheduler, pace, stop_ids)

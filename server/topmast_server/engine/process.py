@@ -110,7 +110,7 @@ def _start(
         blocks=size.blocks,
         max_num_seqs=config.max_num_seqs,
         max_model_len=size.max_model_len,
-        step_target_s=config.step_target_s,
+        itl_goal_s=config.itl_goal_s,
         stop_ids=weights.stop_ids,
     )
     warm_up(core)
