@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/pytest -q
+PYTEST := $(BIN)/pytest -q --durations=8 --durations-min=5
 
 # Kernels are tested on the newest Triton and on the oldest that is supported; a GPU's torch brings its own.
 TRITON := 3.9.0

@@ -2,16 +2,19 @@
 
     python -m topmast_kernels.gpu.compile_ahead --capability 90 [--only MODULE...]
 
-prints one JSON object; nothing is kept. It is a program of its own because Triton decides at import whether functions
-are compiled or interpreted, and because it replaces Triton's driver by one that has no device.
+prints one JSON object. It is a program of its own because Triton decides at import whether functions are compiled or
+interpreted, and because it replaces Triton's driver by one that has no device. Compiled code is kept in Triton's cache
+for the next run of the same sources.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -151,6 +154,22 @@ def _describe(module: str, case: Case, kernel: Any, confirmed: set[str], folder:
     )
 
 
+def cache_folder() -> Path:
+    """Where the code compiled from these very sources is kept; that of other sources is removed.
+
+    Triton's keys know a kernel's source, its arguments and the target, so nothing stale can be read.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "topmast"
+    digest = hashlib.sha256(triton.__version__.encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    folder = base / f"triton-{triton.__version__}-{digest.hexdigest()[:12]}"
+    for other in base.glob(f"triton-{triton.__version__}-*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capability", type=int, default=90, help="80 for A100, 90 for H100 and H200")
@@ -158,9 +177,8 @@ def main() -> None:
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") == "1":
         sys.exit("TRITON_INTERPRET=1 is set, so nothing would be compiled; unset it for this command")
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["TRITON_CACHE_DIR"] = cache
-        result = compile_all(options.capability, options.only)
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache_folder()))
+    result = compile_all(options.capability, options.only)
     json.dump({"triton": triton.__version__, "capability": options.capability, **result}, sys.stdout, indent=1)
     print()
 
