@@ -1,4 +1,4 @@
-"""The engine's small parts: the progress page, threads, memory, pace, configuration."""
+"""The engine's small parts: the progress page, threads, memory, configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 
 from topmast_server.engine.config import EngineConfig
 from topmast_server.engine.memory import memory_limit_bytes, size_kv
-from topmast_server.engine.pace import Pace
 from topmast_server.engine.threads import thread_environment, usable_cores
 from topmast_server.progress import Progress
 from topmast_server.weights.errors import ModelError
@@ -107,33 +106,6 @@ def test_what_cannot_fit_is_refused_with_the_numbers(config: EngineConfig, code:
     assert all(number in caught.value.message for number in numbers)
 
 
-def test_the_budget_follows_the_measured_rate() -> None:
-    pace = Pace(0.1, least=32, most=1024, full_batch=16)
-    first = pace.token_budget(somebody_decodes=True)
-    for _ in range(50):
-        pace.learn(prefill_rows=256, decode_rows=0, seconds=0.2)
-    assert first == 128
-    assert pace.token_budget(somebody_decodes=True) == 128  # 1280 tokens/s for 0.1 s
-    assert pace.token_budget(somebody_decodes=False) == 512
-    for _ in range(50):
-        pace.learn(prefill_rows=256, decode_rows=0, seconds=20.0)
-    assert pace.token_budget(somebody_decodes=True) == 32
-    for _ in range(50):
-        pace.learn(prefill_rows=256, decode_rows=0, seconds=0.001)
-    assert pace.token_budget(somebody_decodes=True) == 1024
-
-
 def test_configuration_survives_the_command_line() -> None:
     config = EngineConfig("/models/a b.gguf", max_model_len=77, kv_cache_bytes=1 << 30)
     assert EngineConfig.from_json(config.to_json()) == config
-
-
-def test_one_stream_alone_does_not_set_the_rate_that_the_replica_is_scaled_by() -> None:
-    pace = Pace(0.1, least=32, most=1024, full_batch=16)
-    pace.learn(prefill_rows=0, decode_rows=16, seconds=0.04)
-    for _ in range(100):
-        pace.learn(prefill_rows=0, decode_rows=1, seconds=0.0125)
-    assert pace.decode_tokens_per_s == 400
-    for _ in range(100):
-        pace.learn(prefill_rows=0, decode_rows=8, seconds=0.04)
-    assert pace.decode_tokens_per_s == pytest.approx(200, rel=0.01)

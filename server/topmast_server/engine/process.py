@@ -112,6 +112,7 @@ def _start(
         max_model_len=size.max_model_len,
         itl_goal_s=config.itl_goal_s,
         stop_ids=weights.stop_ids,
+        prefix_cache=config.prefix_cache,
     )
     warm_up(core)
     progress.tick(has_work=False)
@@ -172,6 +173,7 @@ def _serve(core: EngineCore, pipe: _Pipe, progress: Progress, compiling: Backgro
             progress.step_done(time.monotonic() - started, has_work=core.has_work)
         else:
             progress.tick(has_work=False)
+            core.check_when_idle()
         # A long prefill makes no tokens for a while; /state and /metrics should not stand still meanwhile.
         if tokens or messages or (core.has_work and time.monotonic() - told_s > _STATS_S):
             pipe.send(Step(tokens, core.stats()))

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import bisect
+import math
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from topmast_server.engine.budget import Budget
+from topmast_server.engine.foresight import AnswerLengths, future_peak
 from topmast_server.engine.kv import BlockPool
 from topmast_server.engine.sequence import Sequence
+from topmast_server.engine.tables import Tables
+
+_RESERVE = 100  # one block in so many stays out of the plans for the future, which are estimates
+_ENOUGH_FREE = 8  # after a preemption, one block in so many must be free before anybody is admitted again
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,26 +29,62 @@ class Work:
 
 @dataclass(slots=True)
 class Plan:
-    """One step. `preempted` lost their blocks and wait again; they will be computed anew."""
+    """One step. `preempted` lost their blocks and wait again; `expired` are past their deadlines and gone."""
 
-    budget: int
+    budget: Budget
     work: list[Work] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
+    expired: list[Sequence] = field(default_factory=list)
 
-    def add(self, sequence: Sequence, count: int) -> None:
-        """Give a sequence its next `count` tokens."""
-        self.work.append(Work(sequence, sequence.computed, count, sample=count == sequence.remaining))
-        self.budget -= count
+    def add_decode(self, sequence: Sequence) -> None:
+        """Its next token; decodes are in the budget from the beginning."""
+        self.work.append(Work(sequence, sequence.computed, 1, sample=True))
+
+    def add_chunk(self, sequence: Sequence) -> bool:
+        """As much of its prompt as fits; False when nothing does."""
+        start, remaining = sequence.computed, sequence.remaining
+        count = self.budget.chunk(start, remaining)
+        if count == 0:
+            return False
+        self.budget.spend(start, count)
+        self.work.append(Work(sequence, start, count, sample=count == remaining))
+        return True
+
+    def drop(self, victim: Sequence) -> None:
+        """It is preempted: others have its part of the budget."""
+        for work in [work for work in self.work if work.sequence is victim]:
+            self.work.remove(work)
+            self.budget.give_back(work.start, work.count)
+        self.preempted.append(victim)
+
+
+class Pacing(Protocol):
+    """Who says how much one step may hold."""
+
+    def budget(self, decode_rows: int) -> Budget:
+        """Beside so many decodes."""
 
 
 class Scheduler:
-    """Waiting and running sequences, oldest first. The oldest one always advances, so nobody starves."""
+    """Waiting and running sequences by rank: first come, first served within a class of priority, and ageing between.
 
-    def __init__(self, pool: BlockPool, *, max_num_seqs: int, max_model_len: int) -> None:
-        self.pool, self.max_num_seqs, self.max_model_len = pool, max_num_seqs, max_model_len
+    Nobody starves: the first that runs always advances, nobody passes the first that waits (unless that one waits for
+    a prefix which another one is computing), and a newcomer of the next better class ranks behind those who have waited
+    for AGEING_S.
+    """
+
+    def __init__(
+        self, pool: BlockPool, pace: Pacing, *, max_num_seqs: int, max_model_len: int, prefix_cache: bool = True
+    ) -> None:
+        self.pool, self.pace, self.max_num_seqs, self.max_model_len = pool, pace, max_num_seqs, max_model_len
+        self.tables = Tables(pool, reuse=prefix_cache)
+        self.lengths = AnswerLengths()
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        self.preemptions = 0
+        self.preemptions = self.queried_tokens = self.hit_tokens = 0
+        self._next_deadline_s = math.inf  # no deadline is earlier
+        self._holding = False  # a preemption was needed: admitting now would only cause the next one
+        self._full_for: Sequence | None = None  # it waits for memory, and nobody has left since
 
     @property
     def has_work(self) -> bool:
@@ -63,75 +107,141 @@ class Scheduler:
         """Queue a sequence that `refusal` did not refuse; its answer is clipped to what fits."""
         room = min(self.max_model_len, self.pool.total * self.pool.block_size) - sequence.prompt_len
         sequence.max_tokens = max(1, min(sequence.max_tokens, room))
-        bisect.insort(self.waiting, sequence, key=_by_arrival)
+        self._next_deadline_s = min(self._next_deadline_s, sequence.deadline_s)
+        bisect.insort(self.waiting, sequence, key=_by_rank)
 
     def remove(self, sequence: Sequence) -> None:
-        """Finished or cancelled, in whatever state: forget it and free its blocks."""
-        (self.running if sequence in self.running else self.waiting).remove(sequence)
-        self._free(sequence)
+        """Finished, expired or cancelled, in whatever state: forget it and free its blocks."""
+        if sequence.blocks:
+            self.running.remove(sequence)
+            self.tables.release(sequence)
+            self._holding, self._full_for = False, None
+        else:
+            self.waiting.remove(sequence)
+        if sequence.made:
+            self.lengths.observe(sequence.made)
 
-    def plan_step(self, budget: int) -> Plan:
-        """Decodes first, then prefills in progress, then admissions, within one token budget."""
-        plan = Plan(budget=max(budget, self.max_num_seqs))
-        self._add_decodes(plan)  # may preempt: a decode never waits for a prefill
-        self._continue_prefills(plan)
+    def reset(self) -> None:
+        """Forget every content, length and count; nothing may wait or run."""
+        assert not self.has_work
+        self.tables.reset()
+        self.lengths = AnswerLengths()
+        self.preemptions = self.queried_tokens = self.hit_tokens = 0
+
+    def plan_step(self, now_s: float) -> Plan:
+        """Decodes first, then prefills in progress, then admissions, within one budget of rows and time."""
+        expired = self._expire(now_s)
+        decodes = [sequence for sequence in self.running if sequence.remaining == 1]
+        plan = Plan(self.pace.budget(len(decodes)), expired=expired)
+        self._add_decodes(decodes, plan)  # may preempt: a decode never waits for a prefill
+        prefilling = [sequence for sequence in self.running if sequence.remaining > 1]
+        if prefilling and not plan.preempted:
+            self._admit_waiting(now_s, plan, ahead_of=prefilling[0])  # a better class does not wait for a long prompt
+        self._continue_prefills(prefilling, plan)
         if not plan.preempted:  # admitting right after a preemption would undo it
-            self._admit_waiting(plan)
+            self._admit_waiting(now_s, plan)
         return plan
 
-    def _add_decodes(self, plan: Plan) -> None:
-        for sequence in [s for s in self.running if s.remaining == 1]:
-            if sequence in self.running and self._make_room(sequence, plan):
-                plan.add(sequence, 1)
+    def _expire(self, now_s: float) -> list[Sequence]:
+        if now_s < self._next_deadline_s:
+            return []
+        expired = [one for one in (*self.running, *self.waiting) if one.deadline_s <= now_s]
+        for sequence in expired:
+            self.remove(sequence)
+        everybody = (*self.running, *self.waiting)
+        self._next_deadline_s = min((one.deadline_s for one in everybody), default=math.inf)
+        return expired
 
-    def _continue_prefills(self, plan: Plan) -> None:
-        for sequence in [s for s in self.running if s.remaining > 1]:
-            if plan.budget > 0:
-                plan.add(sequence, min(sequence.remaining, plan.budget))
+    def _add_decodes(self, decodes: list[Sequence], plan: Plan) -> None:
+        for sequence in decodes:
+            # One without blocks has just been preempted.
+            if sequence.blocks and self._make_room(sequence, plan):
+                plan.add_decode(sequence)
 
-    def _admit_waiting(self, plan: Plan) -> None:
-        while self.waiting and plan.budget > 0 and len(self.running) < self.max_num_seqs:
-            sequence = self.waiting[0]
-            # One block in hand for each that runs: admitting into the last blocks would mean to preempt at once.
-            needed = self.pool.blocks_for(len(sequence.tokens))
-            if self.running and self.pool.free - needed < len(self.running):
+    def _continue_prefills(self, prefilling: list[Sequence], plan: Plan) -> None:
+        for sequence in prefilling:
+            if sequence.blocks and not plan.add_chunk(sequence):
                 return
-            blocks = self.pool.take(needed)
-            if blocks is None:
+
+    def _admit_waiting(self, now_s: float, plan: Plan, ahead_of: Sequence | None = None) -> None:
+        for sequence in self.waiting[: self.max_num_seqs - len(self.running) + 1]:
+            if ahead_of is not None and sequence.rank > ahead_of.rank:
                 return
-            sequence.blocks = blocks
-            self.waiting.pop(0)
-            bisect.insort(self.running, sequence, key=_by_arrival)
-            plan.add(sequence, min(sequence.remaining, plan.budget))
+            cached = self.tables.cached(sequence)
+            if self.tables.coming(sequence, cached):
+                continue  # the one ahead computes it for both: in a step or two it is here for the taking
+            start = len(cached) * self.pool.block_size
+            if not plan.budget.chunk(start, len(sequence.tokens) - start):
+                return
+            if not self._find_room(sequence, cached, plan):
+                return
+            self._admit(sequence, cached, now_s)
+            plan.add_chunk(sequence)
+            if plan.preempted:
+                return
+
+    def _find_room(self, sequence: Sequence, cached: list[int], plan: Plan) -> bool:
+        """Whether it may run now, if need be in the place of lower classes that rank behind it."""
+        while not self._fits(sequence, cached):
+            lower = [one for one in self.running if one.priority > sequence.priority and one.rank > sequence.rank]
+            victim = self._cheapest(lower)
+            if victim is None:
+                return False
+            self._preempt(victim, plan)
+            self._full_for = None
+        return True
+
+    def _fits(self, sequence: Sequence, cached: list[int]) -> bool:
+        if not self.running:
+            return True
+        if len(self.running) >= self.max_num_seqs or self._full_for is sequence:
+            return False
+        if self._holding and self.pool.free * _ENOUGH_FREE < self.pool.total:
+            return False
+        peak = future_peak(self.pool, self.lengths, self.running, sequence, cached)
+        if peak > self.pool.total - self.pool.total // _RESERVE:
+            self._full_for = sequence
+            return False
+        return True
+
+    def _admit(self, sequence: Sequence, cached: list[int], now_s: float) -> None:
+        self.tables.attach(sequence, cached)
+        self.waiting.remove(sequence)
+        bisect.insort(self.running, sequence, key=_by_rank)
+        self._holding = False
+        if sequence.admitted_s is None:
+            sequence.admitted_s = now_s
+            sequence.cached_tokens = sequence.computed
+            self.queried_tokens += sequence.prompt_len
+            self.hit_tokens += sequence.computed
 
     def _make_room(self, sequence: Sequence, plan: Plan) -> bool:
-        """A block for the next token, if need be at the youngest one's cost. False: `sequence` itself had to yield."""
-        while len(sequence.blocks) * self.pool.block_size < len(sequence.tokens):
-            taken = self.pool.take(1)
-            if taken is not None:
-                sequence.blocks += taken
-                continue
-            victim = self.running[-1]
+        """A block for its next token, if need be at the cost of one behind. False: it had to yield itself."""
+        while not self.tables.grow(sequence):
+            victim = self._cheapest([one for one in self.running if one.rank > sequence.rank]) or sequence
             self._preempt(victim, plan)
+            self._holding = True
             if victim is sequence:
                 return False
         return True
 
+    def _cheapest(self, candidates: list[Sequence]) -> Sequence | None:
+        """The one with the fewest tokens to compute again; what others hold, too, is there when it comes back."""
+        size = self.pool.block_size
+        return min(
+            candidates,
+            key=lambda one: (one.computed - size * self.pool.shared_head(one.blocks), -one.rank[0], -one.rank[1]),
+            default=None,
+        )
+
     def _preempt(self, victim: Sequence, plan: Plan) -> None:
         self.preemptions += 1
+        victim.preemptions += 1
+        plan.drop(victim)
         self.running.remove(victim)
-        for work in [w for w in plan.work if w.sequence is victim]:
-            plan.work.remove(work)
-            plan.budget += work.count
-        self._free(victim)
-        plan.preempted.append(victim)
-        bisect.insort(self.waiting, victim, key=_by_arrival)
-
-    def _free(self, sequence: Sequence) -> None:
-        self.pool.release(sequence.blocks)
-        sequence.blocks = []
-        sequence.computed = 0
+        self.tables.release(victim)
+        bisect.insort(self.waiting, victim, key=_by_rank)
 
 
-def _by_arrival(sequence: Sequence) -> int:
-    return sequence.arrival
+def _by_rank(sequence: Sequence) -> tuple[float, int]:
+    return sequence.rank

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from topmast_server.engine.core import EngineCore
-from topmast_server.engine.stats import Counters
 from topmast_server.messages import Sampling, Submit
 
 _PROMPT_TOKENS, _ANSWER_TOKENS = 64, 4  # a start is counted in tenths of a second
@@ -20,7 +19,7 @@ def warm_up(core: EngineCore) -> None:
     drawn = Sampling(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01, seed=1)
     _generate(core, [(prompt, Sampling(temperature=0.0))])
     _generate(core, [(prompt[:4], drawn)] * core.pace.least_batch)
-    core.counters = Counters()
+    core.forget_the_past()
 
 
 def _generate(core: EngineCore, requests: list[tuple[list[int], Sampling]]) -> None:
