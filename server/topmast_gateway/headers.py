@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 
 from topmast_gateway.asgi import Header
 
-_PASSED_ON = (b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate")
+_TERMS = (b"x-request-timeout", b"x-request-timing")
+_PASSED_ON = (b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate", *_TERMS)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 # Connection handling is each hop's own; date, server and the request id are the gateway's.
@@ -29,7 +30,7 @@ def request_id(headers: Mapping[bytes, bytes]) -> str:
 
 
 def towards_engine(headers: Mapping[bytes, bytes], identity: str) -> dict[str, str]:
-    """What an engine is told: the content, the trace and the request's id."""
+    """What an engine is told: the content, the trace, the request's id, and on which terms it is served."""
     passed = {name.decode(): headers[name].decode("latin-1") for name in _PASSED_ON if name in headers}
     return {**passed, "x-request-id": identity, "accept-encoding": "identity"}
 

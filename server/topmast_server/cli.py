@@ -44,7 +44,7 @@ def main() -> int:
         console.error(failure.message)
         write_termination_log(termination_log(options), failure)
         return failure.exit_code
-    launched = launch(_engine_config(options, str(source.path)))
+    launched = launch(engine_config(options, str(source.path)))
     try:
         console.listening(url(public), url(admin), str(source.path))
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -57,13 +57,17 @@ def main() -> int:
         launched.process.wait()
 
 
-def _engine_config(options: Options, path: str) -> EngineConfig:
+def engine_config(options: Options, path: str) -> EngineConfig:
+    """What the engine process is told of the flags."""
     return EngineConfig(
         model=path,
         dtype=options.dtype,
         max_model_len=options.max_model_len,
         max_num_seqs=options.max_num_seqs,
         kv_cache_bytes=options.kv_cache_bytes,
+        itl_goal_s=options.itl_goal_s,
+        prefix_cache=options.prefix_cache,
+        batch_invariant=options.batch_invariant,
     )
 
 

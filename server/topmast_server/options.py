@@ -32,6 +32,10 @@ class Options:
     kv_cache_bytes: int | None
     max_waiting_requests: int
     max_waiting_tokens: int | None
+    ttft_target_s: float
+    itl_goal_s: float
+    prefix_cache: bool
+    batch_invariant: bool
     hang_timeout_s: float
     drain_timeout_s: float
     drain_notice_s: float
@@ -60,6 +64,10 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--kv-cache-bytes", type=_bytes, metavar="BYTES", help="memory for KV, like 512Mi (chosen to fit)")
     add("--max-waiting-requests", type=_natural, default=256, metavar="N", help="queue bound (%(default)s)")
     add("--max-waiting-tokens", type=_count, metavar="TOKENS", help="queue bound (a minute of prefill)")
+    add("--ttft-target-s", type=_positive, default=10.0, metavar="S", help="refuse what would begin later (10)")
+    add("--itl-goal-s", type=_positive, default=0.15, metavar="S", help="longest step while others decode (0.15)")
+    add("--no-prefix-cache", dest="prefix_cache", action="store_false", help="compute every prompt from its start")
+    add("--batch-invariant", action="store_true", help="the same bits whatever else is in the batch; slower")
     add("--hang-timeout-s", type=_seconds, default=10.0, metavar="S", help="no step for so long is a hang (10)")
     add("--drain-timeout-s", type=_seconds, default=30.0, metavar="S", help="time to finish at SIGTERM (30)")
     add("--drain-notice-s", type=_seconds, default=3.0, metavar="S", help="still accepting after SIGTERM (3)")
@@ -113,4 +121,11 @@ def _seconds(text: str) -> float:
         seconds = math.nan
     if not 0 <= seconds <= 86400:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time; give seconds, 0 to 86400")
+    return seconds
+
+
+def _positive(text: str) -> float:
+    seconds = _seconds(text)
+    if seconds < 0.001:
+        raise argparse.ArgumentTypeError(f"{text!r} is too short a time; give seconds, 0.001 to 86400")
     return seconds

@@ -62,6 +62,7 @@ class _Program:
             self._drain,
             max_waiting_requests=options.max_waiting_requests,
             max_waiting_tokens=options.max_waiting_tokens,
+            ttft_target_s=options.ttft_target_s,
             started_s=started_s,
         )
         self._left = asyncio.Event()

@@ -92,10 +92,11 @@ def test_a_longer_prompt_and_a_longer_answer_cost_more() -> None:
 
 
 @given(st.dictionaries(st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1).map(str.encode), st.binary(max_size=20)))
-def test_nothing_but_content_trace_and_request_id_goes_to_an_engine(given_headers: dict[bytes, bytes]) -> None:
+def test_nothing_but_content_trace_terms_and_request_id_goes_to_an_engine(given_headers: dict[bytes, bytes]) -> None:
     passed = headers.towards_engine(given_headers, "req-1")
     allowed = {"content-type", "accept", "user-agent", "traceparent", "tracestate", "x-request-id", "accept-encoding"}
-    assert set(passed) <= allowed and passed["x-request-id"] == "req-1"
+    terms = {"x-request-timeout", "x-request-timing"}
+    assert set(passed) <= allowed | terms and passed["x-request-id"] == "req-1"
 
 
 def test_headers_of_the_connection_do_not_come_back() -> None:

@@ -1,30 +1,43 @@
 """The door: nothing slips through in a burst, nothing leaks, and a refusal says when and why."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topmast_server.api.admission import Admission, Limits, answer_tokens, refuse_endless_text
+from topmast_server.api.admission import Admission, Limits, Wanted, answer_tokens, refuse_endless_text
 from topmast_server.api.errors import ApiError
 
-LIMITS = Limits(max_sequences=4, max_waiting_tokens=100, max_context_tokens=1000, prefill_tokens_per_s=50.0)
+LIMITS = Limits(
+    max_sequences=4,
+    max_num_seqs=4,
+    max_waiting_tokens=100,
+    max_context_tokens=1000,
+    prefill_tokens_per_s=50.0,
+    decode_tokens_per_s=100.0,
+    ttft_target_s=1000.0,
+)
+ONE = Wanted(1)
 
 
 def test_a_burst_before_tokenising_is_counted() -> None:
     door = Admission(LIMITS)
     for _ in range(4):
-        door.enter(1, body_bytes=40)
+        door.enter(Wanted(1, body_bytes=40))
     with pytest.raises(ApiError) as caught:
-        door.enter(1, body_bytes=40)
+        door.enter(Wanted(1, body_bytes=40))
     assert caught.value.status == 503
-    assert caught.value.retry_after_s == 1
+    assert caught.value.retry_after_s == 6  # the next end: 256 tokens, four at a time, at half of 100 tokens a second
     assert "4 sequences" in caught.value.message
 
 
 def test_waiting_tokens_are_bounded_and_retry_after_grows_with_them() -> None:
-    door = Admission(Limits(100, 1000, 2000, 50.0))
-    door.enter(1, 0).correct(900)
-    late = door.enter(1, 0)
+    door = Admission(
+        replace(LIMITS, max_sequences=100, max_num_seqs=100, max_waiting_tokens=1000, max_context_tokens=2000)
+    )
+    door.enter(ONE).correct(900)
+    late = door.enter(ONE)
     with pytest.raises(ApiError) as caught:
         late.correct(101)
     assert (caught.value.status, caught.value.retry_after_s) == (503, 18)
@@ -33,7 +46,7 @@ def test_waiting_tokens_are_bounded_and_retry_after_grows_with_them() -> None:
 
 def test_an_empty_queue_takes_a_prompt_larger_than_the_queue() -> None:
     door = Admission(LIMITS)
-    with door.enter(1, 0) as ticket:
+    with door.enter(ONE) as ticket:
         ticket.correct(999)
         ticket.prefilled()
         assert door.waiting_tokens == 0
@@ -47,7 +60,7 @@ def test_whatever_happens_everything_is_given_back(requests: list[tuple[int, int
     tickets = []
     for sequences, body_bytes, tokens, prefilled in requests:
         try:
-            ticket = door.enter(sequences, body_bytes)
+            ticket = door.enter(Wanted(sequences, body_bytes))
             tickets.append(ticket)
             ticket.correct(tokens)
         except ApiError:

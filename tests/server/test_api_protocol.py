@@ -51,6 +51,22 @@ def chat(**fields: Any) -> str:
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
         ({"model": ""}, "model"),
         ({"stream": "perhaps"}, "stream"),
+        ({"priority": "urgent"}, "priority"),
+        ({"priority": "1"}, "priority"),
+        ({"priority": 3}, "priority"),
+        ({"priority": -1}, "priority"),
+        ({"priority": 1.5}, "priority"),
+        ({"priority": True}, "priority"),
+        ({"priority": [1]}, "priority"),
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": -1}, "timeout"),
+        ({"timeout": 86401}, "timeout"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"timeout": "soon"}, "timeout"),
+        ({"cache_salt": ""}, "cache_salt"),
+        ({"cache_salt": 5}, "cache_salt"),
+        ({"cache_salt": "x" * 257}, "cache_salt"),
+        ({"timing": "perhaps"}, "timing"),
     ],
 )
 def test_an_absurd_value_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
@@ -76,6 +92,13 @@ def test_an_absurd_value_is_refused_by_name(fields: dict[str, Any], param: str) 
 def test_a_known_field_that_we_cannot_honour_is_refused_by_name(name: str, value: object) -> None:
     message = refusal(ChatRequest, chat(**{name: value})).message
     assert name in message and "leave it out" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "priority"), [("interactive", 0), ("normal", 1), ("batch", 2), (0, 0), (1, 1), (2, 2), (None, 1)]
+)
+def test_priorities_have_names_and_numbers(given: object, priority: int) -> None:
+    assert ChatRequest.model_validate_json(chat(priority=given)).priority == priority
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from topmast_server.cli import engine_config
+from topmast_server.engine.config import EngineConfig
 from topmast_server.options import parse
 from topmast_server.source import locate
 from topmast_server.supervisor.drain import Drain
@@ -25,6 +27,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         8001,
     )
     assert (options.max_num_seqs, options.max_waiting_requests) == (32, 256)
+    assert (options.ttft_target_s, options.itl_goal_s) == (10, 0.15)
+    assert (options.prefix_cache, options.batch_invariant) == (True, False)
     assert (options.hang_timeout_s, options.drain_timeout_s, options.drain_notice_s) == (10, 30, 3)
 
 
@@ -44,6 +48,10 @@ def test_names_are_aliases_in_order() -> None:
         ["--drain-notice-s", "-1"],
         ["--hang-timeout-s", "0"],
         ["--dtype", "int3"],
+        ["--ttft-target-s", "0"],
+        ["--ttft-target-s", "inf"],
+        ["--itl-goal-s", "0"],
+        ["--itl-goal-s", "fast"],
         ["--served-model-name", ""],
         ["--no-such-flag"],
     ],
@@ -53,6 +61,13 @@ def test_a_wrong_flag_ends_with_2_and_names_it(flags: list[str], capsys: pytest.
         parse(["m", *flags])
     assert caught.value.code == 2
     assert flags[0] in capsys.readouterr().err
+
+
+def test_what_the_engine_is_told_is_what_the_flags_say() -> None:
+    config = engine_config(parse(["m", "--itl-goal-s", "0.05", "--no-prefix-cache", "--batch-invariant"]), "/m.gguf")
+    assert (config.itl_goal_s, config.prefix_cache, config.batch_invariant) == (0.05, False, True)
+    assert EngineConfig.from_json(config.to_json()) == config
+    assert engine_config(parse(["m"]), "/m.gguf") == EngineConfig("/m.gguf")
 
 
 def test_sizes_may_have_units() -> None:

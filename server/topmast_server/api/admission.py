@@ -1,21 +1,25 @@
 """Who may come in: sequences and queued prompt tokens are reserved at the door and given back in a `finally`.
 
 Reserving before tokenising keeps a burst from slipping through between the check and the count (vllm#58192).
-503 means that this pod is full and another may not be; 400 means that the request fits nowhere.
+503 means that this pod is full, or would answer too late, and another may not; 400 means that the request fits nowhere.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from topmast_server.api.errors import ApiError, bad_request
+from topmast_server.api.errors import ApiError, bad_request, deadline_exceeded
+from topmast_server.api.forecast import Forecast
 
 _BYTES_PER_TOKEN: Final = 4  # a guess until the text is tokenised
 _DEFAULT_BACKLOG_S: Final = 60.0  # queued prompts beyond this many seconds of prefill are better off elsewhere
 _RETRY_AFTER_S: Final = (1, 30)
+_PRIORITIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,90 +27,156 @@ class Limits:
     """What the engine can hold; known once it is ready."""
 
     max_sequences: int  # running and waiting
+    max_num_seqs: int  # running
     max_waiting_tokens: int
     max_context_tokens: int
     prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    ttft_target_s: float  # a first token that would come later is refused now
 
     @staticmethod
-    def of(capacity: dict[str, float], max_waiting_requests: int, max_waiting_tokens: int | None) -> Limits:
+    def of(
+        capacity: dict[str, float],
+        max_waiting_requests: int,
+        max_waiting_tokens: int | None,
+        ttft_target_s: float,
+    ) -> Limits:
         """From the engine's measured capacity and the command line."""
         context = int(min(capacity["max_model_len"], capacity["kv_tokens"]))
         rate = max(1.0, capacity["prefill_tokens_per_s"])
         return Limits(
-            int(capacity["max_num_seqs"]) + max_waiting_requests,
-            max_waiting_tokens or max(2 * context, int(_DEFAULT_BACKLOG_S * rate)),
-            context,
-            rate,
+            max_sequences=int(capacity["max_num_seqs"]) + max_waiting_requests,
+            max_num_seqs=int(capacity["max_num_seqs"]),
+            max_waiting_tokens=max_waiting_tokens or max(2 * context, int(_DEFAULT_BACKLOG_S * rate)),
+            max_context_tokens=context,
+            prefill_tokens_per_s=rate,
+            decode_tokens_per_s=max(1.0, capacity["decode_tokens_per_s"]),
+            ttft_target_s=ttft_target_s,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request asks of the door before it is tokenised."""
+
+    sequences: int
+    body_bytes: int = 0
+    priority: int = 1  # 0 goes first
+    max_tokens: int | None = None
+    patience_s: float | None = None  # until its own deadline
 
 
 class Admission:
-    """The counts, owned by the event loop."""
+    """The counts, owned by the event loop. `clock` gives CLOCK_MONOTONIC seconds."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
-        self.sequences = 0
-        self.waiting_tokens = 0
+        self.clock = clock
+        self.forecast = Forecast(limits.max_num_seqs, limits.prefill_tokens_per_s, limits.decode_tokens_per_s)
+        self.sequences = 0  # running and waiting
+        self._waiting_tokens = [0] * _PRIORITIES
+        self._waiting_sequences = [0] * _PRIORITIES
 
-    def enter(self, sequences: int, body_bytes: int) -> Ticket:
-        """Reserve room for a request that is not tokenised yet; 503 when there is none."""
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens that were accepted and are not computed yet."""
+        return sum(self._waiting_tokens)
+
+    def refuse_when_full(self, sequences: int = 1) -> None:
+        """503 when there is no place for anybody, however long they would wait; needs no body to tell."""
         if self.sequences + sequences > self.limits.max_sequences:
-            raise self._full(
-                f"{self.sequences} sequences are running or waiting, the limit is {self.limits.max_sequences}"
-            )
-        ticket = Ticket(self, sequences)
-        ticket.correct(min(body_bytes // _BYTES_PER_TOKEN, self.limits.max_context_tokens))
+            what = f"{self.sequences} sequences are running or waiting, the limit is {self.limits.max_sequences}"
+            raise self._full(what, self.wait_s(Wanted(sequences, priority=_PRIORITIES - 1)))
+
+    def enter(self, wanted: Wanted) -> Ticket:
+        """Reserve room for a request that is not tokenised yet; 503 when there is none, or its turn comes too late."""
+        self.refuse_when_full(wanted.sequences)
+        wait_s = self.wait_s(wanted)
+        if wanted.patience_s is not None and wait_s > wanted.patience_s:
+            raise deadline_exceeded(f"the first token would come in about {wait_s:.1f} s", _bounded(wait_s))
+        if wait_s > self.limits.ttft_target_s:
+            target = f"the target is {self.limits.ttft_target_s:g} s"
+            raise self._full(f"the first token would come in about {wait_s:.1f} s, {target}", wait_s)
+        ticket = Ticket(self, wanted)
+        ticket.correct(min(wanted.body_bytes // _BYTES_PER_TOKEN, self.limits.max_context_tokens))
         return ticket
 
-    def make_room(self, more_tokens: int) -> None:
-        """Count prompt tokens as waiting. An empty queue takes any prompt that fits the context."""
-        after = self.waiting_tokens + more_tokens
-        if more_tokens > 0 and self.waiting_tokens > 0 and after > self.limits.max_waiting_tokens:
-            raise self._full(
-                f"{self.waiting_tokens} prompt tokens are waiting, the limit is {self.limits.max_waiting_tokens}"
-            )
-        self.waiting_tokens = after
-
-    def _full(self, what: str) -> ApiError:
-        low, high = _RETRY_AFTER_S
-        seconds = math.ceil(self.waiting_tokens / self.limits.prefill_tokens_per_s)
-        wait_s = max(low, min(high, seconds))
-        return ApiError(
-            503,
-            f"this server is full: {what}; try again in {wait_s} s or elsewhere",
-            code="server_full",
-            retry_after_s=wait_s,
+    def wait_s(self, wanted: Wanted) -> float:
+        """Seconds until its turn, behind everybody who runs and those who wait with its priority or a better one."""
+        ahead = slice(0, wanted.priority + 1)
+        running = self.sequences - sum(self._waiting_sequences)
+        return self.forecast.first_token_s(
+            running + sum(self._waiting_sequences[ahead]) + wanted.sequences,
+            sum(self._waiting_tokens[ahead]),
+            wanted.max_tokens,
         )
+
+    def refuse_backlog(self, more_tokens: int) -> None:
+        """503 beyond the bound of waiting prompt tokens. An empty queue takes any prompt that fits the context."""
+        waiting, limit = self.waiting_tokens, self.limits.max_waiting_tokens
+        if more_tokens > 0 and waiting > 0 and waiting + more_tokens > limit:
+            wait_s = waiting / self.limits.prefill_tokens_per_s
+            raise self._full(f"{waiting} prompt tokens are waiting, the limit is {limit}", wait_s)
+
+    def count(self, priority: int, *, sequences: int = 0, waiting: int = 0, tokens: int = 0) -> None:
+        """Change the counts; the forecast sees every change."""
+        self.sequences += sequences
+        self._waiting_sequences[priority] += waiting
+        self._waiting_tokens[priority] += tokens
+        self.forecast.observe(self.sequences, self.waiting_tokens, self.clock())
+
+    def _full(self, what: str, wait_s: float) -> ApiError:
+        seconds = _bounded(wait_s)
+        message = f"this server is full: {what}; try again in {seconds} s or elsewhere"
+        return ApiError(503, message, code="server_full", retry_after_s=seconds)
+
+
+def _bounded(wait_s: float) -> int:
+    low, high = _RETRY_AFTER_S
+    return max(low, min(high, math.ceil(wait_s)))
 
 
 class Ticket:
     """One request's reservation; leaving it in a `with` gives everything back exactly once."""
 
-    def __init__(self, admission: Admission, sequences: int) -> None:
+    def __init__(self, admission: Admission, wanted: Wanted) -> None:
         self._admission = admission
-        self._sequences = sequences
+        self._priority = wanted.priority
+        self._sequences = self._waiting = wanted.sequences
         self._tokens = 0
-        admission.sequences += sequences
+        admission.count(self._priority, sequences=self._sequences, waiting=self._waiting)
 
     def correct(self, tokens: int) -> None:
         """Replace the guess by the real number of prompt tokens; 503 when that is too many."""
+        more = tokens - self._tokens
         try:
-            self._admission.make_room(tokens - self._tokens)
+            self._admission.refuse_backlog(more)
         except ApiError:
             self.leave()
             raise
+        self._admission.count(self._priority, tokens=more)
         self._tokens = tokens
 
     def prefilled(self) -> None:
         """The first token is out, so the prompt waits no longer."""
-        self._admission.waiting_tokens -= self._tokens
-        self._tokens = 0
+        if self._waiting:
+            admission = self._admission
+            admission.forecast.prefilled(admission.sequences, self._tokens, admission.clock())
+            self._waits_no_longer()
 
     def leave(self) -> None:
         """Give back what is still held; twice is harmless."""
-        self.prefilled()
-        self._admission.sequences -= self._sequences
+        if not self._sequences:
+            return
+        if not self._waiting:
+            self._admission.forecast.ended(self._sequences, self._admission.clock())
+        self._waits_no_longer()
+        self._admission.count(self._priority, sequences=-self._sequences)
         self._sequences = 0
+
+    def _waits_no_longer(self) -> None:
+        self._admission.count(self._priority, waiting=-self._waiting, tokens=-self._tokens)
+        self._waiting = self._tokens = 0
 
     def __enter__(self) -> Self:
         return self

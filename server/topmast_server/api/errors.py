@@ -64,6 +64,15 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
     return ApiError(400, message, param=param, code=code)
 
 
+def deadline_exceeded(what: str, retry_after_s: int | None = None) -> ApiError:
+    """The request's own timeout passed, or would: 503 where nothing was made, so that another pod may be quicker."""
+    remedy = "allow more time, ask for fewer tokens, or try elsewhere"
+    status = 504 if retry_after_s is None else 503
+    return ApiError(
+        status, f"the timeout is too short: {what}; {remedy}", code="deadline_exceeded", retry_after_s=retry_after_s
+    )
+
+
 def internal_error() -> ApiError:
     """A bug of ours."""
     message = "the server failed to answer because of a bug of its own; its log has the details"

@@ -6,14 +6,15 @@ than the engine knows. It knows nothing of HTTP or of JSON.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
 from topmast_server.api.detokenize import Detokenizer, Vocabulary
-from topmast_server.api.errors import ApiError
+from topmast_server.api.errors import ApiError, deadline_exceeded
 from topmast_server.api.stop import StopStrings
-from topmast_server.messages import Token
+from topmast_server.messages import Timing, Token
 from topmast_server.supervisor.channel import Channel
 from topmast_server.supervisor.supervisor import Sequence, Supervisor
 
@@ -40,7 +41,7 @@ class Piece:
 class Choice:
     """One sequence as the reader sees it."""
 
-    __slots__ = ("_stops", "_text", "cached_tokens", "finish", "first_at_s", "last_at_s", "tokens")
+    __slots__ = ("_stops", "_text", "cached_tokens", "finish", "first_at_s", "last_at_s", "timing", "tokens")
 
     def __init__(self, vocabulary: Vocabulary, stops: list[str], arrived_s: float) -> None:
         self._text = Detokenizer(vocabulary)
@@ -50,6 +51,7 @@ class Choice:
         self.finish: str | None = None
         self.first_at_s: float | None = None
         self.last_at_s = arrived_s
+        self.timing: Timing | None = None  # the engine's word; None where it had none when a stop string was found
 
     def over(self) -> bool:
         """Whether the reader has all of it."""
@@ -60,6 +62,7 @@ class Choice:
         if token.token_id >= 0:
             self.tokens += 1
         self.cached_tokens = max(self.cached_tokens, token.cached_tokens)
+        self.timing = token.timing or self.timing
         text = ""
         if token.finish != "stop" and token.token_id >= 0:  # the token that ends a text is not part of it
             text = self._stops.push(self._text.push(token.token_id))
@@ -85,13 +88,14 @@ class Generation:
         self._supervisor = supervisor
         self._sequences = sequences
         self._observer = observer
-        self._arrived_s = arrived_s
+        self.arrived_s = self.submitted_s = arrived_s
         self._channel = Channel()
         self._names: list[str] = []
         self.choices = choices
         self.left_early = 0  # sequences that were ended because nobody reads them any more
 
     def __enter__(self) -> Self:
+        self.submitted_s = time.monotonic()
         self._names = self._supervisor.submit(self._channel, self._sequences)
         return self
 
@@ -124,6 +128,8 @@ class Generation:
                 continue  # made by the step that was under way when a stop string was found
             if arrival.token.finish == "error":
                 raise ApiError(500, arrival.token.error or "the generation failed", code="generation_failed")
+            if arrival.token.finish == "deadline":
+                raise self._too_late()
             text = choice.take(arrival.token)
             self._observer.token(choice.last_at_s, arrival.at_s, first=choice.first_at_s is None)
             choice.last_at_s = arrival.at_s
@@ -131,7 +137,12 @@ class Generation:
             if choice.over():
                 # A stop string is ours to find: the engine would go on.
                 self._supervisor.cancel([self._names[arrival.index]])
-                self._observer.finished(choice, self._arrived_s, arrival.at_s)
+                self._observer.finished(choice, self.arrived_s, arrival.at_s)
             if text or choice.over():
                 pieces.append(Piece(arrival.index, text, choice.finish))
         return pieces
+
+    def _too_late(self) -> ApiError:
+        if any(choice.tokens for choice in self.choices):
+            return deadline_exceeded("it passed before the answer was complete")
+        return deadline_exceeded("it passed before the first token", retry_after_s=1)

@@ -33,6 +33,15 @@ _FIRST_S: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.25, 0.5, 0.75, 1
 _REQUEST_S: Final = (0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 480, 1920)
 _LENGTHS: Final = tuple(mantissa * 10**power for power in range(6) for mantissa in (1, 2, 5))
 _COUNTS: Final = (1, 2, 5, 10, 20)
+# What the engine counts: metric, meaning, and its name in engine/stats.py.
+_COUNTERS: Final = (
+    ("vllm:generation_tokens", "Tokens made.", "output_tokens_total"),
+    ("vllm:num_preemptions", "Sequences recomputed.", "preemptions_total"),
+    ("vllm:prefix_cache_queries", "Prompt tokens looked up in the cache.", "prefix_cache_queries_total"),
+    ("vllm:prefix_cache_hits", "Prompt tokens that were found there.", "prefix_cache_hits_total"),
+    ("topmast_deadlines", "Sequences that ended because their time was up.", "deadline_total"),
+    ("topmast_kv_integrity_failures", "KV pools found inconsistent and rebuilt.", "integrity_failures_total"),
+)
 
 
 class Metrics:
@@ -48,6 +57,9 @@ class Metrics:
         self._per_token_s = self._histogram(
             "request_time_per_output_token_seconds", "Mean between two tokens of a request.", _TOKEN_S
         )
+        self._queue_s = self._histogram("request_queue_time_seconds", "Submitted to scheduled.", _FIRST_S)
+        self._prefill_s = self._histogram("request_prefill_time_seconds", "Scheduled to first token.", _FIRST_S)
+        self._inference_s = self._histogram("request_inference_time_seconds", "Scheduled to last token.", _REQUEST_S)
         self._decode_s = self._histogram("request_decode_time_seconds", "First to last token.", _REQUEST_S)
         self._whole_s = self._histogram("e2e_request_latency_seconds", "Arrival to last token.", _REQUEST_S)
         self._prompt = self._histogram("request_prompt_tokens", "Prompt tokens of a request.", _LENGTHS)
@@ -89,6 +101,10 @@ class Metrics:
         self._whole_s.observe(at_s - arrived_s)
         decode_s = at_s - (choice.first_at_s or at_s)
         self._decode_s.observe(decode_s)
+        if choice.timing is not None:
+            self._queue_s.observe(choice.timing.queued_s)
+            self._prefill_s.observe(choice.timing.prefill_s)
+            self._inference_s.observe(choice.timing.prefill_s + decode_s)
         if choice.tokens > 1:
             self._per_token_s.observe(decode_s / (choice.tokens - 1))
 
@@ -139,8 +155,8 @@ class EngineReport(Collector):
         yield self._gauge("vllm:kv_cache_usage_perc", "KV blocks in use, 0 to 1.", used)
         yield self._gauge("vllm:gpu_cache_usage_perc", "The older name of kv_cache_usage_perc.", used)
         yield self._counter("vllm:prompt_tokens", "Prompt tokens received.", service.input_tokens)
-        yield self._counter("vllm:generation_tokens", "Tokens made.", stats.get("output_tokens_total", 0))
-        yield self._counter("vllm:num_preemptions", "Sequences recomputed.", stats.get("preemptions_total", 0))
+        for name, text, key in _COUNTERS:
+            yield self._counter(name, text, stats.get(key, 0))
         cache = GaugeMetricFamily(
             "vllm:cache_config_info", "KV geometry.", labels=(*_LABELS, "block_size", "num_gpu_blocks")
         )

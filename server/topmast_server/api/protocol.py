@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 MAX_TOKEN_ID: Final = 2**31 - 1
 MAX_PROMPTS: Final = 64
 MAX_SEQUENCES: Final = 64
+MAX_TIMEOUT_S: Final = 86400
+PRIORITIES: Final = {"interactive": 0, "normal": 1, "batch": 2}
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID, strict=True)]
@@ -81,6 +83,11 @@ class Generation(BaseModel):
     ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
+    # Ours, and vLLM's. A timeout counts from the request's arrival.
+    priority: Annotated[int, Field(ge=0, le=2, strict=True)] = PRIORITIES["normal"]
+    timeout: Annotated[Finite, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    timing: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -98,6 +105,15 @@ class Generation(BaseModel):
     @classmethod
     def _one_stop_string_is_a_list(cls, stop: Any) -> Any:
         return [stop] if isinstance(stop, str) else stop
+
+    @field_validator("priority", mode="before")
+    @classmethod
+    def _a_priority_may_be_named(cls, priority: Any) -> Any:
+        if isinstance(priority, str):
+            if priority not in PRIORITIES:
+                raise ValueError(f"give {', '.join(PRIORITIES)}, or 0, 1 or 2")
+            return PRIORITIES[priority]
+        return priority
 
     @model_validator(mode="after")
     def _best_of_and_stream_options(self) -> Generation:

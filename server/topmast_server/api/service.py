@@ -54,6 +54,7 @@ class Service:
         *,
         max_waiting_requests: int,
         max_waiting_tokens: int | None,
+        ttft_target_s: float,
         started_s: float,
     ) -> None:
         self.names = names
@@ -67,7 +68,7 @@ class Service:
         self.requests = 0
         self.requests_finished = 0
         self.ready_after_s: float | None = None
-        self._bounds = (max_waiting_requests, max_waiting_tokens)
+        self._bounds = (max_waiting_requests, max_waiting_tokens, ttft_target_s)
         self._started_s = started_s
         self._text: TextSide | None = None
         self._admission: Admission | None = None

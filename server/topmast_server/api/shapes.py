@@ -32,6 +32,11 @@ class Usage:
         }
 
 
+def with_timing(body: bytes, timing: dict[str, Any]) -> bytes:
+    """A chunk or a whole answer (a JSON object) with the member `timing` added at its end."""
+    return b'%b,"timing":%b}' % (body[:-1], dump(timing))
+
+
 class Shape(Protocol):
     """One route's spelling of an answer. Chunks are JSON texts without SSE framing."""
 

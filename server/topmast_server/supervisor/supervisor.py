@@ -38,6 +38,9 @@ class Sequence:
     sampling: Sampling
     stop_token_ids: list[int] = field(default_factory=list)
     ignore_eos: bool = False
+    priority: int = 1
+    deadline_s: float | None = None  # CLOCK_MONOTONIC
+    cache_salt: str = ""
 
 
 @dataclass(slots=True)
@@ -58,7 +61,8 @@ class Supervisor:
         self.load = Load()
         self.info: dict[str, Any] = {}
         self.stats: dict[str, float] = {}
-        self.step_seconds = {"schedule": 0.0, "forward": 0.0, "sample": 0.0}  # where engine time went, in all
+        # Where engine time went, in all.
+        self.step_seconds = {"schedule": 0.0, "forward": 0.0, "sample": 0.0, "post": 0.0}
         self._done_tokens = 0.0
         self.failure: Failure | None = None
         self.judge = HangJudge(hang_timeout_s)
@@ -90,7 +94,10 @@ class Supervisor:
             names.append(name)
             self._routes[name] = (channel, index)
             self._link.send(
-                Submit(name, one.token_ids, one.max_tokens, one.sampling, one.stop_token_ids, one.ignore_eos)
+                Submit(
+                    *(name, one.token_ids, one.max_tokens, one.sampling, one.stop_token_ids, one.ignore_eos),
+                    *(one.priority, one.deadline_s, one.cache_salt),
+                )
             )
         return names
 
