@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from topmast_server.weights.errors import ModelError
+from topmast_server.weights.files import Place
 from topmast_server.weights.gguf import read_gguf
 from topmast_server.weights.load import load_weights
 from topmast_server.weights.tokenizer import from_gguf, load_tokenizer
@@ -89,11 +90,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize("kind", [Q.F32, Q.F16, Q.BF16, Q.Q4_0, Q.Q4_1, Q.Q8_0])
-def test_every_type_is_read_bit_for_bit_as_gguf_reads_it(tmp_path: Path, kind: gguf.GGMLQuantizationType) -> None:
+def test_every_type_is_read_bit_for_bit_as_gguf_reads_it(
+    tmp_path: Path, kind: gguf.GGMLQuantizationType, remote: bool
+) -> None:
     meant = write_model(tmp_path / "model.gguf", kind)
     seen: list[tuple[int, int]] = []
-    weights = load_weights(tmp_path / "model.gguf", lambda done, total: seen.append((done, total)))
+    place = Place("nfs4" if remote else "ext4", remote)
+    weights = load_weights(tmp_path / "model.gguf", lambda done, total: seen.append((done, total)), place)
     layer = weights.layers[0]
     pairs = {
         "token_embd.weight": weights.embedding,
@@ -106,7 +111,8 @@ def test_every_type_is_read_bit_for_bit_as_gguf_reads_it(tmp_path: Path, kind: g
     assert np.array_equal(weights.final_norm, meant["output_norm.weight"])
     assert weights.head is weights.embedding
     assert weights.stop_ids == (0,)
-    assert seen[-1][0] == seen[-1][1] == (tmp_path / "model.gguf").stat().st_size
+    size = (tmp_path / "model.gguf").stat().st_size
+    assert seen[0] == (0, size) and seen[-1] == (size, size)
 
 
 def test_its_tokenizer_merges_and_keeps_markers_whole(tmp_path: Path) -> None:

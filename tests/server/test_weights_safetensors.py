@@ -15,6 +15,7 @@ from topmast_server.models.batch import Batch, Span
 from topmast_server.models.kernels import load_kernels
 from topmast_server.models.llama import Crossover, Llama
 from topmast_server.weights.errors import ModelError
+from topmast_server.weights.files import Place
 from topmast_server.weights.load import load_weights
 
 BASE: dict[str, Any] = {
@@ -87,14 +88,17 @@ def test_logits_equal_those_of_transformers(tmp_path: Path, variant: str) -> Non
             torch.testing.assert_close(logits(model, tokens), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_shards_and_bfloat16_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [Place("ext4", False), Place("nfs4", True)], ids=str)
+def test_shards_and_bfloat16_are_read(tmp_path: Path, place: Place) -> None:
     oracle = save(tmp_path, torch.bfloat16, shard="50KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     seen: list[tuple[int, int]] = []
-    weights = load_weights(tmp_path, lambda done, total: seen.append((done, total)))
+    weights = load_weights(tmp_path, lambda done, total: seen.append((done, total)), place)
     expected = oracle.model.layers[2].mlp.down_proj.weight.detach().numpy()
     assert np.array_equal(weights.layers[2].down.dense(), expected)
-    assert 0.9 < seen[-1][0] / seen[-1][1] <= 1.0
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    assert seen[0] == (0, size) and seen[-1] == (size, size)
+    assert seen == sorted(seen) and len(seen) > 4
 
 
 @pytest.mark.parametrize(
@@ -122,17 +126,18 @@ def test_a_directory_that_cannot_be_served_says_why(
     assert caught.value.code == code
 
 
-def test_truncated_and_missing_files_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [Place("ext4", False), Place("nfs4", True)], ids=str)
+def test_truncated_and_missing_files_are_named(tmp_path: Path, place: Place) -> None:
     save(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match=r"model\.safetensors is cut off or corrupt") as caught:
-        load_weights(tmp_path, lambda done, total: None)
+        load_weights(tmp_path, lambda done, total: None, place)
     assert caught.value.code == "ModelCorrupt"
     path.unlink()
     with pytest.raises(ModelError, match=r"no \*\.safetensors file") as caught:
-        load_weights(tmp_path, lambda done, total: None)
+        load_weights(tmp_path, lambda done, total: None, place)
     assert caught.value.code == "ModelNotFound"
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match=r"config\.json cannot be read"):
-        load_weights(tmp_path, lambda done, total: None)
+        load_weights(tmp_path, lambda done, total: None, place)

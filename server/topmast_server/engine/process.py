@@ -20,7 +20,7 @@ from topmast_server.engine.compiling import BackgroundCompile
 from topmast_server.engine.config import EngineConfig
 from topmast_server.engine.core import EngineCore, make_core
 from topmast_server.engine.measure import known_crossover
-from topmast_server.engine.memory import size_kv
+from topmast_server.engine.memory_plan import fit_kv, kv_bytes, plan_memory
 from topmast_server.engine.threads import usable_cores
 from topmast_server.engine.warmup import warm_up
 from topmast_server.messages import Cancel, Failed, Loading, Message, Ready, Step, Stop, Submit, Token, pack, unpack
@@ -28,6 +28,7 @@ from topmast_server.models.kernels import load_kernels
 from topmast_server.models.llama import Llama
 from topmast_server.progress import IDLE_TICK_S, Progress
 from topmast_server.weights.errors import ModelError, unsupported
+from topmast_server.weights.files import place_of
 from topmast_server.weights.load import load_weights
 
 _DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -91,13 +92,19 @@ def _start(
         progress.tick(has_work=False)
         pipe.send(Loading("loading", done, total))
 
-    weights = load_weights(path, on_progress)
-    size = size_kv(config, weights.shape, dtype.itemsize)
+    place = place_of(path)
+    weights = load_weights(path, on_progress, place)
+    read_s = time.monotonic() - imported_s
+    plan = plan_memory(weights.bytes)
+    size = fit_kv(config, weights.shape, dtype.itemsize, plan)
     model = Llama(weights, dtype, size.blocks, config.block_size, size.max_model_len)
     loaded_s = time.monotonic()
     pipe.send(Loading("warming", 1, 1))
     progress.tick(has_work=False)
     compiling, notes = BackgroundCompile(), [f"{usable_cores()} cores, {torch.get_num_threads()} threads"]
+    notes.append(f"weights read in {read_s:.2f} s from {place}")
+    full_bytes = kv_bytes(size, config, weights.shape, dtype.itemsize)
+    notes.append(plan.note(size, config.block_size, full_bytes, weights.bytes))
     if cache.is_complete() and model.compilable:
         notes.append(_use_kernels(model))
     elif not model.compilable:

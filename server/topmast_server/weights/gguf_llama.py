@@ -6,7 +6,6 @@ neighbours gives the same dot products, and a permuted copy would cost start-up 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,20 @@ from numpy.typing import NDArray
 
 from topmast_kernels.cpu.formats import Format
 from topmast_server.weights.errors import ModelError, corrupt, unsupported
+from topmast_server.weights.files import OnProgress, Place, read_into
 from topmast_server.weights.gguf import GGUFFile, TensorPlace, read_gguf
 from topmast_server.weights.matrix import LayerWeights, LlamaShape, Matrix, ModelWeights, float_matrix
 from topmast_server.weights.tokenizer import stop_ids
 
-OnProgress = Callable[[int, int], None]  # bytes done, bytes in all
-_CHUNK_BYTES = 16 << 20
 _QUANTISED = {"Q4_0": Format.Q4_0, "Q4_1": Format.Q4_1, "Q8_0": Format.Q8_0}
 _REMEDY = "fetch the model file again and compare its checksum"
 
 
-def load_gguf(path: Path, on_progress: OnProgress) -> ModelWeights:
+def load_gguf(path: Path, on_progress: OnProgress, place: Place) -> ModelWeights:
     """Read the whole file. Raises ModelError."""
     file = read_gguf(path, keep=lambda key: False)
     shape = _shape(file)
-    tensors = _Tensors(file, _read_data(file, on_progress))
+    tensors = _Tensors(file, _read_data(file, on_progress, place))
     embedding = tensors.matrix("token_embd.weight", shape.vocabulary, shape.hidden)
     wide, narrow = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     layers = []
@@ -114,20 +112,21 @@ def _shape(file: GGUFFile) -> LlamaShape:
     )
 
 
-def _read_data(file: GGUFFile, on_progress: OnProgress) -> NDArray[np.uint8]:
+def _read_data(file: GGUFFile, on_progress: OnProgress, place: Place) -> NDArray[np.uint8]:
     """The file's bytes in memory of our own, so that nobody can change them under us."""
     try:
         data = np.empty(file.bytes, np.uint8)
     except MemoryError as error:
         raise ModelError("OutOfMemory", f"{file.bytes} bytes of weights do not fit; raise the memory limit.") from error
-    view, done = memoryview(data.data), 0
-    with file.path.open("rb", buffering=0) as stream:
-        while done < file.bytes:
-            count = stream.readinto(view[done : done + _CHUNK_BYTES])
-            if not count:
-                raise corrupt(f"{file.path} became shorter while it was read; {_REMEDY}.")
-            done += count
-            on_progress(done, file.bytes)
+    done = 0
+
+    def on_block(size: int) -> None:
+        nonlocal done
+        done += size
+        on_progress(done, file.bytes)
+
+    on_progress(0, file.bytes)
+    read_into(file.path, memoryview(data.data), on_block, remote=place.remote)
     return data
 
 

@@ -94,6 +94,13 @@ class ModelWeights:
     rope_factors: NDArray[np.float32] | None = None  # divisors of the rotary frequencies, where the file has them
 
     @property
+    def bytes(self) -> int:
+        """Memory that the weights take as they were read; tied ones count once."""
+        raws = [m.raw for w in self.layers for m in (w.query, w.key, w.value, w.attention_out, w.gate, w.up, w.down)]
+        outer = {id(m): m.raw.nbytes for m in (self.embedding, self.head)}
+        return sum(raw.nbytes for raw in raws) + sum(outer.values())
+
+    @property
     def parameters(self) -> int:
         """Number of weights; tied ones count once."""
         per_layer = [

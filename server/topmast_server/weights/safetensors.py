@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from topmast_server.weights.errors import ModelError, corrupt, not_found, unsupported
-from topmast_server.weights.gguf_llama import OnProgress
+from topmast_server.weights.files import OnProgress, Place, anonymous_copy
 from topmast_server.weights.matrix import LayerWeights, Llama3Scaling, LlamaShape, Matrix, ModelWeights, float_matrix
 from topmast_server.weights.tokenizer import directory_stop_ids, read_json
 
@@ -18,11 +20,11 @@ _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 _REMEDY = "fetch the model's files again"
 
 
-def load_safetensors(folder: Path, on_progress: OnProgress) -> ModelWeights:
+def load_safetensors(folder: Path, on_progress: OnProgress, place: Place) -> ModelWeights:
     """Read the directory; weights become float32. Raises ModelError."""
     config = read_json(folder / "config.json")
     shape = _shape(folder, config)
-    files = _Files(folder, on_progress)
+    files = _Files(folder, on_progress, place)
     embedding = files.matrix("model.embed_tokens.weight", shape.vocabulary, shape.hidden)
     wide, narrow = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     layers = []
@@ -43,7 +45,7 @@ def load_safetensors(folder: Path, on_progress: OnProgress) -> ModelWeights:
         )
     tied = bool(config.get("tie_word_embeddings", False)) or "lm_head.weight" not in files.where
     generation = read_json(folder / "generation_config.json", optional=True)
-    return ModelWeights(
+    weights = ModelWeights(
         shape=shape,
         embedding=embedding,
         layers=layers,
@@ -52,6 +54,8 @@ def load_safetensors(folder: Path, on_progress: OnProgress) -> ModelWeights:
         stop_ids=tuple(sorted(directory_stop_ids(config, generation))),
         format="safetensors",
     )
+    files.finish()
+    return weights
 
 
 def _shape(folder: Path, config: dict[str, Any]) -> LlamaShape:
@@ -116,22 +120,54 @@ def _scaling(folder: Path, rope: dict[str, Any]) -> Llama3Scaling | None:
         raise corrupt(f"{folder}/config.json has broken rope parameters ({error}); {_REMEDY}.") from error
 
 
-class _Files:
-    """Tensors by name over all files of the directory; bfloat16, which NumPy lacks, is read through torch."""
+class _Shard:
+    """One file; its tensors are told by its header, which is all that is read at first."""
 
-    def __init__(self, folder: Path, on_progress: OnProgress) -> None:
-        self._folder, self._on_progress, self._done = folder, on_progress, 0
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open: Any = self._opened(str(path))
+        self.names = set(self._open.keys())
+        self._copied = False
+
+    def copy(self, on_block: Callable[[int], None]) -> None:
+        """Read it whole into memory, once."""
+        if not self._copied:
+            self._copied = True
+            descriptor = anonymous_copy(self.path, on_block)
+            try:
+                self._open = self._opened(f"/proc/self/fd/{descriptor}")
+            finally:
+                os.close(descriptor)
+
+    def take(self, name: str) -> Any:
+        """A tensor, for the last time; the memory goes with the last one."""
+        tensor = self._open.get_tensor(name)
+        self.names.discard(name)
+        if not self.names:
+            self._open = None
+        return tensor
+
+    def _opened(self, path: str) -> Any:
+        try:
+            return safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise corrupt(f"{self.path} is cut off or corrupt ({error}); {_REMEDY}.") from error
+
+
+class _Files:
+    """Tensors by name over all files of the directory; bfloat16, which NumPy lacks, is read through torch.
+
+    Local files are mapped, remote ones read; either way each tensor is copied to float32 once.
+    """
+
+    def __init__(self, folder: Path, on_progress: OnProgress, place: Place) -> None:
+        self._folder, self._on_progress, self._done, self._place = folder, on_progress, 0, place
         paths = sorted(folder.glob("*.safetensors"))
         if not paths:
             raise not_found(f"{folder} has no *.safetensors file; give a .gguf file or a safetensors directory.")
         self._total = sum(path.stat().st_size for path in paths)
-        self.where: dict[str, Any] = {}
-        for path in paths:
-            try:
-                file = safe_open(str(path), framework="pt")
-                self.where.update(dict.fromkeys(list(file.keys()), file))  # type: ignore[no-untyped-call]
-            except (SafetensorError, OSError) as error:
-                raise corrupt(f"{path} is cut off or corrupt ({error}); {_REMEDY}.") from error
+        on_progress(0, self._total)
+        self.where = {name: shard for shard in map(_Shard, paths) for name in shard.names}
 
     def matrix(self, name: str, rows: int, columns: int) -> Matrix:
         return float_matrix(self._tensor(name, (rows, columns)))
@@ -139,11 +175,17 @@ class _Files:
     def vector(self, name: str, size: int) -> NDArray[np.float32]:
         return self._tensor(name, (size,))
 
+    def finish(self) -> None:
+        """Headers, and tensors that a Llama does not need, count as done."""
+        self._advance(self._total - self._done)
+
     def _tensor(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         if name not in self.where:
             raise corrupt(f"{self._folder} has no tensor {name}; {_REMEDY}.")
         try:
-            tensor = self.where[name].get_tensor(name)
+            if self._place.remote:
+                self.where[name].copy(self._advance)
+            tensor = self.where[name].take(name)
         except MemoryError as error:
             raise ModelError("OutOfMemory", f"{self._folder} does not fit; raise the memory limit.") from error
         if tuple(tensor.shape) != shape:
@@ -152,7 +194,11 @@ class _Files:
             )
         if not tensor.is_floating_point():
             raise unsupported(f"{self._folder} stores {name} as {tensor.dtype}; floating-point weights are read.")
-        self._done += tensor.numel() * tensor.element_size()
-        self._on_progress(self._done, self._total)
         values: NDArray[np.float32] = tensor.float().numpy().copy()
+        if not self._place.remote:
+            self._advance(tensor.numel() * tensor.element_size())
         return values
+
+    def _advance(self, size: int) -> None:
+        self._done += size
+        self._on_progress(self._done, self._total)
