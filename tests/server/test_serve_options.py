@@ -112,6 +112,7 @@ def test_the_cause_of_death_is_told_with_its_remedy() -> None:
     assert "signal 9" in death_of(-9, "serving").message
     assert "memory limit" in death_of(-9, "serving").message
     assert "status 1" in death_of(1, "loading").message
+    assert "became shorter" in death_of(-7, "loading").message
 
 
 def test_a_drain_takes_new_requests_for_the_notice_time_alone() -> None:

@@ -33,6 +33,7 @@ _FIRST_S: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.25, 0.5, 0.75, 1
 _REQUEST_S: Final = (0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 480, 1920)
 _LENGTHS: Final = tuple(mantissa * 10**power for power in range(6) for mantissa in (1, 2, 5))
 _COUNTS: Final = (1, 2, 5, 10, 20)
+_STEP_PARTS: Final = ("schedule", "forward", "sample", "post")
 # What the engine counts: metric, meaning, and its name in engine/stats.py.
 _COUNTERS: Final = (
     ("vllm:generation_tokens", "Tokens made.", "output_tokens_total"),
@@ -171,8 +172,8 @@ class EngineReport(Collector):
             start.add_metric((*self._values, name.removesuffix("_s")), value)
         yield start
         parts = CounterMetricFamily("topmast_step_seconds", "Where engine time went.", labels=(*_LABELS, "part"))
-        for part, seconds in service.supervisor.step_seconds.items():
-            parts.add_metric((*self._values, part), seconds)
+        for part in _STEP_PARTS:
+            parts.add_metric((*self._values, part), stats.get(f"{part}_s_total", 0))
         yield parts
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:

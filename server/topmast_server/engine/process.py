@@ -33,6 +33,7 @@ from topmast_server.weights.load import load_weights
 
 _DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
 _MAX_DIGEST_BYTES = 1 << 30  # beyond, hashing would delay the start
+_STATS_S = 0.25  # between two Step frames without a token
 
 
 def run(config: EngineConfig, connection: Connection, progress: Progress, *, started_s: float) -> int:
@@ -159,6 +160,7 @@ def _use_kernels(model: Llama) -> str:
 
 
 def _serve(core: EngineCore, pipe: _Pipe, progress: Progress, compiling: BackgroundCompile) -> None:
+    told_s = 0.0
     while True:
         tokens: list[Token] = []
         messages = pipe.received(0.0 if core.has_work else IDLE_TICK_S)
@@ -176,13 +178,13 @@ def _serve(core: EngineCore, pipe: _Pipe, progress: Progress, compiling: Backgro
             started = time.monotonic()
             tokens += core.step()
             progress.step_done(time.monotonic() - started, has_work=core.has_work)
-            # Steps without tokens are told, too: their time counts, and a long prefill should not look like a pause.
-            pipe.send(Step(tokens, core.stats()))
         else:
             progress.tick(has_work=False)
             core.check_when_idle()
-            if messages:
-                pipe.send(Step(tokens, core.stats()))
+        # A long prefill makes no tokens for a while; /state and /metrics should not stand still meanwhile.
+        if tokens or messages or (core.has_work and time.monotonic() - told_s > _STATS_S):
+            pipe.send(Step(tokens, core.stats()))
+            told_s = time.monotonic()
 
 
 class _Digest:

@@ -49,6 +49,8 @@ def death_of(return_code: int | None, phase: str) -> Failure:
     remedy = "read the log above, then start the server again (Kubernetes does that by itself)"
     if return_code is not None and return_code < 0:
         how = f"it was killed by signal {-return_code}"
+        if return_code == -7:
+            remedy = "a file that it has mapped became shorter, or its disk failed: put the model's files back whole"
         if return_code == -9:
             remedy = (
                 "often the kernel's out-of-memory killer: raise the memory limit or lower --kv-cache-bytes, "

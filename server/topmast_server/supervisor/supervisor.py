@@ -61,9 +61,6 @@ class Supervisor:
         self.load = Load()
         self.info: dict[str, Any] = {}
         self.stats: dict[str, float] = {}
-        # Where engine time went, in all.
-        self.step_seconds = {"schedule": 0.0, "forward": 0.0, "sample": 0.0, "post": 0.0}
-        self._done_tokens = 0.0
         self.failure: Failure | None = None
         self.judge = HangJudge(hang_timeout_s)
         self.ended = asyncio.Event()  # set once, when the engine has failed
@@ -149,7 +146,7 @@ class Supervisor:
             self.fail(Failure(message.code, message.message))
 
     def _deliver(self, step: Step) -> None:
-        self._add_up(step.stats)
+        self.stats = step.stats
         now_s = time.monotonic()
         for token in step.tokens:
             route = self._routes.get(token.request_id)
@@ -159,15 +156,6 @@ class Supervisor:
                 del self._routes[token.request_id]
             channel, index = route
             channel.put(Arrival(index, token, now_s))
-
-    def _add_up(self, stats: dict[str, float]) -> None:
-        # A frame that only answers a Cancel repeats the last step's times; a real step has made or computed something.
-        done = stats.get("output_tokens_total", 0) + stats.get("prompt_tokens_computed_total", 0)
-        if done != self._done_tokens:
-            self._done_tokens = done
-            for part in self.step_seconds:
-                self.step_seconds[part] += stats.get(f"step_{part}_s", 0)
-        self.stats = stats
 
     def _on_loading(self, loading: Loading) -> None:
         now_s = time.monotonic()
