@@ -15,7 +15,7 @@ OLD_TRITON_DIR := $(VENV)/triton-old
 # torch's CPU build: from a directory of wheels where there is one, else from the package index.
 FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
 
-.PHONY: help venv up down check test test-kernels test-server test-gateway test-operator test-cluster binaries images chart pins clean
+.PHONY: help venv up down check test test-kernels test-server test-gateway test-operator test-cluster binaries images chart pins bench soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -80,6 +80,13 @@ pins: venv  ## write constraints.txt from what is installed in .venv
 	@sed -n '/^#/p' constraints.txt > constraints.new
 	@$(BIN)/pip freeze --exclude-editable | grep -vE '^(#|triton==)' | sed -E 's/[+]cpu$$//' | LC_ALL=C sort -f >> constraints.new
 	@mv constraints.new constraints.txt
+
+bench: venv  ## measure the server against vLLM and llama.cpp on this machine; the first time installs them
+	@$(BIN)/python bench/serving.py --peers vllm,llama.cpp
+	@$(BIN)/python bench/serving.py --table
+
+soak: venv  ## 10000 requests with cancels, deadlines and priorities; nothing may be left behind
+	@$(BIN)/python bench/serving.py --only soak
 
 clean:  ## remove what was built in this checkout (the cache of binaries and images stays)
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,6 @@
 """Measures `topmast serve`, and other servers beside it, on this machine: one command.
 
-    python bench/serving.py                              all scenarios, ours alone
+    python bench/serving.py                              all scenarios but soak, ours alone
     python bench/serving.py --peers vllm,llama.cpp       the same with peers; the first time installs and builds them
     python bench/serving.py --only c32 prefill512        some scenarios, by name
     python bench/serving.py --quick                      everything scaled down, under a minute, ours alone
@@ -49,7 +49,8 @@ def main() -> int:
         return 0
     if unknown := [name for name in options.only if name not in names]:
         parser.error(f"there is no scenario {', '.join(unknown)}; there are {', '.join(names)}")
-    chosen = [names[name] for name in options.only or names]
+    usual = [name for name in names if name != "soak" or options.quick]  # it takes minutes: ask for it
+    chosen = [names[name] for name in options.only or usual]
     try:
         others = [contestants.get(name) for name in options.peers.split(",") if name]
     except install.InstallError as error:

@@ -49,7 +49,7 @@ class Answer:
     sent_s: float
     done_s: float
     status: int = 0  # 0: no answer, or a connection that broke
-    events_s: list[float] = field(default_factory=list)  # when each event with a choice arrived
+    events_s: list[float] = field(default_factory=list)  # when each event with a token arrived
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
@@ -151,8 +151,10 @@ def _take(answer: Answer, payload: bytes, at_s: float) -> None:
     event = json.loads(payload)
     if "error" in event:
         answer.error = str(event["error"].get("code") or "error event")
-    if event.get("choices"):
-        answer.events_s.append(at_s)
+    for choice in event.get("choices", ()):
+        # An end without text comes with the last token, or is all there is of a token that shows nothing.
+        if choice.get("text") or not choice.get("finish_reason") or not answer.events_s:
+            answer.events_s.append(at_s)
     if usage := event.get("usage"):
         answer.prompt_tokens, answer.output_tokens = usage["prompt_tokens"], usage["completion_tokens"]
         answer.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0

@@ -89,8 +89,8 @@ def _llama_cpp() -> Contestant:
     server, model = install.llama_cpp() / "llama-server", model_file()
 
     def command(most: int, longest: int) -> Command:
-        arguments = [str(server), "--model", str(model), "--alias", _NAME, "--port", "{port}", "--threads", _cores()]
-        arguments += ["--parallel", str(most), "--ctx-size", str(most * longest), "--no-webui"]
+        arguments = [str(server), "--model", str(model), "--alias", _NAME, "--port", "{port}", "--no-webui"]
+        arguments += ["--threads", str(machine.cores()), "--parallel", str(most), "--ctx-size", str(most * longest)]
         return Command(tuple(arguments), _NAME, {"PYTHONPATH": ""})
 
     quantisation = model.stem.rpartition(".")[2]
@@ -101,21 +101,7 @@ def _llama_cpp() -> Contestant:
 def _llama_bench(scenario: str) -> dict[str, float]:
     """llama.cpp's own benchmark: a prompt of 512 tokens, or 64 tokens after 128."""
     sizes = ["-p", "512", "-n", "0"] if scenario == "prefill512" else ["-p", "0", "-n", "64", "-d", "128"]
-    command = [
-        str(install.llama_cpp() / "llama-bench"),
-        "-m",
-        str(model_file()),
-        "-t",
-        _cores(),
-        "-r",
-        "3",
-        "-o",
-        "json",
-    ]
-    run = subprocess.run([*command, *sizes], capture_output=True, text=True, check=True)
+    program = [str(install.llama_cpp() / "llama-bench"), "-m", str(model_file()), "-t", str(machine.cores())]
+    run = subprocess.run([*program, "-r", "3", "-o", "json", *sizes], capture_output=True, text=True, check=True)
     rate = json.loads(run.stdout)[0]["avg_ts"]
     return {"prefill_tokens_per_s" if scenario == "prefill512" else "decode_tokens_per_s": round(rate, 1)}
-
-
-def _cores() -> str:
-    return str(len(os.sched_getaffinity(0)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 _FLAGS: Final = ("amx_bf16", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2")
-_QUIET_LOAD: Final = 0.5
+_QUIET_SHARE: Final = 0.1
 _PACKAGES: Final = ("torch", "numba", "numpy", "uvicorn")
 
 
@@ -25,7 +25,7 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": _cpu_name(info),
         "instructions": [flag for flag in _FLAGS if flag in flags],
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -34,7 +34,7 @@ def describe() -> dict[str, Any]:
         "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "load_average": round(load, 2),
         "busy_before": round(busy, 3),
-        "quiet": busy < _QUIET_LOAD / len(os.sched_getaffinity(0)),
+        "quiet": busy < _QUIET_SHARE,
     }
 
 
@@ -61,16 +61,20 @@ def commit() -> str:
 
 def others_share(seconds: float = 0.5) -> float:
     """The share of all cores that was in use while we slept: 0 on a quiet machine, 1 on a full one."""
-    before = _jiffies()
+    before = used_s()
     time.sleep(seconds)
-    used, total = (after - then for after, then in zip(_jiffies(), before, strict=True))
-    return used / total if total else 0.0
+    return (used_s() - before) / seconds / (os.cpu_count() or 1)
 
 
-def _jiffies() -> tuple[int, int]:
-    """Used and all, of all cores, since boot. Idle and waiting for a disk count as unused."""
+def used_s() -> float:
+    """CPU time of everybody on all cores since boot. Idle and waiting for a disk count as unused."""
     fields = [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return sum(fields) - fields[3] - fields[4], sum(fields)
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _cpu_name(info: str) -> str:

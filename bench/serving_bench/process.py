@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from serving_bench import machine
 from serving_bench.client import Ask, Endpoint, exchange
 from serving_bench.figures import slope_per_minute
 
@@ -138,10 +139,13 @@ async def get(port: int, path: str) -> tuple[bytes, bytes]:
 
 @contextlib.asynccontextmanager
 async def watched(server: Server) -> AsyncIterator[dict[str, Any]]:
-    """Fills the yielded dictionary at the end: what the server used meanwhile, and what this client used."""
+    """Fills the yielded dictionary at the end: CPU and memory of the server, CPU of this client and of everybody else.
+
+    elsewhere_share: of all cores, what neither server nor client used; 0 on a machine of one's own.
+    """
     usage: dict[str, Any] = {}
     samples: list[tuple[float, float]] = []
-    began_s, own_s, its_s = time.monotonic(), time.process_time(), server.cpu_s()
+    began_s, own_s, its_s, all_s = time.monotonic(), time.process_time(), server.cpu_s(), machine.used_s()
 
     async def sample() -> None:
         while True:
@@ -153,7 +157,9 @@ async def watched(server: Server) -> AsyncIterator[dict[str, Any]]:
         yield usage
     finally:
         sampling.cancel()
-        its_s, own_s = server.cpu_s() - its_s, time.process_time() - own_s
+        its_s, own_s, all_s = server.cpu_s() - its_s, time.process_time() - own_s, machine.used_s() - all_s
+        capacity_s = (time.monotonic() - began_s) * machine.cores()
+        usage["elsewhere_share"] = round(max(0.0, all_s - its_s - own_s) / capacity_s, 3)
         samples.append((time.monotonic() - began_s, server.rss_bytes() / 2**20))
         usage["server_cpu_s"], usage["client_cpu_s"] = round(its_s, 3), round(own_s, 3)
         usage["client_share"] = round(own_s / its_s, 4) if its_s else None

@@ -11,17 +11,18 @@ from serving_bench.scenario import Scale, Scenario, plain
 
 def _closed(concurrency: int, requests: int) -> Scenario:
     async def run(server: Server, scale: Scale) -> dict[str, Any]:
-        wanted = asks(scale.count(requests, least=min(requests, concurrency)), 128, 64, scale.seed)
-        return await plain(server, wanted, concurrency)
+        count = scale.count(requests, least=min(16, concurrency))
+        return await plain(server, asks(count, scale.tokens(128), scale.tokens(64), scale.seed), concurrency)
 
     about = f"128 tokens in, 64 out, {concurrency} at a time, {requests} requests"
     return Scenario(f"c{concurrency}", about, run, most=concurrency, longest=256, peers=True)
 
 
 async def _prefill(server: Server, scale: Scale) -> dict[str, Any]:
-    result = await plain(server, asks(scale.count(8, least=2), 512, 1, scale.seed), 1)
+    tokens = scale.tokens(512)
+    result = await plain(server, asks(scale.count(8, least=2), tokens, 1, scale.seed), 1)
     if "ttft_ms" in result:
-        result["prefill_tokens_per_s"] = round(512e3 / result["ttft_ms"]["p50"], 1)
+        result["prefill_tokens_per_s"] = round(tokens * 1e3 / result["ttft_ms"]["p50"], 1)
     return result
 
 

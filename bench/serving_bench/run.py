@@ -13,6 +13,7 @@ from typing import Any
 
 from serving_bench import bars, contestants, machine, picture, rates, soak, stress
 from serving_bench.contestants import OURS, Contestant
+from serving_bench.figures import look_up
 from serving_bench.process import Command, Server, StartError, start
 from serving_bench.scenario import Scale, Scenario
 
@@ -82,7 +83,7 @@ async def _one(
     for number in range(repeats):
         # Forwards and backwards in turn, so that a machine that gets slower or faster favours nobody.
         for name in list(commands)[:: 1 if number % 2 == 0 else -1]:
-            figures = await _measure(scenario, commands[name], scale.repeat(number), servers)
+            figures = await _measure(scenario, commands[name], scale.of(scenario.name, number), servers)
             in_process = next((other.in_process for other in others if other.name == name), None)
             if in_process is not None and scenario.name in ("c1", "prefill512") and "failed" not in figures:
                 figures["in_process"] = in_process(scenario.name)
@@ -187,5 +188,5 @@ _SHOWN = (
 def _line(figures: dict[str, Any]) -> str:
     if "failed" in figures:
         return f"failed: {figures['failed'][:300]}"
-    shown = [text.format(value) for figure, text in _SHOWN if (value := bars.look_up(figures, figure)) is not None]
+    shown = [text.format(value) for figure, text in _SHOWN if (value := look_up(figures, figure)) is not None]
     return ", ".join(shown) + (f", errors {figures['errors']}" if figures.get("errors") else "")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serving_bench.client import Answer, Ask, Endpoint
+from serving_bench.client import Answer, Ask
 from serving_bench.figures import summary
 from serving_bench.load import asks, closed_loop
 from serving_bench.process import Command, Server, watched
@@ -17,7 +18,7 @@ ITL_GOAL_S = 0.15
 
 @dataclass(frozen=True)
 class Scale:
-    """1.0 is the real thing; below, fewer requests and shorter times. Lengths of prompts and answers stay."""
+    """1.0 is the real thing; below, fewer requests, shorter times and in the end shorter texts: does it still work?"""
 
     factor: float = 1.0
     seed: int = 0
@@ -26,13 +27,17 @@ class Scale:
         """So many of `full` requests."""
         return max(least, round(full * self.factor))
 
+    def tokens(self, full: int) -> int:
+        """A length: the full one down to a tenth of the requests, shorter below that."""
+        return max(8, round(full * min(1.0, 10 * self.factor)))
+
     def seconds(self, full: float, least: float = 1.0) -> float:
         """So much of `full` seconds."""
         return max(least, full * self.factor)
 
-    def repeat(self, number: int) -> Scale:
-        """Other requests for every repeat, the same ones for every contestant."""
-        return replace(self, seed=self.seed + 1000 * number)
+    def of(self, scenario: str, repeat: int) -> Scale:
+        """Other requests for every scenario and repeat, so that no cache helps; the same ones for every contestant."""
+        return replace(self, seed=zlib.crc32(f"{self.seed} {scenario} {repeat}".encode()))
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,3 @@ async def plain(server: Server, requests: list[Ask], concurrency: int) -> dict[s
 def figures(answers: list[Answer]) -> dict[str, Any]:
     """The summary under the targets of the issue."""
     return summary(answers, ttft_target_s=TTFT_TARGET_S, itl_target_s=ITL_GOAL_S)
-
-
-def endpoint_of(server: Server) -> Endpoint:
-    """For tests that have a server of their own."""
-    return server.endpoint

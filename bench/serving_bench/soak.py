@@ -45,7 +45,7 @@ def mixed(count: int, seed: int) -> list[Ask]:
 async def _soak(server: Server, scale: Scale) -> dict[str, Any]:
     await warm_up(server)
     before = await _work(server)
-    requests = mixed(scale.count(_REQUESTS, least=100), scale.seed)
+    requests = mixed(scale.count(_REQUESTS, least=50), scale.seed)
     async with watched(server) as usage:
         answers = await closed_loop(server.endpoint, requests, _CLIENTS)
     after = await _settled(server)

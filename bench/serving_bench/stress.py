@@ -30,7 +30,8 @@ def _cache_or_not() -> dict[str, Command]:
 
 
 async def _prefix(server: Server, scale: Scale) -> dict[str, Any]:
-    requests = asks(scale.count(96, least=8), 512, 64, scale.seed, shared=round(0.7 * 512))
+    tokens = scale.tokens(512)
+    requests = asks(scale.count(96, least=4), tokens, scale.tokens(64), scale.seed, shared=round(0.7 * tokens))
     return await plain(server, requests, 32)
 
 
@@ -42,11 +43,12 @@ def _with_target() -> dict[str, Command]:
 async def _overload(server: Server, scale: Scale) -> dict[str, Any]:
     """First what can be sustained, then ten times that, then how long it takes until a newcomer is served again."""
     await warm_up(server)
-    sustained = figures(await closed_loop(server.endpoint, asks(scale.count(64, least=16), 128, 64, scale.seed), 32))
+    lengths = scale.tokens(128), scale.tokens(64)
+    sustained = figures(await closed_loop(server.endpoint, asks(scale.count(64, least=16), *lengths, scale.seed), 32))
     rate = _OVERLOAD_FACTOR * sustained["requests_per_s"]
-    times = arrivals_s(rate, scale.seconds(_OVERLOAD_S, least=3), scale.seed)
+    times = arrivals_s(rate, scale.seconds(_OVERLOAD_S), scale.seed)
     async with watched(server) as usage:
-        crowd = asyncio.create_task(open_loop(server.endpoint, asks(len(times), 128, 64, scale.seed + 1), times))
+        crowd = asyncio.create_task(open_loop(server.endpoint, asks(len(times), *lengths, scale.seed + 1), times))
         await asyncio.sleep(times[-1])
         recovery_s = await _recovery_s(server, scale)
         answers = await crowd
@@ -57,10 +59,10 @@ async def _overload(server: Server, scale: Scale) -> dict[str, Any]:
 
 async def _recovery_s(server: Server, scale: Scale) -> float:
     """Seconds until a request that is sent then is accepted and has its first token within half of the target."""
-    began_s = time.monotonic()
+    began_s, patience_s = time.monotonic(), scale.seconds(_GIVE_UP_RECOVERY_S, least=3)
     probes: list[asyncio.Task[Answer]] = []
-    requests = iter(asks(int(_GIVE_UP_RECOVERY_S / _PROBE_EVERY_S) + 1, 128, 4, scale.seed + 2))
-    while time.monotonic() - began_s < _GIVE_UP_RECOVERY_S:
+    requests = iter(asks(int(patience_s / _PROBE_EVERY_S) + 1, scale.tokens(128), 4, scale.seed + 2))
+    while time.monotonic() - began_s < patience_s:
         probes.append(asyncio.create_task(exchange(server.endpoint, next(requests))))
         await asyncio.sleep(_PROBE_EVERY_S)
         done = [probe.result() for probe in probes if probe.done()]
@@ -68,28 +70,24 @@ async def _recovery_s(server: Server, scale: Scale) -> float:
             break
     answers = await asyncio.gather(*probes)
     good = [each.sent_s - began_s for each in answers if each.complete and each.ttft_s <= TTFT_TARGET_S / 2]
-    return round(min(good, default=_GIVE_UP_RECOVERY_S), 3)
+    return round(min(good, default=patience_s), 3)
 
 
 async def _long_prefill(server: Server, scale: Scale) -> dict[str, Any]:
     """Eight streams decode; meanwhile prompts of 4096 tokens arrive, one after the other."""
     await warm_up(server)
-    rounds = scale.count(3)
-    streams = [
-        asyncio.create_task(exchange(server.endpoint, ask)) for ask in asks(8, 64, 100 + 150 * rounds, scale.seed)
-    ]
-    await asyncio.sleep(1.0)
-    windows: list[tuple[float, float]] = []
-    prefill_s: list[float] = []
-    for ask in asks(rounds, 4096, 1, scale.seed + 1):
-        long = await exchange(server.endpoint, ask)
-        if long.complete:
-            windows.append((long.sent_s, long.events_s[0]))
-            prefill_s.append(long.ttft_s)
-    answers = await asyncio.gather(*streams)
+    streaming = asks(8, 64, scale.count(600, least=24), scale.seed)
+    async with watched(server) as usage:
+        streams = asyncio.create_task(closed_loop(server.endpoint, streaming, len(streaming)))
+        await asyncio.sleep(scale.seconds(1.0, least=0.3))
+        long_prompts = asks(scale.count(3), scale.tokens(4096), 1, scale.seed + 1)
+        long = [answer for answer in await closed_loop(server.endpoint, long_prompts, 1) if answer.complete]
+        answers = await streams
+    windows = [(answer.sent_s, answer.events_s[0]) for answer in long]
     beside = [gap for answer in answers for gap in _gaps_within(answer, windows)]
-    result = figures(list(answers)) | {"gap_beside_prefill_ms": in_ms(beside), "long_ttft_ms": in_ms(prefill_s)}
-    return result | {"itl_goal_ms": ITL_GOAL_S * 1e3, "gaps": len(beside)}
+    result = figures(answers) | {"usage": usage, "gap_beside_prefill_ms": in_ms(beside), "gaps": len(beside)}
+    result["long_ttft_ms"] = in_ms([answer.ttft_s for answer in long])
+    return result | {"itl_goal_ms": ITL_GOAL_S * 1e3}
 
 
 def _gaps_within(answer: Answer, windows: list[tuple[float, float]]) -> list[float]:
@@ -101,7 +99,7 @@ def _gaps_within(answer: Answer, windows: list[tuple[float, float]]) -> list[flo
 async def _neighbours(server: Server, scale: Scale) -> dict[str, Any]:
     await warm_up(server)
     with busy_neighbours(_NEIGHBOURS):
-        requests = [Ask(ask.prompt, scale.count(256, least=32)) for ask in asks(4, 64, 1, scale.seed)]
+        requests = [Ask(ask.prompt, scale.count(256, least=16)) for ask in asks(4, 64, 1, scale.seed)]
         answers = await closed_loop(server.endpoint, requests, 1)
     result = figures(answers)
     if gaps := result.get("gap_ms"):

@@ -82,7 +82,9 @@ def _row(report: dict[str, Any], who: str) -> str:
 
 def _provenance(report: dict[str, Any]) -> str:
     here = report["machine"]
-    noise = "quiet" if here["quiet"] else f"NOT quiet ({here['busy_before']:.0%} in use by others before)"
+    meanwhile = [value for runs in report["runs"].values() for value in values_of(runs, "usage.elsewhere_share")]
+    share = max([here["busy_before"], *meanwhile])
+    noise = "quiet" if here["quiet"] else f"**not quiet** (others used up to {share:.0%} of the cores)"
     scale = "" if report["scale"] == 1 else f", scaled down to {report['scale']:g}"
     who = "; ".join(f"{name} {each['version']}" for name, each in report["contestants"].items())
     when = f"{here['at']}, commit {here['commit']}, load {here['load_average']}, {noise}{scale}"
