@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from topmast_server.engine.core import make_core
-from topmast_server.engine.measure import measure_crossover
+from topmast_server.engine.measure import measure_bf16_rows
 from topmast_server.messages import Sampling, Submit
 from topmast_server.models.kernels import load_kernels
 from topmast_server.models.llama import Llama
@@ -41,10 +41,10 @@ def test_one_stream_decodes_at_forty_tokens_per_second() -> None:
     assert spec.origin is not None
     path = next(Path(spec.origin).parent.glob("*.gguf"))
     weights = load_weights(path, lambda done, total: None)
-    model = Llama(weights, torch.float32, 16, 32, 512)
+    model = Llama(weights, torch.float32, 16, 32, 512, kv_dtype=torch.float16)
     kernels = load_kernels()
-    crossover, note = measure_crossover(model, kernels)
-    model.use(kernels, crossover)
+    bf16_rows, note = measure_bf16_rows(model, kernels)
+    model.use(kernels, bf16_rows)
     core = make_core(model, blocks=16, max_num_seqs=4, max_model_len=512, itl_goal_s=0.15, stop_ids=())
     rates, slowness = [], []
     for attempt in range(3):

@@ -1,8 +1,8 @@
-"""Attention of single rows over a paged KV cache, with grouped query heads. float32 throughout.
+"""Attention over a paged KV cache: single rows and whole spans of a prompt, with grouped query heads, online softmax.
 
-A row is one token of one sequence, in prefill or decode: it attends to positions 0..its own of its sequence's blocks.
-The sum runs over positions in order, so a row's bits do not depend on the batch. Twin: tests' float64 NumPy, and
-torch's scaled_dot_product_attention in the model.
+A row attends to positions 0..its own of its sequence. Positions are worked off in parts of fixed length that are
+joined in order, so a row's bits depend neither on the batch nor on how its prompt was cut. Keys lie transposed in the
+cache. A value that is not a number may reach other rows of its own sequence, never another sequence's.
 """
 
 from __future__ import annotations
@@ -11,79 +11,271 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from topmast_kernels.cpu.jit import kernel
+from topmast_kernels.cpu.attention_tile import divide, join, product, put, softmax_row
+from topmast_kernels.cpu.jit import LANES, kernel
+from topmast_kernels.cpu.layout import SPLIT, Layout
+from topmast_kernels.cpu.rows import rotate_head
+from topmast_kernels.cpu.simd import strict_kernel, take_number
 
-KEY, VALUE = 0, 1
+ROW, START, COUNT, LINE = range(4)  # columns of `spans`: first row, its position, rows, line of the block tables
+_QUERIES = 8  # rows of a span that share the loads of keys and values
+_SERIAL_ROWS = 4  # so few are stored by one thread before another one has been woken up
+_TASKS_PER_THREAD = 8  # with fewer, the parts of a sequence are spread over the threads
+_LOG2_E = 1.4426950408889634
+_KEY, _VALUE = 0, 1
+_SPAN, _FIRST, _HEAD, _PART, _PARTS = range(5)  # columns of a task list; part -1: all of them, in order
 
 
-@kernel()
-def _attend(
-    query: NDArray[np.float32],
-    cache: NDArray[np.float32],
+@strict_kernel
+def _piece(
+    cache: NDArray[np.uint8],
+    layout: Layout,
+    layer: int,
+    which: int,
     table: NDArray[np.int32],
-    position: int,
     head: int,
-    out: NDArray[np.float32],
+    position: int,
+) -> int:
+    """The address of one head's keys or values from `position` on, as far as its block goes."""
+    item, size = 2 if layout.half else 4, layout.block_size
+    before = ((layer * 2 + which) * layout.kv_heads + head) * size * layout.head_size
+    slot = position % size * (1 if which == _KEY else layout.head_size)
+    return int(cache[table[position // size]].ctypes.data + (before + slot) * item)
+
+
+@strict_kernel
+def _store_row(
+    qkv: NDArray[np.float32],
+    row: int,
+    position: int,
+    table: NDArray[np.int32],
+    layout: Layout,
+    cosines: NDArray[np.float32],
+    sines: NDArray[np.float32],
+    cache: NDArray[np.uint8],
+    layer: int,
 ) -> None:
-    """One query head [D] over one KV head of `cache` [2, blocks, kv_heads, block_size, D]."""
-    size, width = cache.shape[3], cache.shape[4]
-    length = position + 1
-    scores = np.empty(length, np.float32)
-    scale = np.float32(1.0 / np.sqrt(width))
-    best = np.float32(-np.inf)
-    for start in range(0, length, size):
-        keys = cache[KEY, table[start // size], head]
-        for j in range(min(size, length - start)):
-            score = np.float32(0.0)
-            for d in range(width):
-                score += query[d] * keys[j, d]
-            score *= scale
-            scores[start + j] = score
-            if not score <= best:  # a NaN becomes the maximum, so that it stays visible in the answer
-                best = score
-    total = np.float32(0.0)
-    for d in range(width):
-        out[d] = 0.0
-    for start in range(0, length, size):
-        values = cache[VALUE, table[start // size], head]
-        for j in range(min(size, length - start)):
-            weight = np.exp(scores[start + j] - best)
-            total += weight
-            for d in range(width):
-                out[d] += weight * values[j, d]
-    for d in range(width):
-        out[d] /= total
+    width, size = layout.head_size, layout.block_size
+    turned = np.empty(width, np.float32)
+    for head in range(layout.kv_heads):
+        key = qkv.ctypes.data + (row * qkv.shape[1] + (layout.heads + head) * width) * 4
+        angles = cosines[position].ctypes.data, sines[position].ctypes.data
+        rotate_head(key, *angles, turned.ctypes.data, width // 2, layout.interleaved, np.float32(1.0))
+        place = _piece(cache, layout, layer, _KEY, table, head, position)
+        put(layout.half, turned.ctypes.data, place, size, width)
+        place = _piece(cache, layout, layer, _VALUE, table, head, position)
+        put(layout.half, key + layout.kv_heads * width * 4, place, 1, width)
 
 
 @kernel(parallel=True)
-def paged_attention(
-    query: NDArray[np.float32],
-    cache: NDArray[np.float32],
+def store_kv(
+    qkv: NDArray[np.float32],
+    spans: NDArray[np.int64],
     tables: NDArray[np.int32],
-    positions: NDArray[np.int64],
+    layout: Layout,
+    cosines: NDArray[np.float32],
+    sines: NDArray[np.float32],
+    cache: NDArray[np.uint8],
+    layer: int,
+) -> None:
+    """Write each row's key, rotated, and value to its place in `cache`.
+
+    qkv [M, (heads + 2 kv_heads) * D]: queries, keys, values; spans [S, 4]; tables [lines, n] of block ids; cosines and
+    sines [positions, D / 2]; cache uint8 [blocks, bytes of a block].
+    """
+    for s in range(len(spans)):
+        first, start, line = spans[s, ROW], spans[s, START], spans[s, LINE]
+        if spans[s, COUNT] <= _SERIAL_ROWS:
+            for n in range(spans[s, COUNT]):
+                _store_row(qkv, first + n, start + n, tables[line], layout, cosines, sines, cache, layer)
+        else:
+            for n in numba.prange(spans[s, COUNT]):
+                _store_row(qkv, first + n, start + n, tables[line], layout, cosines, sines, cache, layer)
+
+
+@strict_kernel
+def plan_tasks(spans: NDArray[np.int64], layout: Layout, threads: int) -> NDArray[np.int64]:
+    """The pieces of one layer's attention [tasks, 5]: tiles of a span's rows, or parts of a lone row, per KV head.
+
+    The parts of a row lie one after another. Later tiles of a span cost more and come first.
+    """
+    lone = 0
+    for s in range(len(spans)):
+        lone += spans[s, COUNT] == 1
+    spread = lone * layout.kv_heads < threads * _TASKS_PER_THREAD
+    count = 0
+    for s in range(len(spans)):
+        tiles = (spans[s, COUNT] + _QUERIES - 1) // _QUERIES
+        count += layout.kv_heads * ((spans[s, START] // SPLIT + 1) if spread and spans[s, COUNT] == 1 else tiles)
+    tasks = np.empty((count, 5), np.int64)
+    n = 0
+    for s in range(len(spans)):
+        tiles, parts = (spans[s, COUNT] + _QUERIES - 1) // _QUERIES, 1
+        if spread and spans[s, COUNT] == 1:
+            parts = spans[s, START] // SPLIT + 1
+        for tile in range(tiles - 1, -1, -1):
+            for head in range(layout.kv_heads):
+                for part in range(parts):
+                    tasks[n] = s, tile * _QUERIES, head, part if parts > 1 else -1, parts
+                    n += 1
+    return tasks
+
+
+@strict_kernel
+def _attend_tile(
+    task: NDArray[np.int64],
+    qkv: NDArray[np.float32],
+    spans: NDArray[np.int64],
+    tables: NDArray[np.int32],
+    layout: Layout,
+    cosines: NDArray[np.float32],
+    sines: NDArray[np.float32],
+    cache: NDArray[np.uint8],
+    layer: int,
+    states: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    """query, out [M, heads, D]; cache [2, blocks, kv_heads, block_size, D]; tables [M, n] block ids; positions [M]."""
-    rows, heads = query.shape[0], query.shape[1]
-    group = heads // cache.shape[2]
-    for i in numba.prange(rows * heads):
-        row, head = i // heads, i % heads
-        _attend(query[row, head], cache, tables[row], positions[row], head // group, out[row, head])
+    """One task: out [rows, D] and states [rows, 2] as `join` has them, rows by query, then head."""
+    width, size = layout.head_size, layout.block_size
+    group = layout.heads // layout.kv_heads
+    span, head = spans[task[_SPAN]], task[_HEAD]
+    start = span[START] + task[_FIRST]
+    queries = min(_QUERIES, span[COUNT] - task[_FIRST])
+    rows = queries * group
+    query = np.empty((rows, width), np.float32)
+    scale = np.float32(_LOG2_E / np.sqrt(width))
+    for row in range(rows):
+        n, at = row // group, start + row // group
+        source = (span[ROW] + task[_FIRST] + n) * qkv.shape[1] + (head * group + row % group) * width
+        angles = cosines[at].ctypes.data, sines[at].ctypes.data
+        target = query[row].ctypes.data
+        rotate_head(qkv.ctypes.data + source * 4, *angles, target, width // 2, layout.interleaved, scale)
+        states[row, 0], states[row, 1] = -np.inf, 0.0
+        out[row] = 0.0
+    scores = np.empty((rows, SPLIT), np.float32)
+    part, state = np.empty((rows, width), np.float32), np.empty((rows, 2), np.float32)
+    step = min(size, SPLIT)
+    end = start + queries  # positions that any of the rows needs
+    first, last = (0, (end - 1) // SPLIT) if task[_PART] < 0 else (task[_PART], task[_PART])
+    for split in range(first, last + 1):
+        base = split * SPLIT
+        count = min(SPLIT, end - base)
+        padded = (count + LANES - 1) // LANES * LANES
+        for at in range(0, padded, step):
+            keys = _piece(cache, layout, layer, _KEY, tables[span[LINE]], head, base + at)
+            follower = (_KEY, base + at + step) if at + step < padded else (_VALUE, base)
+            ahead = _piece(cache, layout, layer, follower[0], tables[span[LINE]], head, follower[1]) - keys
+            into = scores.ctypes.data + at * 4
+            product(
+                *(rows, layout.half, query.ctypes.data, width, keys, size, width),
+                *(into, SPLIT, min(step, padded - at), 0, ahead),
+            )
+        for row in range(rows):
+            valid = min(SPLIT, start + row // group + 1 - base)
+            softmax_row(scores[row].ctypes.data, valid, padded, state[row].ctypes.data)
+        for at in range(0, count, step):
+            values = _piece(cache, layout, layer, _VALUE, tables[span[LINE]], head, base + at)
+            follower = (_VALUE, base + at + step) if at + step < count else (_KEY, base + SPLIT)
+            if follower[1] >= end:
+                follower = (_VALUE, base + at)
+            ahead = _piece(cache, layout, layer, follower[0], tables[span[LINE]], head, follower[1]) - values
+            weights = scores.ctypes.data + at * 4
+            product(
+                *(rows, layout.half, weights, SPLIT, values, width, min(step, count - at)),
+                *(part.ctypes.data, width, width, at, ahead),
+            )
+        for row in range(rows):
+            join(
+                *(out[row].ctypes.data, states[row].ctypes.data),
+                *(part[row].ctypes.data, state[row].ctypes.data, width),
+            )
 
 
-@kernel()
-def store_kv(
-    key: NDArray[np.float32],
-    value: NDArray[np.float32],
-    cache: NDArray[np.float32],
+@strict_kernel
+def _work_off(
+    counter: int,
+    tasks: NDArray[np.int64],
+    qkv: NDArray[np.float32],
+    spans: NDArray[np.int64],
     tables: NDArray[np.int32],
-    positions: NDArray[np.int64],
+    layout: Layout,
+    cosines: NDArray[np.float32],
+    sines: NDArray[np.float32],
+    cache: NDArray[np.uint8],
+    layer: int,
+    parts: NDArray[np.float32],
+    part_states: NDArray[np.float32],
+    out: NDArray[np.float32],
 ) -> None:
-    """Write key and value [M, kv_heads, D] of each row to its place in `cache`."""
-    size = cache.shape[3]
-    for row in range(key.shape[0]):
-        block, slot = tables[row, positions[row] // size], positions[row] % size
-        for head in range(key.shape[1]):
-            for d in range(key.shape[2]):
-                cache[KEY, block, head, slot, d] = key[row, head, d]
-                cache[VALUE, block, head, slot, d] = value[row, head, d]
+    """Take tasks until none is left."""
+    width, group = layout.head_size, layout.heads // layout.kv_heads
+    answer = np.empty((_QUERIES * group, width), np.float32)
+    states = np.empty((_QUERIES * group, 2), np.float32)
+    while True:
+        n = take_number(counter)
+        if n >= len(tasks):
+            return
+        task = tasks[n]
+        if task[_PART] >= 0:
+            _attend_tile(*(task, qkv, spans, tables, layout, cosines, sines, cache, layer, part_states[n], parts[n]))
+            continue
+        _attend_tile(task, qkv, spans, tables, layout, cosines, sines, cache, layer, states, answer)
+        span = spans[task[_SPAN]]
+        for row in range(min(_QUERIES, span[COUNT] - task[_FIRST]) * group):
+            at = span[ROW] + task[_FIRST] + row // group
+            place = out.ctypes.data + (at * layout.heads + task[_HEAD] * group + row % group) * width * 4
+            divide(answer[row].ctypes.data, states[row, 1:].ctypes.data, place, width)
+
+
+@strict_kernel
+def _join_parts(
+    tasks: NDArray[np.int64],
+    spans: NDArray[np.int64],
+    layout: Layout,
+    parts: NDArray[np.float32],
+    part_states: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """The lone rows whose parts were spread over the threads."""
+    width, group = layout.head_size, layout.heads // layout.kv_heads
+    for n in range(len(tasks)):
+        if tasks[n, _PART] != 0:
+            continue
+        for row in range(group):
+            answer, state = parts[n, row].ctypes.data, part_states[n, row].ctypes.data
+            for part in range(n + 1, n + tasks[n, _PARTS]):
+                join(answer, state, parts[part, row].ctypes.data, part_states[part, row].ctypes.data, width)
+            at = spans[tasks[n, _SPAN], ROW] * layout.heads + tasks[n, _HEAD] * group + row
+            divide(answer, state + 4, out.ctypes.data + at * width * 4, width)
+
+
+@kernel(parallel=True)
+def attend(
+    tasks: NDArray[np.int64],
+    counter: NDArray[np.int64],
+    qkv: NDArray[np.float32],
+    spans: NDArray[np.int64],
+    tables: NDArray[np.int32],
+    layout: Layout,
+    cosines: NDArray[np.float32],
+    sines: NDArray[np.float32],
+    cache: NDArray[np.uint8],
+    layer: int,
+    threads: int,
+    out: NDArray[np.float32],
+) -> None:
+    """out [M, heads * D]: the attention of all rows, whose keys and values `store_kv` has stored.
+
+    tasks: from `plan_tasks`. counter [1] starts at 0 and tells the threads which task is next: tasks differ in cost.
+    """
+    group = layout.heads // layout.kv_heads
+    kept = len(tasks) if len(tasks) and tasks[:, _PART].max() >= 0 else 0
+    parts = np.empty((kept, group, layout.head_size), np.float32)
+    part_states = np.empty((kept, group, 2), np.float32)
+    next_task = counter.ctypes.data
+    for _thread in numba.prange(min(threads, len(tasks))):
+        _work_off(
+            *(next_task, tasks, qkv, spans, tables, layout, cosines, sines, cache, layer, parts, part_states, out)
+        )
+    if kept:
+        _join_parts(tasks, spans, layout, parts, part_states, out)

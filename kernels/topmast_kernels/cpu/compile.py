@@ -17,10 +17,11 @@ from topmast_kernels.cpu.cache import cache_folder, mark_complete, openmp_folder
 
 def load_all() -> None:
     """Call every kernel once on tiny arrays of the types that the server uses; from the cache where it has them."""
-    from topmast_kernels.cpu import attention, decoder, linear
+    from topmast_kernels.cpu import decoder, linear
     from topmast_kernels.cpu.formats import Format, row_bytes
+    from topmast_kernels.cpu.layout import Layout
 
-    layers, heads, kv_heads, size, width = 1, 2, 1, 32, 32
+    heads, kv_heads, size, width = 2, 1, 32, 32
     hidden = heads * size
     raw = np.zeros((width, row_bytes(Format.Q4_1, hidden)), np.uint8)
     table = linear.matrix_table([(raw.ctypes.data, Format.Q4_1, width)], hidden)
@@ -32,36 +33,20 @@ def load_all() -> None:
         lines = [(raw.ctypes.data, Format.Q8_0, rows) for raw in kept]
         return linear.matrix_table(lines, columns)[None], kept
 
-    tables = np.zeros((1, 1), np.int32)
-    positions = np.zeros(1, np.int64)
-    cache = np.zeros((layers, 2, 1, kv_heads, 4, size), np.float32)
-    query = np.zeros((1, heads, size), np.float32)
-    attention.store_kv(query[:, :1].copy(), query[:, :1].copy(), cache[0], tables, positions)
-    attention.paged_attention(query, cache[0], tables, positions, np.empty_like(query))
-    attention_in, kept_a = matrices(1, 128, hidden)
+    layout = Layout(heads, kv_heads, size, 16, half=True, interleaved=False)
+    attention_in, kept_a = matrices(1, (heads + 2 * kv_heads) * size, hidden)
     attention_out, kept_b = matrices(1, hidden, hidden)
     mlp_in, kept_c = matrices(2, width, hidden)
     mlp_out, kept_d = matrices(1, hidden, width)
-    x, norms = np.zeros((1, hidden), np.float32), np.zeros((1, 2, hidden), np.float32)
-    angles = np.zeros((1, size // 2), np.float32)
-    decoder.rms_norm(x, norms[0, 0], 1e-5, np.empty_like(x))
-    decoder.forward_rows(
-        x,
-        positions,
-        tables,
-        cache,
-        attention_in,
-        attention_out,
-        mlp_in,
-        mlp_out,
-        norms,
-        angles,
-        angles,
-        1e-5,
-        False,
-        heads,
-        width,
+    norms, angles = np.zeros((1, 2, hidden), np.float32), np.zeros((1, size // 2), np.float32)
+    weights = decoder.Weights(
+        *(attention_in, attention_out, mlp_in, mlp_out, mlp_in[0], norms, norms[0, 0], angles, angles, 1e-5, width)
     )
+    x, spans, tables = np.zeros((1, hidden), np.float32), np.array([[0, 0, 1, 0]]), np.zeros((1, 1), np.int32)
+    cache = np.zeros((1, 2 * kv_heads * layout.block_size * size * 2), np.uint8)
+    scratch = np.empty(decoder.scratch_values(1, hidden, layout, width), np.float32)
+    logits = np.empty((1, 2 * width), np.float32)
+    decoder.forward(x, spans, tables, np.zeros(1, np.int64), weights, layout, cache, 0, 1, scratch, logits)
     del kept_a, kept_b, kept_c, kept_d  # the tables hold addresses; the weights had to live until here
 
 

@@ -19,7 +19,7 @@ from topmast_kernels.cpu import cache
 from topmast_server.engine.compiling import BackgroundCompile
 from topmast_server.engine.config import EngineConfig
 from topmast_server.engine.core import EngineCore, make_core
-from topmast_server.engine.measure import known_crossover
+from topmast_server.engine.measure import known_bf16_rows
 from topmast_server.engine.memory_plan import fit_kv, kv_bytes, plan_memory
 from topmast_server.engine.threads import usable_cores
 from topmast_server.engine.warmup import warm_up
@@ -52,7 +52,7 @@ def run(config: EngineConfig, connection: Connection, progress: Progress, *, sta
     try:
         pipe.send(Ready(info))
         gc.freeze()  # what is loaded stays; collections then look at requests only
-        _serve(core, pipe, progress, compiling)
+        _serve(core, pipe, progress, compiling, config)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the parent is gone, and nobody is left to serve
     finally:
@@ -97,17 +97,18 @@ def _start(
     weights = load_weights(path, on_progress, place)
     read_s = time.monotonic() - imported_s
     plan = plan_memory(weights.bytes)
-    size = fit_kv(config, weights.shape, dtype.itemsize, plan)
-    model = Llama(weights, dtype, size.blocks, config.block_size, size.max_model_len)
+    kv_dtype = torch.float16 if config.dtype == "auto" else dtype
+    size = fit_kv(config, weights.shape, kv_dtype.itemsize, plan)
+    model = Llama(weights, dtype, size.blocks, config.block_size, size.max_model_len, kv_dtype=kv_dtype)
     loaded_s = time.monotonic()
     pipe.send(Loading("warming", 1, 1))
     progress.tick(has_work=False)
     compiling, notes = BackgroundCompile(), [f"{usable_cores()} cores, {torch.get_num_threads()} threads"]
     notes.append(f"weights read in {read_s:.2f} s from {place}")
-    full_bytes = kv_bytes(size, config, weights.shape, dtype.itemsize)
+    full_bytes = kv_bytes(size, config, weights.shape, kv_dtype.itemsize)
     notes.append(plan.note(size, config.block_size, full_bytes, weights.bytes))
     if cache.is_complete() and model.compilable:
-        notes.append(_use_kernels(model))
+        notes.append(_use_kernels(model, config))
     elif not model.compilable:
         notes.append(f"torch only: the compiled kernels do not take this model as {config.dtype}")
     else:
@@ -149,17 +150,20 @@ def _start(
     return core, info, compiling
 
 
-def _use_kernels(model: Llama) -> str:
-    """Load the compiled kernels, find out where they win, switch; a line for the log."""
+def _use_kernels(model: Llama, config: EngineConfig) -> str:
+    """Load the compiled kernels, find out where bfloat16 products win, switch; a line for the log."""
     import numba  # only where the kernels are compiled: it costs 0.3 s
 
     kernels = load_kernels()
-    crossover, note = known_crossover(model, kernels)
-    model.use(kernels, crossover)
+    exact = config.batch_invariant or config.dtype != "auto"
+    bf16_rows, note = (0, "exact products always, as asked for") if exact else known_bf16_rows(model, kernels)
+    model.use(kernels, bf16_rows)
     return f"{note}; threads by {numba.threading_layer()}"
 
 
-def _serve(core: EngineCore, pipe: _Pipe, progress: Progress, compiling: BackgroundCompile) -> None:
+def _serve(
+    core: EngineCore, pipe: _Pipe, progress: Progress, compiling: BackgroundCompile, config: EngineConfig
+) -> None:
     told_s = 0.0
     while True:
         tokens: list[Token] = []
@@ -172,7 +176,7 @@ def _serve(core: EngineCore, pipe: _Pipe, progress: Progress, compiling: Backgro
             elif isinstance(message, Stop):
                 return
         if compiling.running and compiling.finished() and core.model.compilable:
-            _use_kernels(core.model)
+            _use_kernels(core.model, config)
         if core.has_work:
             progress.tick(has_work=True)
             started = time.monotonic()

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from topmast_server.engine.sampler import Draw, sample
 from topmast_server.engine.scheduler import Work
@@ -31,7 +32,7 @@ def run_step(model: Llama, work: list[Work]) -> Outcome:
     draws = [
         Draw(piece.sequence.sampling, piece.sequence.seed, len(piece.sequence.tokens)) for piece in work if piece.sample
     ]
-    tokens = sample(logits, draws) if draws else []
+    tokens = sample(torch.from_numpy(logits), draws) if draws else []
     return Outcome(tokens, computed - started, time.perf_counter() - computed)
 
 

@@ -26,12 +26,16 @@ class Batch:
     positions: NDArray[np.int64]  # [M]
     spans: list[Span]
     tables: NDArray[np.int32]  # [S, blocks]: ids of KV blocks, padded with 0
-    sampled_rows: NDArray[np.int64]  # rows whose logits are wanted
+    sampled_rows: NDArray[np.int64]  # rows whose logits are wanted, ascending
 
     @property
     def rows(self) -> int:
         """M."""
         return len(self.tokens)
+
+    def span_table(self) -> NDArray[np.int64]:
+        """[S, 4]: row, start, count and table of each span."""
+        return np.array([(span.row, span.start, span.count, span.table) for span in self.spans], np.int64)
 
     def tables_by_row(self) -> NDArray[np.int32]:
         """[M, blocks]."""

@@ -1,4 +1,4 @@
-"""The compiled CPU kernels as a model sees them: present or not yet. Imported only where torch is."""
+"""The compiled CPU kernels as a model sees them: present or not yet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from topmast_server.models.projection import Projection
@@ -17,15 +16,15 @@ class Kernels:
     """Functions of topmast_kernels.cpu, and the matrix tables they read."""
 
     linear: Callable[..., None]
-    dequantise_into: Callable[..., None]
-    paged_attention: Callable[..., None]
-    store_kv: Callable[..., None]
-    forward_rows: Callable[..., None]
-    rms_norm: Callable[..., None]
-    matrix_table: Callable[..., NDArray[np.int64]]
-    _tables: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    linear_bf16: Callable[..., None] | None  # None: this CPU has no such products
+    forward: Callable[..., None]
+    weights: Callable[..., Any]
+    scratch_values: Callable[..., int]
+    matrix_table: Callable[..., NDArray[Any]]
+    threads: int
+    _tables: dict[int, NDArray[Any]] = field(default_factory=dict)
 
-    def table(self, projection: Projection) -> NDArray[np.int64]:
+    def table(self, projection: Projection) -> NDArray[Any]:
         """The projection's matrix table; valid while the projection lives."""
         key = id(projection)
         if key not in self._tables:
@@ -35,17 +34,18 @@ class Kernels:
 
 
 def load_kernels() -> Kernels:
-    """Import and load every kernel: half a second with a complete cache, else some 20 s of compiling."""
-    from topmast_kernels.cpu import attention, compile, decoder, linear
+    """Import and load every kernel: half a second with a complete cache, else half a minute of compiling."""
+    import numba
+
+    from topmast_kernels.cpu import compile, decoder, linear
 
     compile.load_all()
-    functions: dict[str, Any] = {
-        "linear": linear.linear,
-        "dequantise_into": linear.dequantise_into,
-        "paged_attention": attention.paged_attention,
-        "store_kv": attention.store_kv,
-        "forward_rows": decoder.forward_rows,
-        "rms_norm": decoder.rms_norm,
-        "matrix_table": linear.matrix_table,
-    }
-    return Kernels(**functions)
+    return Kernels(
+        linear=linear.linear,
+        linear_bf16=None,
+        forward=decoder.forward,
+        weights=decoder.Weights,
+        scratch_values=decoder.scratch_values,
+        matrix_table=linear.matrix_table,
+        threads=numba.get_num_threads(),
+    )

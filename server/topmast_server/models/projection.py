@@ -1,21 +1,15 @@
-"""One linear layer, or several that share their input, and the fastest way to compute it for a number of rows.
+"""One linear layer, or several that share their input: the weights as stored, for the compiled kernels.
 
-Two ways give the same float32 product up to rounding: the compiled kernels on the weights as stored, and torch's matmul
-on dequantised weights. Which one wins depends on the CPU and on the rows, so it is measured (engine/measure.py).
+Until those are compiled, and for shapes that they do not take, torch multiplies with the dequantised weights.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from topmast_kernels.cpu.formats import Format
 from topmast_server.weights.matrix import Matrix, float_matrix
-
-if TYPE_CHECKING:
-    from topmast_server.models.kernels import Kernels
 
 _MIN_COMPILED_ROWS, _COLUMN_STEP = 16, 32  # what linear.py's tiles need
 
@@ -41,16 +35,10 @@ class Projection:
             and all(matrix.rows >= _MIN_COMPILED_ROWS for matrix in matrices)
         )
 
-    def dense(self, kernels: Kernels | None, scratch: torch.Tensor) -> torch.Tensor:
-        """The float weights [rows, columns]; in `scratch` where the kernels can put them there fast."""
-        if self._dense is not None:
-            return self._dense
-        if kernels is not None and self.compilable:
-            values = scratch[: self.rows * self.columns].view(self.rows, self.columns)
-            kernels.dequantise_into(kernels.table(self), values.numpy())
-            return values
-        # Until the kernels are compiled: dequantise once, keep it for the next steps.
-        self._dense = torch.from_numpy(np.concatenate([matrix.dense() for matrix in self.matrices]))
+    def dense(self) -> torch.Tensor:
+        """The float weights [rows, columns], for the time before there are kernels: dequantised once, then kept."""
+        if self._dense is None:
+            self._dense = torch.from_numpy(np.concatenate([matrix.dense() for matrix in self.matrices]))
         return self._dense
 
     def release_dense(self) -> None:

@@ -1,0 +1,150 @@
+"""The vocabulary that attention and the row functions are written in: LLVM vector code for one fixed number of lanes.
+
+With `strict_kernel` nothing is fast-math: every operation rounds as it is written, so a function's bits depend on its
+arguments alone and not on what the optimiser made of its surroundings. Addresses are int64; LLVM lowers the vectors to
+whatever the CPU has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from topmast_kernels.cpu.cache import cache_folder
+from topmast_kernels.cpu.jit import LANES
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+F32, F16 = ir.FloatType(), ir.HalfType()
+I32, I64 = ir.IntType(32), ir.IntType(64)
+# 2^f on [-1/2, 1/2], relative error 8e-8; the constant term is 1, so that 2^0 is exactly 1.
+_EXP2_HIGH = (0.00015353361959569156, 0.0013398875016719103, 0.00961843691766262)
+_EXP2_LOW = (0.055503323674201965, 0.24022647738456726, 0.6931471824645996, 1.0)
+_ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+
+
+def strict_kernel(function: _Function) -> _Function:
+    """Compile with IEEE arithmetic: numba writes a kernel's fast-math flags into the intrinsics that it calls.
+
+    Said aloud, because a kernel that says nothing takes over the flags of the first one that calls it.
+    """
+    return numba.njit(nogil=True, fastmath=False, cache=cache_folder() is not None)(function)  # type: ignore[no-any-return]
+
+
+def int64(value: int) -> Any:
+    """A constant."""
+    return ir.Constant(I64, value)
+
+
+class Simd:
+    """Instructions on vectors of `lanes` float32 values."""
+
+    def __init__(self, builder: Any, lanes: int = LANES) -> None:
+        self.builder, self.lanes = builder, lanes
+        self.kind = ir.VectorType(F32, lanes)
+        self.integers = ir.VectorType(I32, lanes)
+
+    def constant(self, value: float) -> Any:
+        """`value` in every lane."""
+        return ir.Constant(self.kind, [value] * self.lanes)
+
+    def integer(self, value: int) -> Any:
+        """`value` in every lane, as int32."""
+        return ir.Constant(self.integers, [value] * self.lanes)
+
+    def at(self, address: Any, index: Any, size: int) -> Any:
+        """address + index * size."""
+        return self.builder.add(address, self.builder.mul(index, int64(size)))
+
+    def load(self, address: Any, *, half: bool = False) -> Any:
+        """A vector from memory, widened where it is float16."""
+        kind = ir.VectorType(F16, self.lanes) if half else self.kind
+        value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
+        value.align = 2 if half else 4
+        return self.builder.fpext(value, self.kind) if half else value
+
+    def load_one(self, address: Any) -> Any:
+        """A float32 from memory."""
+        value = self.builder.load(self.builder.inttoptr(address, F32.as_pointer()))
+        value.align = 4
+        return value
+
+    def prefetch(self, address: Any) -> None:
+        """Ask for a cache line that will be read soon; any address will do."""
+        kinds = [ir.IntType(8).as_pointer(), I32, I32, I32]
+        function = cgutils.get_or_insert_function(
+            self.builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0"
+        )
+        read, soon, data = (ir.Constant(I32, n) for n in (0, 2, 1))
+        self.builder.call(function, [self.builder.inttoptr(address, kinds[0]), read, soon, data])
+
+    def store(self, value: Any, address: Any, *, half: bool = False) -> None:
+        """A vector or a scalar to memory, rounded to float16 where that is stored."""
+        if half:
+            narrow = F16 if value.type == F32 else ir.VectorType(F16, self.lanes)
+            value = self.builder.fptrunc(value, narrow)
+        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer())).align = 2 if half else 4
+
+    def splat(self, scalar: Any) -> Any:
+        """A scalar in every lane."""
+        kind = ir.VectorType(scalar.type, self.lanes)
+        first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(I32, 0))
+        return self.builder.shuffle_vector(first, first, ir.Constant(self.integers, [0] * self.lanes))
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """a * b + c, rounded once; vectors or scalars."""
+        name = "llvm.fma.f32" if a.type == F32 else f"llvm.fma.v{self.lanes}f32"
+        signature = ir.FunctionType(a.type, [a.type] * 3)
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), [a, b, c])
+
+    def maximum(self, a: Any, b: Any) -> Any:
+        """The larger of two; `b` where a is NaN."""
+        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def fold(self, vector: Any, join: Callable[[Any, Any], Any]) -> Any:
+        """All lanes joined in halves, always in the same order; a scalar."""
+        lanes = self.lanes
+        while lanes > 1:
+            lanes //= 2
+            low, high = (ir.Constant(ir.VectorType(I32, lanes), list(range(n, n + lanes))) for n in (0, lanes))
+            vector = join(
+                self.builder.shuffle_vector(vector, vector, low), self.builder.shuffle_vector(vector, vector, high)
+            )
+        return self.builder.extract_element(vector, ir.Constant(I32, 0))
+
+    def below(self, first: Any, end: Any) -> Any:
+        """A mask: lane i is set where first + i < end (int64 scalars below 2^31)."""
+        lanes = ir.Constant(self.integers, list(range(self.lanes)))
+        room = self.builder.trunc(self.builder.sub(end, first), I32)
+        return self.builder.icmp_signed("<", lanes, self.splat(room))
+
+    def exp2(self, x: Any) -> Any:
+        """2^x in every lane: 0 below -126, 2^126 above 126, NaN for NaN; relative error 1e-7."""
+        builder = self.builder
+        top = self.constant(126.0)
+        x = builder.select(builder.fcmp_ordered(">", x, top), top, x)
+        shifted = builder.fadd(x, self.constant(_ROUND))
+        fraction = builder.fsub(x, builder.fsub(shifted, self.constant(_ROUND)))
+        power = self.constant(_EXP2_HIGH[0])
+        for coefficient in (*_EXP2_HIGH[1:], *_EXP2_LOW):
+            power = self.fma(power, fraction, self.constant(coefficient))
+        exponent = builder.shl(builder.bitcast(shifted, self.integers), self.integer(23))
+        value = builder.bitcast(builder.add(builder.bitcast(power, self.integers), exponent), self.kind)
+        return builder.select(builder.fcmp_ordered("<", x, self.constant(-126.0)), self.constant(0.0), value)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def take_number(_typing: Any, counter: Any) -> Any:
+    """Count up the int64 at address `counter`, with all threads that do; the number that it was."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        place = builder.inttoptr(values[0], I64.as_pointer())
+        return builder.atomic_rmw("add", place, int64(1), "monotonic")
+
+    return types.int64(types.int64), generate
