@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from topmast_server.models.projection import Projection
 
 @dataclass(slots=True)
 class Kernels:
-    """Functions of topmast_kernels.cpu, and the matrix tables they read."""
+    """Functions of topmast_kernels.cpu."""
 
     linear: Callable[..., None]
     linear_bf16: Callable[..., None] | None  # None: this CPU has no such products
@@ -22,15 +22,11 @@ class Kernels:
     scratch_values: Callable[..., int]
     matrix_table: Callable[..., NDArray[Any]]
     threads: int
-    _tables: dict[int, NDArray[Any]] = field(default_factory=dict)
 
     def table(self, projection: Projection) -> NDArray[Any]:
         """The projection's matrix table; valid while the projection lives."""
-        key = id(projection)
-        if key not in self._tables:
-            matrices = [(m.raw.ctypes.data, m.format, m.rows) for m in projection.matrices]
-            self._tables[key] = self.matrix_table(matrices, projection.columns)
-        return self._tables[key]
+        matrices = [(m.raw.ctypes.data, m.format, m.rows) for m in projection.matrices]
+        return self.matrix_table(matrices, projection.columns)
 
 
 def load_kernels() -> Kernels:
