@@ -10,6 +10,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 from topmast_kernels.cpu import cache
 
@@ -42,6 +44,13 @@ class BackgroundCompile:
             return False
         self._process = None
         return cache.is_complete()
+
+    def wait(self, tick: Callable[[], None]) -> None:
+        """Until the compiler has ended; `tick` is called ten times a second."""
+        while self._process is not None and self._process.poll() is None:
+            tick()
+            time.sleep(0.1)
+        self._process = None
 
     def stop(self) -> None:
         """End the compiler with the engine."""

@@ -107,7 +107,14 @@ def _start(
     notes.append(f"weights read in {read_s:.2f} s from {place}")
     full_bytes = kv_bytes(size, config, weights.shape, kv_dtype.itemsize)
     notes.append(plan.note(size, config.block_size, full_bytes, weights.bytes))
-    if cache.is_complete() and model.compilable:
+    if config.batch_invariant and not model.compilable:
+        raise unsupported(
+            f"--batch-invariant needs the compiled kernels, and they do not take this model as {config.dtype}; "
+            "use --dtype auto, or leave out --batch-invariant."
+        )
+    if config.batch_invariant:  # torch's bits depend on the batch, so it cannot stand in
+        compiling.wait(lambda: progress.tick(has_work=False))
+    if model.compilable and (cache.is_complete() or config.batch_invariant):
         notes.append(_use_kernels(model, config))
     elif not model.compilable:
         notes.append(f"torch only: the compiled kernels do not take this model as {config.dtype}")
