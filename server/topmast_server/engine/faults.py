@@ -30,6 +30,13 @@ class Computed:
     forward_s: float = 0.0
     sample_s: float = 0.0
 
+    def add(self, work: list[Work], outcome: Outcome) -> None:
+        """A part of the step went well."""
+        sampled = [piece.sequence for piece in work if piece.sample]
+        self.tokens.update(zip(sampled, outcome.tokens, strict=True))
+        self.forward_s += outcome.forward_s
+        self.sample_s += outcome.sample_s
+
 
 class Isolation:
     """Computes steps; remembers who failed alone since anything last succeeded."""
@@ -50,25 +57,24 @@ class Isolation:
         """Fill `computed` for this part of a step; the last error of a sequence that failed alone."""
         try:
             outcome = self._run(work)
-        except Exception as error:
-            halves = _halves(work)
-            if halves:
-                _log.warning("A step of %d sequences failed and is tried by halves: %s", len(work), _describe(error))
-                return self._compute_halves(halves, computed)
-            sequence = work[0].sequence
-            _log.exception("Request %s ends: the model failed on it alone", sequence.request_id)
-            self._suspects.add(sequence.request_id)
-            computed.errors[sequence] = (
-                f"The model failed on this request ({_describe(error)}); other requests are not affected. "
-                "Send it again, shorter if memory was the reason."
-            )
-            return error
-        self._suspects.clear()
-        sampled = [piece.sequence for piece in work if piece.sample]
-        computed.tokens.update(zip(sampled, outcome.tokens, strict=True))
-        computed.forward_s += outcome.forward_s
-        computed.sample_s += outcome.sample_s
-        return None
+        except Exception as raised:
+            error = raised
+        else:
+            self._suspects.clear()
+            computed.add(work, outcome)
+            return None
+        halves = _halves(work)
+        if halves:
+            _log.warning("A step of %d sequences failed and is tried by halves: %s", len(work), _describe(error))
+            return self._compute_halves(halves, computed)
+        sequence = work[0].sequence
+        _log.error("Request %s ends: the model failed on it alone", sequence.request_id, exc_info=error)
+        self._suspects.add(sequence.request_id)
+        computed.errors[sequence] = (
+            f"The model failed on this request ({_describe(error)}); other requests are not affected. "
+            "Send it again, shorter if memory was the reason."
+        )
+        return error
 
     def _compute_halves(self, halves: list[list[Work]], computed: Computed) -> Exception | None:
         last = None

@@ -21,7 +21,7 @@ class Curve:
         self._averages: dict[int, float] = {}
 
     def learn(self, x: int, y: float) -> None:
-        """One measurement, y > 0. The other averages go half the way: it is mostly the whole machine that slows down."""
+        """One measurement, y > 0. The other averages go half the way, as it is mostly the whole machine that slows."""
         place = x.bit_length()
         old = self._averages.get(place)
         if old is None:
