@@ -69,7 +69,7 @@ class Token:
     finish: str | None
     cached_tokens: int = 0  # prompt tokens that were not computed again
     error: str | None = None
-    timing: Timing | None = None  # with `finish`, unless the request was refused at once
+    timing: Timing | None = None  # so far, with the first token; in all, with `finish` unless it was refused at once
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,31 @@ def test_absurd_parameters(server: Server, name: str, value: float) -> None:
     assert refused(post(server, {**CHAT, name: value}), 400)["param"] == name
 
 
+HOSTILE: list[Any] = [
+    *(None, True, 0, 1, -1, 0.5, 2**31, 2**63, -(2**63), 1e308, float("nan"), float("-inf")),
+    *("", "x", "\x00", "\ud800", "1", "x" * 5000, [], [[]], [None], [0], ["x"] * 100, {}, {"x": {}}, [1, "x", None]),
+]
+FIELDS = (
+    *("model", "messages", "max_tokens", "max_completion_tokens", "n", "best_of", "temperature", "top_p", "top_k"),
+    *("min_p", "seed", "stop", "stop_token_ids", "ignore_eos", "stream", "stream_options", "chat_template_kwargs"),
+    *("priority", "timeout", "cache_salt", "timing", "logit_bias", "logprobs", "tools", "response_format", "user"),
+)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_whatever_a_field_holds_is_answered_or_refused(server: Server, field: str) -> None:
+    endless = {"stop": "a"} if field == "max_tokens" else {}  # null is no limit
+    with httpx.Client(timeout=60) as sender:
+        for value in HOSTILE:
+            body = json.dumps({**CHAT, **endless, field: value})
+            answer = sender.post(f"{server.url}/v1/chat/completions", content=body)
+            if field == "timeout" and answer.status_code in (503, 504):
+                assert answer.json()["error"]["code"] == "deadline_exceeded"  # a second is short on a busy machine
+            elif answer.status_code != 200:
+                unknown = field == "model" and answer.status_code == 404
+                refused(answer, 404 if unknown else 400)
+
+
 def test_an_unknown_model_is_a_404_that_names_the_known_ones(server: Server) -> None:
     error = refused(post(server, {**CHAT, "model": "gpt-9"}), 404)
     assert (error["code"], error["param"]) == ("model_not_found", "model")

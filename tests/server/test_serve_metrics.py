@@ -85,8 +85,28 @@ def test_counters_count_what_was_done(server: Server, client: openai.OpenAI) -> 
     assert grown["vllm:time_to_first_token_seconds_count"] == 2
     assert grown["vllm:inter_token_latency_seconds_count"] == 18
     assert grown["vllm:e2e_request_latency_seconds_count"] == 2
+    assert grown["vllm:request_queue_time_seconds_count"] == grown["vllm:request_prefill_time_seconds_count"] == 2
+    assert 0 < grown["vllm:request_prefill_time_seconds_sum"] < grown["vllm:request_inference_time_seconds_sum"]
+    assert grown["vllm:request_inference_time_seconds_sum"] <= grown["vllm:e2e_request_latency_seconds_sum"]
+    assert grown["vllm:prefix_cache_queries_total"] == 8
     assert after["vllm:num_requests_running"] == after["vllm:kv_cache_usage_perc"] == 0
     assert after["topmast_ready"] == 1
+
+
+def test_engine_time_is_told_by_part(server: Server, client: openai.OpenAI) -> None:
+    def by_part() -> dict[str, float]:
+        families = text_string_to_metric_families(httpx.get(f"{server.url}/metrics", timeout=5).text)
+        (family,) = (family for family in families if family.name == "topmast_step_seconds")
+        return {sample.labels["part"]: sample.value for sample in family.samples}
+
+    before, began_s = by_part(), time.monotonic()
+    client.completions.create(model="smollm2", prompt="x", max_tokens=20, extra_body={"ignore_eos": True})
+    server.wait_idle()
+    took_s = time.monotonic() - began_s
+    grown = {part: seconds - before[part] for part, seconds in by_part().items()}
+    assert grown.keys() == {"schedule", "forward", "sample", "post"}
+    assert all(seconds > 0 for seconds in grown.values()), grown
+    assert grown["forward"] < sum(grown.values()) < took_s
 
 
 def test_the_page_is_quick_while_the_engine_is_busy(server: Server, client: openai.OpenAI) -> None:

@@ -56,6 +56,12 @@ def test_a_stream_tells_it_in_its_last_chunk(server: Server, client: openai.Open
     true_timing(list(chat)[-1].to_dict()["timing"])  # type: ignore[arg-type]
 
 
+def test_an_answer_that_a_stop_string_ends_tells_it_too(server: Server) -> None:
+    whole = post(server, temperature=0).json()["choices"][0]["text"]
+    timing = post(server, temperature=0, stop=whole[len(whole) // 2 :][:3], timing=True).json()["timing"]
+    assert timing["prefill_ms"] > 0 and timing["queued_ms"] >= 0
+
+
 def test_the_phases_add_up_to_the_whole(server: Server) -> None:
     timing = post(server, timing=True, prompt=list(range(100, 400))).json()["timing"]
     told = sum(timing[name] for name in ("tokenise_ms", "queued_ms", "prefill_ms", "decode_ms"))

@@ -51,7 +51,7 @@ class Choice:
         self.finish: str | None = None
         self.first_at_s: float | None = None
         self.last_at_s = arrived_s
-        self.timing: Timing | None = None  # the engine's word; None where it had none when a stop string was found
+        self.timing: Timing | None = None  # the engine's word; its decode time is missing where a stop string was found
 
     def over(self) -> bool:
         """Whether the reader has all of it."""

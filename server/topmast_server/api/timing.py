@@ -11,7 +11,7 @@ from topmast_server.api.generation import Generation
 
 
 def timing_object(generation: Generation) -> dict[str, Any]:
-    """Milliseconds; of several choices the slowest counts. null where the engine did not say.
+    """Milliseconds; of several choices the slowest counts. null where there was nothing to measure.
 
     tokenise_ms: from the whole request's arrival until the engine had it (parsing, template, tokens, the door).
     queued_ms, prefill_ms: waiting, and computing the prompt. decode_ms: first to last token, as sent to the client.

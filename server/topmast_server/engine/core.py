@@ -155,14 +155,17 @@ class EngineCore:
         if not work.sample:
             return []
         sequence.tokens.append(token)
-        if sequence.first_token_s is None:
+        is_first = sequence.first_token_s is None
+        if is_first:
             sequence.first_token_s = now_s
         self.counters.output_tokens += 1
         stopped = token in sequence.stop_ids
         if stopped or sequence.made >= sequence.max_tokens:
             self.scheduler.remove(sequence)
             return [self._end(sequence, token, "stop" if stopped else "length")]
-        return [Token(sequence.request_id, token, None, sequence.cached_tokens)]
+        # Told with the first token, too: a reader's stop string may end the answer before we do.
+        timing = sequence.timing(now_s) if is_first else None
+        return [Token(sequence.request_id, token, None, sequence.cached_tokens, None, timing)]
 
     def _end(self, sequence: Sequence, token: int, finish: str, error: str | None = None) -> Token:
         """The last token of a sequence that the scheduler has let go."""
