@@ -17,7 +17,7 @@ from topmast_kernels.cpu.cache import cache_folder, mark_complete, openmp_folder
 
 def load_all() -> None:
     """Call every kernel once on tiny arrays of the types that the server uses; from the cache where it has them."""
-    from topmast_kernels.cpu import decoder, linear
+    from topmast_kernels.cpu import decoder, linear, sampling
     from topmast_kernels.cpu.formats import Format, row_bytes
     from topmast_kernels.cpu.layout import Layout
 
@@ -47,6 +47,8 @@ def load_all() -> None:
     scratch = np.empty(decoder.scratch_values(1, hidden, layout, width), np.float32)
     logits = np.empty((1, 2 * width), np.float32)
     decoder.forward(x, spans, tables, np.zeros(1, np.int64), weights, layout, cache, 0, 1, scratch, logits)
+    one, whole = np.ones(1, np.float32), np.ones(1, np.int64)
+    sampling.sample(x, whole, whole, temperature=one, top_k=whole, top_p=one, min_p=one)
     del kept_a, kept_b, kept_c, kept_d  # the tables hold addresses; the weights had to live until here
 
 

@@ -1,21 +1,26 @@
-"""From logits to tokens: greedy, or temperature, top-k, top-p and min-p in transformers' order, then Gumbel-max.
+"""From logits to tokens: each row greedy or drawn by its own request's wish, the same whatever runs beside it.
 
-The noise of a token depends on (seed, position, token id) alone: the same request gives the same answer whatever runs
-beside it. A row with NaN, or with nothing finite, gives -1 and touches no other row.
+Compiled once the kernels of this machine are, by their twin in torch before that; both give the same tokens. Which
+tokens those are is said in topmast_kernels.twin.filtered.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from topmast_kernels.cpu import cache
+from topmast_kernels.twin.filtered import sample_filtered
+from topmast_kernels.twin.rows import NAN_FLAG, NOTHING_FLAG
 from topmast_server.messages import Sampling
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_MASK = (1 << 64) - 1
+_64_BITS = (1 << 64) - 1
+_compiled: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,81 +32,40 @@ class Draw:
     position: int
 
 
-def sample(logits: torch.Tensor, draws: list[Draw]) -> list[int]:
-    """One token per row of `logits` float32 [rows, vocabulary]; -1 where a row is not usable."""
-    best = logits.max(dim=-1)  # NaN wins a maximum, so one reduction finds both
-    usable = torch.isfinite(best.values).tolist()
-    greedy = best.indices.tolist()
-    tokens = []
-    for row, draw in enumerate(draws):
-        if not usable[row]:
-            tokens.append(-1)
-        elif draw.sampling.temperature <= 0.0:
-            tokens.append(int(greedy[row]))
-        else:
-            tokens.append(_draw(logits[row], draw))
+def sample(logits: NDArray[np.float32] | torch.Tensor, draws: list[Draw]) -> list[int]:
+    """One token per row of `logits` float32 [rows, vocabulary]; -1 where one is NaN or none is above -inf.
+
+    A draw belongs to (seed, position) alone: the lowest 64 bits of the seed are the noise's key, so seeds that differ
+    there, as all that requests may name do, have noise of their own.
+    """
+    rows = logits.numpy() if isinstance(logits, torch.Tensor) else logits
+    wishes = [draw.sampling for draw in draws]
+    seeds = np.array([draw.seed & _64_BITS for draw in draws], np.uint64).view(np.int64)
+    positions = np.array([draw.position for draw in draws], np.int64)
+    filters: dict[str, NDArray[Any]] = {
+        "temperature": np.array([wish.temperature for wish in wishes], np.float32),
+        "top_k": np.array([max(0, min(wish.top_k, rows.shape[1])) for wish in wishes], np.int64),
+        "top_p": np.array([wish.top_p for wish in wishes], np.float32),
+        "min_p": np.array([wish.min_p for wish in wishes], np.float32),
+    }
+    tokens: list[int] = (_kernel() or _by_twin)(rows, seeds, positions, **filters)[0].tolist()
     return tokens
 
 
-def _draw(logits: torch.Tensor, draw: Draw) -> int:
-    ids, scores = candidates(logits, draw.sampling)
-    return int(ids[int(np.argmax(scores + gumbel(draw.seed, draw.position, ids)))])
+def _by_twin(logits: NDArray[Any], *where: NDArray[Any], **filters: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """As topmast_kernels.cpu.sampling.sample."""
+    tensors: dict[str, Any] = {name: torch.from_numpy(each) for name, each in filters.items()}
+    seeds, positions = (torch.from_numpy(each) for each in where)
+    found = sample_filtered(torch.from_numpy(logits), seeds, positions, **tensors)
+    unusable = (found.flags & (NAN_FLAG | NOTHING_FLAG)) != 0
+    return found.tokens.masked_fill(unusable, -1).numpy(), found.kept.numpy()
 
 
-def candidates(logits: torch.Tensor, sampling: Sampling) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The token ids that the filters leave, and their logits / temperature. At least one is left."""
-    scores = logits / max(sampling.temperature, 1e-6)
-    ids: torch.Tensor | None = None
-    if 0 < sampling.top_k < scores.numel():
-        # Ties with the k-th stay in, as in transformers.
-        ids = (scores >= scores.topk(sampling.top_k).values[-1]).nonzero()[:, 0]
-        scores = scores[ids]
-    if sampling.top_p < 1.0:
-        kept = _nucleus(scores, sampling.top_p)
-        ids, scores = kept if ids is None else ids[kept], scores[kept]
-    if sampling.min_p > 0.0:
-        kept = (scores >= scores.max() + float(np.log(sampling.min_p))).nonzero()[:, 0]
-        ids, scores = kept if ids is None else ids[kept], scores[kept]
-    if ids is None:
-        return np.arange(scores.numel()), scores.numpy()
-    return ids.numpy(), scores.numpy()
+def _kernel() -> Callable[..., Any] | None:
+    """The compiled sampler, loaded when it is first seen to be complete; None until then."""
+    global _compiled
+    if _compiled is None and cache.is_complete():
+        from topmast_kernels.cpu import sampling
 
-
-def _nucleus(scores: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The fewest most likely entries whose probabilities reach `top_p`; their indices, ascending."""
-    total = scores.logsumexp(-1)
-    # Sorting a whole vocabulary takes 5 ms; the nucleus is nearly always within the first few hundred.
-    for size in (256, scores.numel()):
-        ordered, order = scores.topk(min(size, scores.numel()))
-        probabilities = (ordered - total).exp()
-        before = probabilities.cumsum(-1) - probabilities
-        count = max(1, int((before < top_p).sum()))
-        if count < len(ordered):
-            break
-    return order[:count].sort().values
-
-
-def gumbel(seed: int, position: int, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Standard Gumbel noise for each token id, from a counter-based hash (two rounds of splitmix's finaliser)."""
-    key = _mix_one((_mix_one(seed & _MASK) + position * _GOLDEN) & _MASK)
-    low, high = np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
-    bits = _mix(ids.astype(np.uint32) * np.uint32(0x9E3779B1) ^ low)
-    bits = _mix(bits ^ high)
-    # 23 bits in the middle of their cells: exact in float32, never 0, never 1.
-    uniform = ((bits >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
-    noise: NDArray[np.float32] = -np.log(-np.log(uniform))
-    return noise
-
-
-def _mix(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """murmur3's 32-bit finaliser."""
-    bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    bits = (bits ^ (bits >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    return bits ^ (bits >> np.uint32(16))
-
-
-def _mix_one(value: int) -> int:
-    """splitmix64's finaliser."""
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
+        _compiled = sampling.sample
+    return _compiled
