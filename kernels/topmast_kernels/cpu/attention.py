@@ -56,11 +56,11 @@ def _store_row(
     layer: int,
 ) -> None:
     width, size = layout.head_size, layout.block_size
-    turned = np.empty(width, np.float32)
+    turned, one = np.empty(width, np.float32), np.ones(1, np.float32)
     for head in range(layout.kv_heads):
         key = qkv.ctypes.data + (row * qkv.shape[1] + (layout.heads + head) * width) * 4
         angles = cosines[position].ctypes.data, sines[position].ctypes.data
-        rotate_head(key, *angles, turned.ctypes.data, width // 2, layout.interleaved, np.float32(1.0))
+        rotate_head(key, *angles, turned.ctypes.data, width, layout.interleaved, one.ctypes.data)
         place = _piece(cache, layout, layer, _KEY, table, head, position)
         put(layout.half, turned.ctypes.data, place, size, width)
         place = _piece(cache, layout, layer, _VALUE, table, head, position)
@@ -143,13 +143,13 @@ def _attend_tile(
     queries = min(_QUERIES, span[COUNT] - task[_FIRST])
     rows = queries * group
     query = np.empty((rows, width), np.float32)
-    scale = np.float32(_LOG2_E / np.sqrt(width))
+    scale = np.full(1, _LOG2_E / np.sqrt(width), np.float32)
     for row in range(rows):
         n, at = row // group, start + row // group
         source = (span[ROW] + task[_FIRST] + n) * qkv.shape[1] + (head * group + row % group) * width
         angles = cosines[at].ctypes.data, sines[at].ctypes.data
         target = query[row].ctypes.data
-        rotate_head(qkv.ctypes.data + source * 4, *angles, target, width // 2, layout.interleaved, scale)
+        rotate_head(qkv.ctypes.data + source * 4, *angles, target, width, layout.interleaved, scale.ctypes.data)
         states[row, 0], states[row, 1] = -np.inf, 0.0
         out[row] = 0.0
     scores = np.empty((rows, SPLIT), np.float32)

@@ -1,13 +1,12 @@
 """The vocabulary that attention and the row functions are written in: LLVM vector code for one fixed number of lanes.
 
-With `strict_kernel` nothing is fast-math: every operation rounds as it is written, so a function's bits depend on its
-arguments alone and not on what the optimiser made of its surroundings. Addresses are int64; LLVM lowers the vectors to
-whatever the CPU has.
+Nothing here is fast-math: every operation rounds as it is written, so a function's bits depend on its arguments alone
+and not on what the optimiser made of its surroundings. Addresses are int64; LLVM lowers vectors to what there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import numba
@@ -30,9 +29,10 @@ _ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the l
 
 
 def strict_kernel(function: _Function) -> _Function:
-    """Compile with IEEE arithmetic: numba writes a kernel's fast-math flags into the intrinsics that it calls.
+    """Compile with IEEE arithmetic.
 
-    Said aloud, because a kernel that says nothing takes over the flags of the first one that calls it.
+    Said aloud: a kernel that says nothing about fast-math takes over the flags of the first one that calls it, and
+    numba writes a kernel's flags into the intrinsics that it uses.
     """
     return numba.njit(nogil=True, fastmath=False, cache=cache_folder() is not None)(function)  # type: ignore[no-any-return]
 
@@ -116,7 +116,15 @@ class Simd:
             vector = join(
                 self.builder.shuffle_vector(vector, vector, low), self.builder.shuffle_vector(vector, vector, high)
             )
+        return self.first(vector)
+
+    def first(self, vector: Any) -> Any:
+        """The first lane."""
         return self.builder.extract_element(vector, ir.Constant(I32, 0))
+
+    def pick(self, a: Any, b: Any, lanes: Iterable[int]) -> Any:
+        """Lanes of two vectors by number; those of `b` follow those of `a`."""
+        return self.builder.shuffle_vector(a, b, ir.Constant(self.integers, list(lanes)))
 
     def below(self, first: Any, end: Any) -> Any:
         """A mask: lane i is set where first + i < end (int64 scalars below 2^31)."""
