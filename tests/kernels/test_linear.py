@@ -40,14 +40,27 @@ def test_matrices_of_different_formats_share_one_input() -> None:
     assert np.array_equal(product(x, raws, kinds), np.concatenate(apart, axis=1))
 
 
+@pytest.mark.parametrize("columns", [32, 96, 544])
+@pytest.mark.parametrize("outputs", [17, 47, 48, 49, 100])
+def test_product_holds_where_nothing_divides_evenly(columns: int, outputs: int) -> None:
+    rng = np.random.default_rng(columns + outputs)
+    for kind in Format:
+        raw = random_rows(rng, kind, outputs, columns)
+        x = rng.standard_normal((15, columns)).astype(np.float32)
+        expected = x.astype(np.float64) @ dequantise(raw, kind, columns).astype(np.float64).T
+        scale = np.abs(x) @ np.abs(dequantise(raw, kind, columns)).T
+        assert np.max(np.abs(product(x, [raw], [kind]) - expected) / scale) < 1e-6, kind
+
+
 @pytest.mark.parametrize("kind", list(Format))
 def test_bits_of_a_row_do_not_depend_on_the_batch(kind: Format) -> None:
     rng = np.random.default_rng(6)
-    x = rng.standard_normal((21, 576)).astype(np.float32)
+    x = rng.standard_normal((40, 576)).astype(np.float32)
     raw = random_rows(rng, kind, 64, 576)
     together = product(x, [raw], [kind])
-    for row in range(len(x)):
-        assert np.array_equal(product(x[row : row + 1], [raw], [kind])[0], together[row])
+    for rows in range(1, len(x)):
+        assert np.array_equal(product(x[:rows], [raw], [kind]), together[:rows])
+        assert np.array_equal(product(x[rows:], [raw], [kind]), together[rows:])
 
 
 def test_a_nan_row_stays_alone() -> None:

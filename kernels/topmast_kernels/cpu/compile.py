@@ -17,8 +17,9 @@ from topmast_kernels.cpu.cache import cache_folder, mark_complete, openmp_folder
 
 def load_all() -> None:
     """Call every kernel once on tiny arrays of the types that the server uses; from the cache where it has them."""
-    from topmast_kernels.cpu import decoder, linear, sampling
+    from topmast_kernels.cpu import decoder, linear, linear_bf16, sampling
     from topmast_kernels.cpu.formats import Format, row_bytes
+    from topmast_kernels.cpu.jit import HAS_BF16
     from topmast_kernels.cpu.layout import Layout
 
     heads, kv_heads, size, width = 2, 1, 32, 32
@@ -27,6 +28,8 @@ def load_all() -> None:
     table = linear.matrix_table([(raw.ctypes.data, Format.Q4_1, width)], hidden)
     linear.dequantise_into(table, np.empty((width, hidden), np.float32))
     linear.linear(np.zeros((1, hidden), np.float32), table, np.empty((1, width), np.float32))
+    if HAS_BF16:
+        linear_bf16.linear_bf16(np.zeros((1, hidden), np.float32), table, np.empty((1, width), np.float32))
 
     def matrices(count: int, rows: int, columns: int) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
         kept = [np.zeros((rows, row_bytes(Format.Q8_0, columns)), np.uint8) for _ in range(count)]

@@ -15,9 +15,8 @@ from topmast_kernels.cpu.attention import COUNT, LINE, ROW, START, attend, plan_
 from topmast_kernels.cpu.jit import kernel
 from topmast_kernels.cpu.layout import Layout
 from topmast_kernels.cpu.linear import linear
+from topmast_kernels.cpu.linear_bf16 import linear_bf16
 from topmast_kernels.cpu.rows import add_norm, silu_multiply
-
-linear_bf16 = linear  # bfloat16 products are not there yet
 
 
 class Weights(NamedTuple):

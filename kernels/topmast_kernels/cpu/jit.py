@@ -20,16 +20,18 @@ if _FOLDER is not None:
     numba.config.CACHE_DIR = str(_FOLDER)
 
 
-def _has_avx512() -> bool:
+def _has(*features: str) -> bool:
     forced = numba.config.CPU_FEATURES
     if forced is not None:
-        return "+avx512f" in forced
-    return bool(binding.get_host_cpu_features().get("avx512f", False))
+        return all(f"+{feature}" in forced.split(",") for feature in features)
+    host = binding.get_host_cpu_features()
+    return all(host.get(feature, False) for feature in features)
 
 
-LANES = 16 if _has_avx512() else 8  # float32 values in one vector
-ROW_TILE = 4  # weight rows whose sums live in registers at once
-BATCH_TILE = 4 if LANES == 16 else 3  # batch rows likewise: 4 x 4 of 32 registers, or 4 x 3 of 16
+LANES = 16 if _has("avx512f") else 8  # float32 values in one vector
+PANELS = 3  # of LANES weight rows each, in one tile
+BATCH_TILE = 8 if LANES == 16 else 4  # rows of x in one tile: 3 x 8 sums in 32 registers, or 3 x 4 in 16
+HAS_BF16 = _has("avx512f", "avx512bw", "avx512bf16")  # dot products of bfloat16 pairs, summed up in float32
 
 
 def kernel(*, parallel: bool = False) -> Callable[[_Function], _Function]:

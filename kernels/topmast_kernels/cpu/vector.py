@@ -1,187 +1,132 @@
-"""The innermost loops, written as LLVM vector code: decode blocks of weights, and multiply tiles of rows.
+"""Vector instructions as LLVM's generic operations, for code that is written one vector at a time.
 
-Plain loops were three times slower: LLVM reduces each block to a scalar before it scales it. These vectors are
-generic; LLVM lowers them to AVX2, AVX-512, NEON or whatever there is. Addresses are integers, lengths in elements.
-The sum over K runs in one fixed order per output, so a result does not depend on how many rows are computed with it.
+LLVM lowers them to AVX2, AVX-512, NEON or whatever there is. Addresses are integers, offsets in bytes. Knows nothing
+of weights and layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from topmast_kernels.cpu.formats import BLOCK, BLOCK_BYTES, Format
-from topmast_kernels.cpu.jit import LANES, ROW_TILE
+from topmast_kernels.cpu.jit import LANES
 
-_F32, _F16 = ir.FloatType(), ir.HalfType()
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-_VECTOR = ir.VectorType(_F32, LANES)
-_ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
-_PARTS = BLOCK // LANES  # vectors per block
-
-
-def _const(value: int) -> Any:
-    return ir.Constant(_I64, value)
+F32, F16 = ir.FloatType(), ir.HalfType()
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+FLOATS = ir.VectorType(F32, LANES)
+INTS = ir.VectorType(I32, LANES)
+BFLOATS = ir.VectorType(I16, 2 * LANES)  # bfloat16 pairs: as many bytes as FLOATS
+CACHE_LINE = 64
+_QUAD = ir.VectorType(I32, 4)  # 16 bytes of one row
 
 
-def _load(builder: Any, address: Any, kind: Any) -> Any:
-    value = builder.load(builder.inttoptr(address, kind.as_pointer()))
+def const(value: int) -> Any:
+    """A 64-bit constant, for addresses and counts."""
+    return ir.Constant(I64, value)
+
+
+def floats(value: float) -> Any:
+    """The same float32 constant in all lanes."""
+    return ir.Constant(FLOATS, [value] * LANES)
+
+
+def ints(value: int) -> Any:
+    """The same 32-bit constant in all lanes."""
+    return ir.Constant(INTS, [value] * LANES)
+
+
+def multiple(builder: Any, address: Any, count: Any, size: int) -> Any:
+    """address + count * size."""
+    return builder.add(address, builder.mul(count, const(size)))
+
+
+def _pointer(builder: Any, address: Any, offset: int, kind: Any) -> Any:
+    return builder.inttoptr(builder.add(address, const(offset)), kind.as_pointer())
+
+
+def load(builder: Any, address: Any, kind: Any, offset: int = 0) -> Any:
+    """A value at `address + offset`, which need not be aligned."""
+    value = builder.load(_pointer(builder, address, offset, kind))
     value.align = 1
     return value
 
 
-def _store(builder: Any, value: Any, address: Any) -> None:
-    builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 1
+def store(builder: Any, value: Any, address: Any, offset: int = 0) -> None:
+    """The reverse of load."""
+    builder.store(value, _pointer(builder, address, offset, value.type)).align = 1
 
 
-def _at(builder: Any, address: Any, count: Any, size: int) -> Any:
-    return builder.add(address, builder.mul(count, _const(size)))
+def splat(builder: Any, value: Any) -> Any:
+    """One scalar in all lanes."""
+    kind = ir.VectorType(value.type, LANES)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
+    return shuffle(builder, first, first, [0] * LANES)
 
 
-def _splat(builder: Any, value: Any) -> Any:
-    undefined = ir.Constant(_VECTOR, ir.Undefined)
-    first = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
+def shuffle(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
+    """The named lanes of a and b; b's are counted on from a's."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
 
 
-def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    signature = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-    function = cgutils.get_or_insert_function(builder.module, signature, f"llvm.fma.v{LANES}f32")
-    return builder.call(function, [a, b, c])
+def call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    """One of LLVM's own functions."""
+    signature = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
 
 
-def _sum(builder: Any, vector: Any) -> Any:
-    lanes = LANES
-    while lanes > 1:
-        half = lanes // 2
-        low = ir.Constant(ir.VectorType(_I32, half), list(range(half)))
-        high = ir.Constant(ir.VectorType(_I32, half), list(range(half, lanes)))
-        vector = builder.fadd(builder.shuffle_vector(vector, vector, low), builder.shuffle_vector(vector, vector, high))
-        lanes = half
-    return builder.extract_element(vector, ir.Constant(_I32, 0))
+def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once."""
+    return call(builder, f"llvm.fma.v{LANES}f32", FLOATS, a, b, c)
 
 
-def _decode_block(builder: Any, kind: Format, address: Any) -> list[Any]:
-    """One block as float32 vectors."""
-    if kind is Format.F32:
-        return [_load(builder, builder.add(address, _const(part * LANES * 4)), _VECTOR) for part in range(_PARTS)]
-    scale = _splat(builder, builder.fpext(_load(builder, address, _F16), _F32))
-    packed_at = BLOCK_BYTES[kind] - (32 if kind is Format.Q8_0 else 16)
-    weights = []
-    for part in range(_PARTS):
-        bytes_kind = ir.VectorType(_I8, LANES)
-        if kind is Format.Q8_0:
-            packed = _load(builder, builder.add(address, _const(packed_at + part * LANES)), bytes_kind)
-            wide = builder.sext(packed, ir.VectorType(_I32, LANES))
-        else:
-            first = part * LANES
-            packed = _load(builder, builder.add(address, _const(packed_at + first % 16)), bytes_kind)
-            shift, mask = (ir.Constant(bytes_kind, [n] * LANES) for n in (4, 15))
-            nibbles = builder.lshr(packed, shift) if first >= 16 else builder.and_(packed, mask)
-            wide = builder.zext(nibbles, ir.VectorType(_I32, LANES))
-            if kind is Format.Q4_0:
-                wide = builder.sub(wide, ir.Constant(ir.VectorType(_I32, LANES), [8] * LANES))
-        value = builder.fmul(builder.sitofp(wide, _VECTOR), scale)
-        if kind is Format.Q4_1:
-            half_minimum = _load(builder, builder.add(address, _const(2)), _F16)
-            value = builder.fadd(value, _splat(builder, builder.fpext(half_minimum, _F32)))
-        weights.append(value)
-    return weights
+def round_pairs(builder: Any, low: Any, high: Any) -> Any:
+    """BFLOATS: low[0], high[0], low[1], high[1] ... rounded to nearest even. Needs AVX512-BF16."""
+    both = call(builder, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", BFLOATS, high, low)  # low's come first
+    return shuffle(builder, both, both, [half + lane for lane in range(LANES) for half in (0, LANES)])
 
 
-def _make_dot(kind: Format, rows: int) -> Callable[..., None]:
-    @intrinsic  # type: ignore[untyped-decorator]
-    def dot(_typing: Any, weights: Any, row_bytes: Any, x: Any, out: Any, columns: Any) -> Any:
-        """out[r] = weights[r] . x for `rows` rows; all addresses; `columns` is a multiple of 32."""
-        signature = types.void(types.int64, types.int64, types.int64, types.int64, types.int64)
-
-        def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            weights, row_bytes, x, out, columns = arguments
-            sums = [cgutils.alloca_once_value(builder, _ZERO) for _ in range(rows)]
-            for total in sums:
-                builder.store(_ZERO, total)
-            with cgutils.for_range(builder, builder.udiv(columns, _const(BLOCK))) as loop:
-                x_block = _at(builder, x, loop.index, BLOCK * 4)
-                xs = [_load(builder, builder.add(x_block, _const(part * LANES * 4)), _VECTOR) for part in range(_PARTS)]
-                block = _at(builder, weights, loop.index, BLOCK_BYTES[kind])
-                for row, total in enumerate(sums):
-                    address = builder.add(block, builder.mul(row_bytes, _const(row)))
-                    value = builder.load(total)
-                    for weight, x_part in zip(_decode_block(builder, kind, address), xs, strict=True):
-                        value = _fma(builder, weight, x_part, value)
-                    builder.store(value, total)
-            for row, total in enumerate(sums):
-                _store(builder, _sum(builder, builder.load(total)), builder.add(out, _const(row * 4)))
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return dot  # type: ignore[no-any-return]
+def dot_pairs(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """c + the products of both members of each pair of a and b, in float32. Needs AVX512-BF16."""
+    return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, c, a, b)
 
 
-def _make_decode(kind: Format) -> Callable[..., None]:
-    @intrinsic  # type: ignore[untyped-decorator]
-    def decode(_typing: Any, weights: Any, out: Any, blocks: Any) -> Any:
-        """Write `blocks` blocks as float32, one after another."""
-        signature = types.void(types.int64, types.int64, types.int64)
-
-        def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            weights, out, blocks = arguments
-            with cgutils.for_range(builder, blocks) as loop:
-                target = _at(builder, out, loop.index, BLOCK * 4)
-                address = _at(builder, weights, loop.index, BLOCK_BYTES[kind])
-                for part, value in enumerate(_decode_block(builder, kind, address)):
-                    _store(builder, value, builder.add(target, _const(part * LANES * 4)))
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return decode  # type: ignore[no-any-return]
+def prefetch(builder: Any, address: Any, size: int) -> None:
+    """Bring so many bytes to the second level of cache; an address that does not exist does no harm."""
+    kind = ir.IntType(8).as_pointer()
+    for offset in range(0, size, CACHE_LINE):
+        read, second_level, data = (ir.Constant(I32, n) for n in (0, 2, 1))
+        pointer = _pointer(builder, address, offset, ir.IntType(8))
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), builder.bitcast(pointer, kind), read, second_level, data)
 
 
-def make_tile(batch: int) -> Callable[..., None]:
-    """A tile of ROW_TILE weight rows by `batch` rows of x, with all sums in registers."""
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def tile(_typing: Any, weights: Any, x: Any, x_stride: Any, out: Any, out_stride: Any, columns: Any) -> Any:
-        """out[b, r] = weights[r] . x[b] in float32; weight rows are adjacent; strides in elements."""
-        signature = types.void(*[types.int64] * 6)
-
-        def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            weights, x, x_stride, out, out_stride, columns = arguments
-            sums = [[cgutils.alloca_once_value(builder, _ZERO) for _ in range(batch)] for _ in range(ROW_TILE)]
-            for row in sums:
-                for total in row:
-                    builder.store(_ZERO, total)
-            with cgutils.for_range(builder, builder.udiv(columns, _const(LANES))) as loop:
-                offset = builder.mul(loop.index, _const(LANES * 4))
-                x_rows = [_at(builder, x, builder.mul(x_stride, _const(b)), 4) for b in range(batch)]
-                xs = [_load(builder, builder.add(address, offset), _VECTOR) for address in x_rows]
-                for r, row in enumerate(sums):
-                    address = _at(builder, weights, builder.mul(columns, _const(r)), 4)
-                    weight = _load(builder, builder.add(address, offset), _VECTOR)
-                    for x_part, total in zip(xs, row, strict=True):
-                        builder.store(_fma(builder, weight, x_part, builder.load(total)), total)
-            for b in range(batch):
-                target = _at(builder, out, builder.mul(out_stride, _const(b)), 4)
-                for r in range(ROW_TILE):
-                    _store(builder, _sum(builder, builder.load(sums[r][b])), builder.add(target, _const(r * 4)))
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return tile  # type: ignore[no-any-return]
+def gather(builder: Any, rows: Sequence[Any], kind: Any, offset: int) -> Any:
+    """One scalar of type `kind` at `offset` of each of LANES rows."""
+    vector = ir.Constant(ir.VectorType(kind, LANES), ir.Undefined)
+    for lane, row in enumerate(rows):
+        vector = builder.insert_element(vector, load(builder, row, kind, offset), ir.Constant(I32, lane))
+    return vector
 
 
-dot_f32 = _make_dot(Format.F32, ROW_TILE)
-dot_q4_0 = _make_dot(Format.Q4_0, ROW_TILE)
-dot_q4_1 = _make_dot(Format.Q4_1, ROW_TILE)
-dot_q8_0 = _make_dot(Format.Q8_0, ROW_TILE)
-decode_q4_0 = _make_decode(Format.Q4_0)
-decode_q4_1 = _make_decode(Format.Q4_1)
-decode_q8_0 = _make_decode(Format.Q8_0)
+def transpose(builder: Any, rows: Sequence[Any], offset: int) -> list[Any]:
+    """The four 32-bit words at `offset` of each of LANES rows: four vectors with a lane for each row."""
+    columns = []
+    for q in range(4):  # rows q, q + 4, q + 8 .. side by side
+        parts = [load(builder, row, _QUAD, offset) for row in rows[q::4]]
+        while len(parts) > 1:
+            width = 2 * parts[0].type.count
+            parts = [shuffle(builder, a, b, range(width)) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        columns.append(parts[0])
+
+    def unpack(a: Any, b: Any, words: Sequence[int]) -> Any:
+        """In each 16 bytes, these words of a's and b's; b's are counted from 4."""
+        lanes = [first + word % 4 + (LANES if word > 3 else 0) for first in range(0, LANES, 4) for word in words]
+        return shuffle(builder, a, b, lanes)
+
+    halves = []
+    for words in ((0, 4, 1, 5), (2, 6, 3, 7)):
+        even, odd = unpack(columns[0], columns[1], words), unpack(columns[2], columns[3], words)
+        halves += [unpack(even, odd, (0, 1, 4, 5)), unpack(even, odd, (2, 3, 6, 7))]
+    return halves

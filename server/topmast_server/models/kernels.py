@@ -33,12 +33,13 @@ def load_kernels() -> Kernels:
     """Import and load every kernel: half a second with a complete cache, else half a minute of compiling."""
     import numba
 
-    from topmast_kernels.cpu import compile, decoder, linear
+    from topmast_kernels.cpu import compile, decoder, linear, linear_bf16
+    from topmast_kernels.cpu.jit import HAS_BF16
 
     compile.load_all()
     return Kernels(
         linear=linear.linear,
-        linear_bf16=None,
+        linear_bf16=linear_bf16.linear_bf16 if HAS_BF16 else None,
         forward=decoder.forward,
         weights=decoder.Weights,
         scratch_values=decoder.scratch_values,
