@@ -15,6 +15,7 @@ from topmast_server.engine.measure import measure_crossover
 from topmast_server.messages import Sampling, Submit, Token
 from topmast_server.models.kernels import load_kernels
 from topmast_server.models.llama import Llama
+from topmast_server.models.precision import Precision
 from topmast_server.weights.load import load_weights
 from topmast_server.weights.tokenizer import ModelTokenizer, load_tokenizer
 
@@ -39,7 +40,7 @@ def model_path() -> Path:
 
 @pytest.fixture(scope="module")
 def llama() -> Llama:
-    model = Llama(load_weights(model_path(), lambda done, total: None), torch.float32, BLOCKS, BLOCK, 1024)
+    model = Llama(load_weights(model_path(), lambda done, total: None), Precision.FLOAT32, BLOCKS, BLOCK, 1024)
     kernels = load_kernels()
     model.use(kernels, measure_crossover(model, kernels)[0])
     return model

@@ -13,6 +13,7 @@ from topmast_server.engine.measure import measure_bf16_rows
 from topmast_server.messages import Sampling, Submit
 from topmast_server.models.kernels import load_kernels
 from topmast_server.models.llama import Llama
+from topmast_server.models.precision import Precision
 from topmast_server.weights.load import load_weights
 
 TOKENS = 48
@@ -41,7 +42,7 @@ def test_one_stream_decodes_at_forty_tokens_per_second() -> None:
     assert spec.origin is not None
     path = next(Path(spec.origin).parent.glob("*.gguf"))
     weights = load_weights(path, lambda done, total: None)
-    model = Llama(weights, torch.float32, 16, 32, 512, kv_dtype=torch.float16)
+    model = Llama(weights, Precision.FLOAT32, 16, 32, 512, kv_dtype=Precision.FLOAT16)
     kernels = load_kernels()
     bf16_rows, note = measure_bf16_rows(model, kernels)
     model.use(kernels, bf16_rows)

@@ -13,6 +13,7 @@ from topmast_kernels.cpu.formats import Format, row_bytes
 from topmast_server.models.batch import Batch, Span
 from topmast_server.models.kernels import Kernels, load_kernels
 from topmast_server.models.llama import Llama
+from topmast_server.models.precision import Precision
 from topmast_server.weights.matrix import LayerWeights, LlamaShape, Matrix, ModelWeights
 
 SHAPE = LlamaShape(96, 192, 3, 6, 2, 32, 160, 512, 1e-5, 10000.0, rope_interleaved=True)
@@ -58,8 +59,8 @@ def kernels() -> Kernels:
     return load_kernels()
 
 
-def new_model(kernels: Kernels | None, kv_dtype: torch.dtype = torch.float32, bf16_rows: int = 0) -> Llama:
-    model = Llama(random_weights(), torch.float32, 40, 16, 256, kv_dtype=kv_dtype)
+def new_model(kernels: Kernels | None, kv_dtype: Precision = Precision.FLOAT32, bf16_rows: int = 0) -> Llama:
+    model = Llama(random_weights(), Precision.FLOAT32, 40, 16, 256, kv_dtype=kv_dtype)
     if kernels is not None:
         model.use(kernels, bf16_rows)
     return model
@@ -95,19 +96,19 @@ CUT = [[7, 0, 0], [1, 1, 13], [70, 7, 1], [1, 1, 20], [60, 0, 6], *[[1, 0, 0]] *
 ONE_BY_ONE = [[1, int(n < 9), int(n < 40)] for n in range(150)]
 
 
-@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.float16])
-def test_compiled_logits_are_those_of_torch(kernels: Kernels, kv_dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("kv_dtype", [Precision.FLOAT32, Precision.FLOAT16])
+def test_compiled_logits_are_those_of_torch(kernels: Kernels, kv_dtype: Precision) -> None:
     theirs, ours = feed(new_model(None, kv_dtype), CUT), feed(new_model(kernels, kv_dtype), CUT)
     assert theirs.keys() == ours.keys()
     spread = np.std(np.stack(list(theirs.values())))
     for place, row in theirs.items():
-        assert np.max(np.abs(ours[place] - row)) < (1e-4 if kv_dtype == torch.float32 else 1e-2) * spread
+        assert np.max(np.abs(ours[place] - row)) < (1e-4 if kv_dtype == Precision.FLOAT32 else 1e-2) * spread
 
 
-@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("kv_dtype", [Precision.FLOAT32, Precision.FLOAT16])
 @pytest.mark.parametrize("steps", [CUT, ONE_BY_ONE], ids=["cut", "one by one"])
 def test_bits_do_not_depend_on_how_the_tokens_came(
-    kernels: Kernels, kv_dtype: torch.dtype, steps: list[list[int]]
+    kernels: Kernels, kv_dtype: Precision, steps: list[list[int]]
 ) -> None:
     together, apart = (feed(new_model(kernels, kv_dtype), plan) for plan in (WHOLE, steps))
     for place, row in together.items():
@@ -164,13 +165,13 @@ def test_a_poisoned_sequence_leaves_the_others_bits_alone(kernels: Kernels) -> N
 def test_no_call_of_the_model_compiles_anything(kernels: Kernels) -> None:
     from topmast_kernels.cpu import decoder
 
-    for kv_dtype in (torch.float32, torch.float16):
+    for kv_dtype in (Precision.FLOAT32, Precision.FLOAT16):
         feed(new_model(kernels, kv_dtype), CUT)
     assert len(decoder.forward.signatures) == 1  # what load_all has compiled
 
 
 def test_shapes_that_the_kernels_do_not_take_are_refused_by_name(kernels: Kernels) -> None:
-    model = Llama(random_weights(), torch.float32, 40, 8, 256)
+    model = Llama(random_weights(), Precision.FLOAT32, 40, 8, 256)
     assert not model.compilable
     with pytest.raises(ValueError, match="leave it to torch"):
         model.use(kernels)

@@ -18,6 +18,7 @@ from topmast_server.engine.core import EngineCore, make_core
 from topmast_server.messages import Sampling, Submit
 from topmast_server.models.kernels import load_kernels
 from topmast_server.models.llama import Llama
+from topmast_server.models.precision import Precision
 from topmast_server.weights.load import load_weights
 from topmast_server.weights.tokenizer import ModelTokenizer, load_tokenizer
 
@@ -80,7 +81,7 @@ def oracle() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def llama() -> Llama:
-    model = Llama(load_weights(model_path(), lambda done, total: None), torch.float32, 120, 32, 2048)
+    model = Llama(load_weights(model_path(), lambda done, total: None), Precision.FLOAT32, 120, 32, 2048)
     model.use(load_kernels())
     return model
 
@@ -145,13 +146,13 @@ def test_an_oracle_that_disagrees_is_noticed(llama: Llama, oracle: Any, prompts:
 def test_the_first_start_without_compiled_kernels_gives_the_same_tokens(
     llama: Llama, oracle: Any, prompts: list[list[int]]
 ) -> None:
-    plain = Llama(load_weights(model_path(), lambda done, total: None), torch.float32, 120, 32, 2048)
+    plain = Llama(load_weights(model_path(), lambda done, total: None), Precision.FLOAT32, 120, 32, 2048)
     for prompt, one in zip(prompts[:2], answer(new_core(plain), prompts[:2], 8), strict=True):
         assert_greedy(oracle, prompt, one)
 
 
 def test_bfloat16_stays_close_to_float32(llama: Llama, prompts: list[list[int]]) -> None:
-    half = Llama(load_weights(model_path(), lambda done, total: None), torch.bfloat16, 120, 32, 2048)
+    half = Llama(load_weights(model_path(), lambda done, total: None), Precision.BFLOAT16, 120, 32, 2048)
     from topmast_server.engine.runner import build_batch
 
     probabilities = []

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from topmast_server.models.batch import Batch, Span
 from topmast_server.models.kernels import load_kernels
 from topmast_server.models.llama import Llama
+from topmast_server.models.precision import Precision
 from topmast_server.weights.errors import ModelError
 from topmast_server.weights.files import Place
 from topmast_server.weights.load import load_weights
@@ -78,7 +79,7 @@ def test_logits_equal_those_of_transformers(tmp_path: Path, variant: str) -> Non
     tokens = np.random.default_rng(1).integers(0, 160, 30)
     with torch.inference_mode():
         expected = oracle(torch.from_numpy(tokens)[None]).logits[0]
-    model = Llama(weights, torch.float32, 8, 16, 64)
+    model = Llama(weights, Precision.FLOAT32, 8, 16, 64)
     torch.testing.assert_close(logits(model, tokens), expected, atol=1e-4, rtol=1e-4)
     assert model.compilable == ("odd" not in variant)
     if model.compilable:

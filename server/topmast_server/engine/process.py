@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from topmast_kernels.cpu import cache
 from topmast_server.engine.compiling import BackgroundCompile
@@ -26,12 +25,13 @@ from topmast_server.engine.warmup import warm_up
 from topmast_server.messages import Cancel, Failed, Loading, Message, Ready, Step, Stop, Submit, Token, pack, unpack
 from topmast_server.models.kernels import load_kernels
 from topmast_server.models.llama import Llama
+from topmast_server.models.precision import Precision
 from topmast_server.progress import IDLE_TICK_S, Progress
 from topmast_server.weights.errors import ModelError, unsupported
 from topmast_server.weights.files import place_of
 from topmast_server.weights.load import load_weights
 
-_DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"auto": Precision.FLOAT32, "float32": Precision.FLOAT32, "bfloat16": Precision.BFLOAT16}
 _MAX_DIGEST_BYTES = 1 << 30  # beyond, hashing would delay the start
 _STATS_S = 0.25  # between two Step frames without a token
 
@@ -97,13 +97,16 @@ def _start(
     weights = load_weights(path, on_progress, place)
     read_s = time.monotonic() - imported_s
     plan = plan_memory(weights.bytes)
-    kv_dtype = torch.float16 if config.dtype == "auto" else dtype
+    kv_dtype = Precision.FLOAT16 if config.dtype == "auto" else dtype
     size = fit_kv(config, weights.shape, kv_dtype.itemsize, plan)
     model = Llama(weights, dtype, size.blocks, config.block_size, size.max_model_len, kv_dtype=kv_dtype)
     loaded_s = time.monotonic()
     pipe.send(Loading("warming", 1, 1))
     progress.tick(has_work=False)
-    compiling, notes = BackgroundCompile(), [f"{usable_cores()} cores, {torch.get_num_threads()} threads"]
+    compiling, notes = (
+        BackgroundCompile(),
+        [f"{usable_cores()} cores, {os.environ.get('OMP_NUM_THREADS', '?')} threads"],
+    )
     notes.append(f"weights read in {read_s:.2f} s from {place}")
     full_bytes = kv_bytes(size, config, weights.shape, kv_dtype.itemsize)
     notes.append(plan.note(size, config.block_size, full_bytes, weights.bytes))

@@ -25,10 +25,11 @@ def forward_eager(model: Llama, batch: Batch) -> NDArray[np.float32]:
     """Write the batch's KV and give float32 logits [sampled rows, vocabulary]."""
     shape, size = model.shape, model.block_size
     pieces = model.cache.view(len(model.cache), shape.layers, 2, shape.kv_heads, -1)
-    x = torch.from_numpy(model.embedding.take(batch.tokens)).to(model.dtype)
+    x = torch.from_numpy(model.embedding.take(batch.tokens)).to(model.dtype.as_torch)
     positions = torch.from_numpy(batch.positions)
     cosines, sines = (
-        torch.from_numpy(angles)[positions].to(model.dtype)[:, None, :] for angles in (model.cosines, model.sines)
+        torch.from_numpy(angles)[positions].to(model.dtype.as_torch)[:, None, :]
+        for angles in (model.cosines, model.sines)
     )
     of_row = torch.from_numpy(batch.tables_by_row().astype(np.int64))
     blocks, slots = of_row.gather(1, (positions // size)[:, None])[:, 0], positions % size
@@ -54,7 +55,7 @@ def _norm(model: Llama, x: torch.Tensor, weight: NDArray[np.float32]) -> torch.T
     """RMS norm with float32 statistics, rounded once before the weight, as transformers does."""
     wide = x.float()
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + model.shape.epsilon)
-    return wide.to(model.dtype) * torch.from_numpy(weight).to(model.dtype)
+    return wide.to(model.dtype.as_torch) * torch.from_numpy(weight).to(model.dtype.as_torch)
 
 
 def _rotate(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, *, interleaved: bool) -> torch.Tensor:

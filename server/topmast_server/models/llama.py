@@ -9,18 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from topmast_kernels.cpu.layout import Layout, supported
 from topmast_server.models.batch import Batch
-from topmast_server.models.eager import forward_eager
 from topmast_server.models.kv_memory import lazy_zeros
+from topmast_server.models.precision import Precision
 from topmast_server.models.projection import Projection
 from topmast_server.models.rope import rope_tables
 from topmast_server.weights.matrix import ModelWeights
 
 if TYPE_CHECKING:
+    import torch
+
     from topmast_server.models.kernels import Kernels
 
 
@@ -33,22 +34,21 @@ class Llama:
     def __init__(
         self,
         weights: ModelWeights,
-        dtype: torch.dtype,
+        dtype: Precision,
         blocks: int,
         block_size: int,
         max_model_len: int,
         *,
-        kv_dtype: torch.dtype | None = None,
+        kv_dtype: Precision | None = None,
     ) -> None:
         self.shape, self.dtype, self.block_size = weights.shape, dtype, block_size
         shape, kv_dtype = weights.shape, kv_dtype or dtype
-        half = kv_dtype == torch.float16
+        self._kv_dtype, half = kv_dtype, kv_dtype is Precision.FLOAT16
         self.layout = Layout(
             *(shape.heads, shape.kv_heads, shape.head_size, block_size), half=half, interleaved=shape.rope_interleaved
         )
         block = shape.layers * 2 * shape.kv_heads * block_size * shape.head_size
         self._cache = lazy_zeros(blocks * block * kv_dtype.itemsize).reshape(blocks, -1)
-        self.cache = torch.from_numpy(self._cache).view(kv_dtype)
         self.cosines, self.sines = rope_tables(weights, max_model_len)
         self.embedding = weights.embedding
         self.attention_in = [Projection([w.query, w.key, w.value], dtype) for w in weights.layers]
@@ -62,11 +62,18 @@ class Llama:
         self.bf16_rows = 0
         groups = (self.attention_in, self.attention_out, self.mlp_in, self.mlp_out, [self.head])
         self.projections = [projection for group in groups for projection in group]
-        taken = kv_dtype in (torch.float16, torch.float32) and supported(self.layout)
+        taken = kv_dtype is not Precision.BFLOAT16 and supported(self.layout)
         self.compilable = taken and all(projection.compilable for projection in self.projections)
         self._tables: Any = None
         self._scratch = np.empty(0, np.float32)
         self._logits = np.empty((0, shape.vocabulary), np.float32)
+
+    @property
+    def cache(self) -> torch.Tensor:
+        """The KV cache as torch sees it: the same memory."""
+        import torch
+
+        return torch.from_numpy(self._cache).view(self._kv_dtype.as_torch)
 
     def use(self, kernels: Kernels, bf16_rows: int = 0) -> None:
         """Switch to the compiled kernels, between two steps.
@@ -89,6 +96,8 @@ class Llama:
     def forward(self, batch: Batch) -> NDArray[np.float32]:
         """Write the batch's KV and give float32 logits [sampled rows, vocabulary], valid until the next call."""
         if self.kernels is None:
+            from topmast_server.models.eager import forward_eager  # loads torch: a second that compiled kernels save
+
             return forward_eager(self, batch)
         x = self.embedding.take(batch.tokens)
         needed = self.kernels.scratch_values(*x.shape, self.layout, self.shape.mlp)

@@ -5,11 +5,16 @@ Until those are compiled, and for shapes that they do not take, torch multiplies
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 
 from topmast_kernels.cpu.formats import Format
+from topmast_server.models.precision import Precision
 from topmast_server.weights.matrix import Matrix, float_matrix
+
+if TYPE_CHECKING:
+    import torch
 
 _MIN_COMPILED_ROWS, _COLUMN_STEP = 16, 32  # what linear.py's tiles need
 
@@ -17,31 +22,32 @@ _MIN_COMPILED_ROWS, _COLUMN_STEP = 16, 32  # what linear.py's tiles need
 class Projection:
     """y = [W1; W2; ...] x for matrices with the same number of columns."""
 
-    def __init__(self, matrices: list[Matrix], dtype: torch.dtype) -> None:
+    def __init__(self, matrices: list[Matrix], dtype: Precision) -> None:
         self.columns = matrices[0].columns
         self.rows = sum(matrix.rows for matrix in matrices)
-        if dtype != torch.float32 or any(matrix.format is Format.F32 for matrix in matrices):
+        if dtype is not Precision.FLOAT32 or any(matrix.format is Format.F32 for matrix in matrices):
             # Plain floats: one dense matrix, of which the compiled kernels see a view.
             values = np.concatenate([m.dense() for m in matrices]) if len(matrices) > 1 else matrices[0].dense()
             matrices = [float_matrix(values)]
-            self._dense: torch.Tensor | None = torch.from_numpy(values).to(dtype)
-            self._keep_dense = True
-        else:
-            self._dense, self._keep_dense = None, False
         self.matrices = matrices
+        self._dtype = dtype
+        self._dense: torch.Tensor | None = None
         self.compilable = (
-            dtype == torch.float32
+            dtype is Precision.FLOAT32
             and self.columns % _COLUMN_STEP == 0
             and all(matrix.rows >= _MIN_COMPILED_ROWS for matrix in matrices)
         )
 
     def dense(self) -> torch.Tensor:
         """The float weights [rows, columns], for the time before there are kernels: dequantised once, then kept."""
+        import torch
+
         if self._dense is None:
-            self._dense = torch.from_numpy(np.concatenate([matrix.dense() for matrix in self.matrices]))
+            parts = [matrix.dense() for matrix in self.matrices]
+            values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            self._dense = torch.from_numpy(values).to(self._dtype.as_torch)
         return self._dense
 
     def release_dense(self) -> None:
         """Forget what `dense` kept while there were no kernels."""
-        if not self._keep_dense:
-            self._dense = None
+        self._dense = None

@@ -1,0 +1,30 @@
+"""In which precision a model computes and stores, by name: torch's own names for it take a second to load."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Precision(StrEnum):
+    """The names are torch's and the command line's."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number."""
+        return 4 if self is Precision.FLOAT32 else 2
+
+    @property
+    def as_torch(self) -> torch.dtype:
+        """Loads torch."""
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self.value)
+        return dtype
