@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from topmast_kernels.cpu import attention
-from topmast_kernels.cpu.layout import SPLIT, Layout, supported
+from topmast_kernels.cpu.layout import SPLIT, Layout, Paged, supported
 
 LAYERS, LAYER = 2, 1
 LAYOUTS = {
@@ -61,11 +61,11 @@ class Cache:
         qkv = np.concatenate(rows).reshape(row, -1)
         tables = np.stack([sequence.table for sequence in self.sequences])
         out = np.full((row, self.layout.heads * self.layout.head_size), np.nan, np.float32)
-        table, layout = np.array(spans), self.layout
-        attention.store_kv(qkv, table, tables, layout, self.cosines, self.sines, self.bytes, LAYER)
-        tasks, counter = attention.plan_tasks(table, layout, threads), np.zeros(1, np.int64)
-        angles = self.cosines, self.sines
-        attention.attend(tasks, counter, qkv, table, tables, layout, *angles, self.bytes, LAYER, threads, out)
+        layout = self.layout
+        paged = Paged(np.array(spans), tables, self.cosines, self.sines, self.bytes)
+        attention.store_kv(qkv, paged, layout, LAYER)
+        tasks, counter = attention.plan_tasks(paged, layout, threads), np.zeros(1, np.int64)
+        attention.attend(tasks, counter, qkv, paged, layout, LAYER, threads, out)
         answers = []
         for line, count in enumerate(counts):
             self.done[line] += count

@@ -7,6 +7,8 @@ import pytest
 
 from topmast_kernels.cpu import rows
 
+EPSILON = np.full(1, 1e-5, np.float32)
+
 
 @pytest.mark.parametrize("count", [1, 3, 40])
 @pytest.mark.parametrize("width", [32, 576])
@@ -15,14 +17,14 @@ def test_norm_of_the_sum_equals_float64_and_has_the_same_bits_alone(count: int, 
     rng = np.random.default_rng(width + count)
     x, added = rng.standard_normal((2, count, width)).astype(np.float32)
     weight, out, before = rng.standard_normal(width).astype(np.float32), np.empty_like(x), x.copy()
-    rows.add_norm(x, added, adds, weight, 1e-5, out)
+    rows.add_norm(x, added, adds, weight, EPSILON, out)
     wide = before.astype(np.float64) + (added if adds else 0.0)
     expected = wide / np.sqrt((wide**2).mean(axis=1, keepdims=True) + 1e-5) * weight
     np.testing.assert_allclose(x, wide, atol=1e-6)
     np.testing.assert_allclose(out, expected, rtol=1e-6, atol=1e-6)
     for row in range(count):
         lone, alone = before[row : row + 1].copy(), np.empty_like(out[:1])
-        rows.add_norm(lone, added[row : row + 1].copy(), adds, weight, 1e-5, alone)
+        rows.add_norm(lone, added[row : row + 1].copy(), adds, weight, EPSILON, alone)
         assert np.array_equal(alone[0], out[row])
 
 
@@ -50,6 +52,6 @@ def test_a_value_that_is_not_a_number_stays_visible_and_stays_in_its_row() -> No
     assert np.isnan(out[1, 5])
     assert np.isfinite(out[[0, 2]]).all()
     normed = np.empty_like(out)
-    rows.add_norm(out, out, False, np.ones(32, np.float32), 1e-5, normed)
+    rows.add_norm(out, out, False, np.ones(32, np.float32), EPSILON, normed)
     assert np.isnan(normed[1]).all()
     assert np.isfinite(normed[[0, 2]]).all()

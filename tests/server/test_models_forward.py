@@ -162,6 +162,18 @@ def test_a_poisoned_sequence_leaves_the_others_bits_alone(kernels: Kernels) -> N
         assert place[0] == 1 or np.array_equal(poisoned[place], row)
 
 
+def test_bfloat16_products_stay_near_the_exact_ones_and_begin_where_they_were_told_to(kernels: Kernels) -> None:
+    if kernels.linear_bf16 is None:
+        pytest.skip("this CPU has no bfloat16 products")
+    exact, rounded = (feed(new_model(kernels, bf16_rows=rows), WHOLE) for rows in (0, 2))
+    spread = np.std(np.stack(list(exact.values())))
+    gaps = [np.max(np.abs(rounded[place] - row)) / spread for place, row in exact.items()]
+    assert 1e-4 < max(gaps) < 0.1
+    lone = [[1, 0, 0]] * 5
+    few, all_exact = (feed(new_model(kernels, bf16_rows=rows), lone) for rows in (2, 0))
+    assert all(np.array_equal(few[place], row) for place, row in all_exact.items())
+
+
 def test_no_call_of_the_model_compiles_anything(kernels: Kernels) -> None:
     from topmast_kernels.cpu import decoder
 

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from topmast_kernels.cpu.attention_tile import divide, join, product, put, softmax_row
 from topmast_kernels.cpu.jit import LANES, kernel
-from topmast_kernels.cpu.layout import SPLIT, Layout
+from topmast_kernels.cpu.layout import COUNT, LINE, ROW, SPLIT, START, Layout, Paged
 from topmast_kernels.cpu.rows import rotate_head
 from topmast_kernels.cpu.simd import strict_kernel, take_number
 
-ROW, START, COUNT, LINE = range(4)  # columns of `spans`: first row, its position, rows, line of the block tables
 _QUERIES = 8  # rows of a span that share the loads of keys and values
 _SERIAL_ROWS = 4  # so few are stored by one thread before another one has been woken up
 _TASKS_PER_THREAD = 8  # with fewer, the parts of a sequence are spread over the threads
@@ -27,79 +26,60 @@ _SPAN, _FIRST, _HEAD, _PART, _PARTS = range(5)  # columns of a task list; part -
 
 
 @strict_kernel
-def _piece(
-    cache: NDArray[np.uint8],
-    layout: Layout,
-    layer: int,
-    which: int,
-    table: NDArray[np.int32],
-    head: int,
-    position: int,
-) -> int:
+def _piece(paged: Paged, layout: Layout, layer: int, which: int, line: int, head: int, position: int) -> int:
     """The address of one head's keys or values from `position` on, as far as its block goes."""
     item, size = 2 if layout.half else 4, layout.block_size
     before = ((layer * 2 + which) * layout.kv_heads + head) * size * layout.head_size
     slot = position % size * (1 if which == _KEY else layout.head_size)
-    return int(cache[table[position // size]].ctypes.data + (before + slot) * item)
+    return int(paged.cache[paged.tables[line, position // size]].ctypes.data + (before + slot) * item)
 
 
 @strict_kernel
 def _store_row(
-    qkv: NDArray[np.float32],
-    row: int,
-    position: int,
-    table: NDArray[np.int32],
-    layout: Layout,
-    cosines: NDArray[np.float32],
-    sines: NDArray[np.float32],
-    cache: NDArray[np.uint8],
-    layer: int,
+    qkv: NDArray[np.float32], row: int, position: int, line: int, paged: Paged, layout: Layout, layer: int
 ) -> None:
     width, size = layout.head_size, layout.block_size
-    turned, one = np.empty(width, np.float32), np.ones(1, np.float32)
+    turned, scale = np.empty(width, np.float32), np.empty(1, np.float32)
+    scale[0] = 1.0
+    cosines, sines = paged.cosines[position].ctypes.data, paged.sines[position].ctypes.data
     for head in range(layout.kv_heads):
         key = qkv.ctypes.data + (row * qkv.shape[1] + (layout.heads + head) * width) * 4
-        angles = cosines[position].ctypes.data, sines[position].ctypes.data
-        rotate_head(key, *angles, turned.ctypes.data, width, layout.interleaved, one.ctypes.data)
-        place = _piece(cache, layout, layer, _KEY, table, head, position)
+        rotate_head(key, cosines, sines, turned.ctypes.data, width, layout.interleaved, scale.ctypes.data)
+        place = _piece(paged, layout, layer, _KEY, line, head, position)
         put(layout.half, turned.ctypes.data, place, size, width)
-        place = _piece(cache, layout, layer, _VALUE, table, head, position)
+        place = _piece(paged, layout, layer, _VALUE, line, head, position)
         put(layout.half, key + layout.kv_heads * width * 4, place, 1, width)
 
 
 @kernel(parallel=True)
 def store_kv(
     qkv: NDArray[np.float32],
-    spans: NDArray[np.int64],
-    tables: NDArray[np.int32],
+    paged: Paged,
     layout: Layout,
-    cosines: NDArray[np.float32],
-    sines: NDArray[np.float32],
-    cache: NDArray[np.uint8],
     layer: int,
 ) -> None:
-    """Write each row's key, rotated, and value to its place in `cache`.
+    """Write each row's key, rotated, and value to its place.
 
-    qkv [M, (heads + 2 kv_heads) * D]: queries, keys, values; spans [S, 4]; tables [lines, n] of block ids; cosines and
-    sines [positions, D / 2]; cache uint8 [blocks, bytes of a block].
+    qkv [M, (heads + 2 kv_heads) * D]: queries, keys, values.
     """
+    spans = paged.spans
     for s in range(len(spans)):
         first, start, line = spans[s, ROW], spans[s, START], spans[s, LINE]
         if spans[s, COUNT] <= _SERIAL_ROWS:
             for n in range(spans[s, COUNT]):
-                _store_row(qkv, first + n, start + n, tables[line], layout, cosines, sines, cache, layer)
+                _store_row(qkv, first + n, start + n, line, paged, layout, layer)
         else:
             for n in numba.prange(spans[s, COUNT]):
-                _store_row(qkv, first + n, start + n, tables[line], layout, cosines, sines, cache, layer)
+                _store_row(qkv, first + n, start + n, line, paged, layout, layer)
 
 
 @strict_kernel
-def plan_tasks(spans: NDArray[np.int64], layout: Layout, threads: int) -> NDArray[np.int64]:
+def plan_tasks(paged: Paged, layout: Layout, threads: int) -> NDArray[np.int64]:
     """The pieces of one layer's attention [tasks, 5]: tiles of a span's rows, or parts of a lone row, per KV head.
 
     The parts of a row lie one after another. Later tiles of a span cost more and come first.
     """
-    lone = 0
+    spans, lone = paged.spans, 0
     for s in range(len(spans)):
         lone += spans[s, COUNT] == 1
     spread = lone * layout.kv_heads < threads * _TASKS_PER_THREAD
@@ -116,7 +96,8 @@ def plan_tasks(spans: NDArray[np.int64], layout: Layout, threads: int) -> NDArra
         for tile in range(tiles - 1, -1, -1):
             for head in range(layout.kv_heads):
                 for part in range(parts):
-                    tasks[n] = s, tile * _QUERIES, head, part if parts > 1 else -1, parts
+                    tasks[n, _SPAN], tasks[n, _FIRST], tasks[n, _HEAD] = s, tile * _QUERIES, head
+                    tasks[n, _PART], tasks[n, _PARTS] = part if parts > 1 else -1, parts
                     n += 1
     return tasks
 
@@ -125,36 +106,32 @@ def plan_tasks(spans: NDArray[np.int64], layout: Layout, threads: int) -> NDArra
 def _attend_tile(
     task: NDArray[np.int64],
     qkv: NDArray[np.float32],
-    spans: NDArray[np.int64],
-    tables: NDArray[np.int32],
+    paged: Paged,
     layout: Layout,
-    cosines: NDArray[np.float32],
-    sines: NDArray[np.float32],
-    cache: NDArray[np.uint8],
     layer: int,
     states: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
     """One task: out [rows, D] and states [rows, 2] as `join` has them, rows by query, then head."""
-    width, size = layout.head_size, layout.block_size
-    group = layout.heads // layout.kv_heads
-    span, head = spans[task[_SPAN]], task[_HEAD]
+    width, size, group = layout.head_size, layout.block_size, layout.heads // layout.kv_heads
+    span, head = paged.spans[task[_SPAN]], task[_HEAD]
     start = span[START] + task[_FIRST]
     queries = min(_QUERIES, span[COUNT] - task[_FIRST])
     rows = queries * group
     query = np.empty((rows, width), np.float32)
-    scale = np.full(1, _LOG2_E / np.sqrt(width), np.float32)
+    scale = np.empty(1, np.float32)
+    scale[0] = _LOG2_E / np.sqrt(width)
     for row in range(rows):
         n, at = row // group, start + row // group
         source = (span[ROW] + task[_FIRST] + n) * qkv.shape[1] + (head * group + row % group) * width
-        angles = cosines[at].ctypes.data, sines[at].ctypes.data
-        target = query[row].ctypes.data
-        rotate_head(qkv.ctypes.data + source * 4, *angles, target, width, layout.interleaved, scale.ctypes.data)
+        cosines, sines, target = paged.cosines[at].ctypes.data, paged.sines[at].ctypes.data, query[row].ctypes.data
+        rotate_head(qkv.ctypes.data + source * 4, cosines, sines, target, width, layout.interleaved, scale.ctypes.data)
         states[row, 0], states[row, 1] = -np.inf, 0.0
-        out[row] = 0.0
+        for d in range(width):
+            out[row, d] = 0.0
     scores = np.empty((rows, SPLIT), np.float32)
     part, state = np.empty((rows, width), np.float32), np.empty((rows, 2), np.float32)
-    step = min(size, SPLIT)
+    line, step = span[LINE], min(size, SPLIT)
     end = start + queries  # positions that any of the rows needs
     first, last = (0, (end - 1) // SPLIT) if task[_PART] < 0 else (task[_PART], task[_PART])
     for split in range(first, last + 1):
@@ -162,33 +139,25 @@ def _attend_tile(
         count = min(SPLIT, end - base)
         padded = (count + LANES - 1) // LANES * LANES
         for at in range(0, padded, step):
-            keys = _piece(cache, layout, layer, _KEY, tables[span[LINE]], head, base + at)
+            keys = _piece(paged, layout, layer, _KEY, line, head, base + at)
             follower = (_KEY, base + at + step) if at + step < padded else (_VALUE, base)
-            ahead = _piece(cache, layout, layer, follower[0], tables[span[LINE]], head, follower[1]) - keys
-            into = scores.ctypes.data + at * 4
-            product(
-                *(rows, layout.half, query.ctypes.data, width, keys, size, width),
-                *(into, SPLIT, min(step, padded - at), 0, ahead),
-            )
+            ahead = _piece(paged, layout, layer, follower[0], line, head, follower[1]) - keys
+            into, columns = scores.ctypes.data + at * 4, min(step, padded - at)
+            product(rows, layout.half, query.ctypes.data, width, keys, size, width, into, SPLIT, columns, 0, ahead)
         for row in range(rows):
             valid = min(SPLIT, start + row // group + 1 - base)
             softmax_row(scores[row].ctypes.data, valid, padded, state[row].ctypes.data)
         for at in range(0, count, step):
-            values = _piece(cache, layout, layer, _VALUE, tables[span[LINE]], head, base + at)
+            values = _piece(paged, layout, layer, _VALUE, line, head, base + at)
             follower = (_VALUE, base + at + step) if at + step < count else (_KEY, base + SPLIT)
             if follower[1] >= end:
                 follower = (_VALUE, base + at)
-            ahead = _piece(cache, layout, layer, follower[0], tables[span[LINE]], head, follower[1]) - values
-            weights = scores.ctypes.data + at * 4
-            product(
-                *(rows, layout.half, weights, SPLIT, values, width, min(step, count - at)),
-                *(part.ctypes.data, width, width, at, ahead),
-            )
+            ahead = _piece(paged, layout, layer, follower[0], line, head, follower[1]) - values
+            weights, terms, into = scores.ctypes.data + at * 4, min(step, count - at), part.ctypes.data
+            product(rows, layout.half, weights, SPLIT, values, width, terms, into, width, width, at, ahead)
         for row in range(rows):
-            join(
-                *(out[row].ctypes.data, states[row].ctypes.data),
-                *(part[row].ctypes.data, state[row].ctypes.data, width),
-            )
+            answer, answer_state = out[row].ctypes.data, states[row].ctypes.data
+            join(answer, answer_state, part[row].ctypes.data, state[row].ctypes.data, width)
 
 
 @strict_kernel
@@ -196,19 +165,16 @@ def _work_off(
     counter: int,
     tasks: NDArray[np.int64],
     qkv: NDArray[np.float32],
-    spans: NDArray[np.int64],
-    tables: NDArray[np.int32],
+    paged: Paged,
     layout: Layout,
-    cosines: NDArray[np.float32],
-    sines: NDArray[np.float32],
-    cache: NDArray[np.uint8],
     layer: int,
     parts: NDArray[np.float32],
     part_states: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
     """Take tasks until none is left."""
-    width, group = layout.head_size, layout.heads // layout.kv_heads
+    width = layout.head_size
+    group = layout.heads // layout.kv_heads
     answer = np.empty((_QUERIES * group, width), np.float32)
     states = np.empty((_QUERIES * group, 2), np.float32)
     while True:
@@ -217,10 +183,10 @@ def _work_off(
             return
         task = tasks[n]
         if task[_PART] >= 0:
-            _attend_tile(*(task, qkv, spans, tables, layout, cosines, sines, cache, layer, part_states[n], parts[n]))
+            _attend_tile(task, qkv, paged, layout, layer, part_states[n], parts[n])
             continue
-        _attend_tile(task, qkv, spans, tables, layout, cosines, sines, cache, layer, states, answer)
-        span = spans[task[_SPAN]]
+        _attend_tile(task, qkv, paged, layout, layer, states, answer)
+        span = paged.spans[task[_SPAN]]
         for row in range(min(_QUERIES, span[COUNT] - task[_FIRST]) * group):
             at = span[ROW] + task[_FIRST] + row // group
             place = out.ctypes.data + (at * layout.heads + task[_HEAD] * group + row % group) * width * 4
@@ -230,14 +196,15 @@ def _work_off(
 @strict_kernel
 def _join_parts(
     tasks: NDArray[np.int64],
-    spans: NDArray[np.int64],
+    paged: Paged,
     layout: Layout,
     parts: NDArray[np.float32],
     part_states: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
     """The lone rows whose parts were spread over the threads."""
-    width, group = layout.head_size, layout.heads // layout.kv_heads
+    width = layout.head_size
+    group = layout.heads // layout.kv_heads
     for n in range(len(tasks)):
         if tasks[n, _PART] != 0:
             continue
@@ -245,7 +212,7 @@ def _join_parts(
             answer, state = parts[n, row].ctypes.data, part_states[n, row].ctypes.data
             for part in range(n + 1, n + tasks[n, _PARTS]):
                 join(answer, state, parts[part, row].ctypes.data, part_states[part, row].ctypes.data, width)
-            at = spans[tasks[n, _SPAN], ROW] * layout.heads + tasks[n, _HEAD] * group + row
+            at = paged.spans[tasks[n, _SPAN], ROW] * layout.heads + tasks[n, _HEAD] * group + row
             divide(answer, state + 4, out.ctypes.data + at * width * 4, width)
 
 
@@ -254,12 +221,8 @@ def attend(
     tasks: NDArray[np.int64],
     counter: NDArray[np.int64],
     qkv: NDArray[np.float32],
-    spans: NDArray[np.int64],
-    tables: NDArray[np.int32],
+    paged: Paged,
     layout: Layout,
-    cosines: NDArray[np.float32],
-    sines: NDArray[np.float32],
-    cache: NDArray[np.uint8],
     layer: int,
     threads: int,
     out: NDArray[np.float32],
@@ -268,14 +231,14 @@ def attend(
 
     tasks: from `plan_tasks`. counter [1] starts at 0 and tells the threads which task is next: tasks differ in cost.
     """
-    group = layout.heads // layout.kv_heads
-    kept = len(tasks) if len(tasks) and tasks[:, _PART].max() >= 0 else 0
-    parts = np.empty((kept, group, layout.head_size), np.float32)
-    part_states = np.empty((kept, group, 2), np.float32)
+    kept = 0
+    for n in range(len(tasks)):
+        if tasks[n, _PART] >= 0:
+            kept = len(tasks)
+    parts = np.empty((kept, layout.heads // layout.kv_heads, layout.head_size), np.float32)
+    part_states = np.empty((kept, layout.heads // layout.kv_heads, 2), np.float32)
     next_task = counter.ctypes.data
     for _thread in numba.prange(min(threads, len(tasks))):
-        _work_off(
-            *(next_task, tasks, qkv, spans, tables, layout, cosines, sines, cache, layer, parts, part_states, out)
-        )
+        _work_off(next_task, tasks, qkv, paged, layout, layer, parts, part_states, out)
     if kept:
-        _join_parts(tasks, spans, layout, parts, part_states, out)
+        _join_parts(tasks, paged, layout, parts, part_states, out)

@@ -20,7 +20,7 @@ def load_all() -> None:
     from topmast_kernels.cpu import decoder, linear, linear_bf16, sampling
     from topmast_kernels.cpu.formats import Format, row_bytes
     from topmast_kernels.cpu.jit import HAS_BF16
-    from topmast_kernels.cpu.layout import Layout
+    from topmast_kernels.cpu.layout import Layout, Paged
 
     heads, kv_heads, size, width = 2, 1, 32, 32
     hidden = heads * size
@@ -43,13 +43,13 @@ def load_all() -> None:
     mlp_out, kept_d = matrices(1, hidden, width)
     norms, angles = np.zeros((1, 2, hidden), np.float32), np.zeros((1, size // 2), np.float32)
     weights = decoder.Weights(
-        *(attention_in, attention_out, mlp_in, mlp_out, mlp_in[0], norms, norms[0, 0], angles, angles, 1e-5, width)
+        attention_in, attention_out, mlp_in, mlp_out, mlp_in[0], norms, norms[0, 0], np.full(1, 1e-5, np.float32)
     )
-    x, spans, tables = np.zeros((1, hidden), np.float32), np.array([[0, 0, 1, 0]]), np.zeros((1, 1), np.int32)
     cache = np.zeros((1, 2 * kv_heads * layout.block_size * size * 2), np.uint8)
-    scratch = np.empty(decoder.scratch_values(1, hidden, layout, width), np.float32)
+    paged = Paged(np.array([[0, 0, 1, 0]]), np.zeros((1, 1), np.int32), angles, angles, cache)
+    scratch, x = decoder.new_scratch(1, hidden, layout, width), np.zeros((1, hidden), np.float32)
     logits = np.empty((1, 2 * width), np.float32)
-    decoder.forward(x, spans, tables, np.zeros(1, np.int64), weights, layout, cache, 0, 1, scratch, logits)
+    decoder.forward(x, np.zeros(1, np.int64), weights, paged, layout, 0, 1, scratch, logits)
     one, whole = np.ones(1, np.float32), np.ones(1, np.int64)
     sampling.sample(x, whole, whole, temperature=one, top_k=whole, top_p=one, min_p=one)
     del kept_a, kept_b, kept_c, kept_d  # the tables hold addresses; the weights had to live until here

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 SPLIT = 128  # positions that attention works off in one part
 
 
@@ -20,6 +23,19 @@ class Layout(NamedTuple):
     block_size: int  # positions
     half: bool  # the cache's values are float16, else float32
     interleaved: bool  # rotary pairs are (2i, 2i + 1), else (i, i + head_size / 2)
+
+
+class Paged(NamedTuple):
+    """Where the rows of a step and their sequences' keys and values are."""
+
+    spans: NDArray[np.int64]  # [S, 4], in row order, covering all rows; the columns are below
+    tables: NDArray[np.int32]  # [lines, n]: ids of a sequence's blocks
+    cosines: NDArray[np.float32]  # [positions, head_size / 2]
+    sines: NDArray[np.float32]
+    cache: NDArray[np.uint8]  # [blocks, bytes of a block]
+
+
+ROW, START, COUNT, LINE = range(4)  # a span: its first row, that one's position, rows, line of the tables
 
 
 def supported(layout: Layout) -> bool:

@@ -127,14 +127,14 @@ def _norm_rows(
     added: NDArray[np.float32],
     adds: bool,
     weight: NDArray[np.float32],
-    epsilon: float,
+    epsilon: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    width, small = x.shape[1], np.full(1, epsilon, np.float32)
+    width = x.shape[1]
     for row in range(first, first + count):
         at = row * width * 4
         more = added.ctypes.data + at if adds else 0
-        _norm_row(x.ctypes.data + at, more, weight.ctypes.data, small.ctypes.data, out.ctypes.data + at, width)
+        _norm_row(x.ctypes.data + at, more, weight.ctypes.data, epsilon.ctypes.data, out.ctypes.data + at, width)
 
 
 @kernel(parallel=True)
@@ -143,7 +143,7 @@ def add_norm(
     added: NDArray[np.float32],
     adds: bool,
     weight: NDArray[np.float32],
-    epsilon: float,
+    epsilon: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
     """x [M, H] += added (where `adds`), in place; out [M, H] = x / sqrt(mean(x^2) + epsilon) * weight, row by row."""

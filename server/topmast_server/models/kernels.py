@@ -19,7 +19,7 @@ class Kernels:
     linear_bf16: Callable[..., None] | None  # None: this CPU has no such products
     forward: Callable[..., None]
     weights: Callable[..., Any]
-    scratch_values: Callable[..., int]
+    new_scratch: Callable[..., Any]
     matrix_table: Callable[..., NDArray[Any]]
     threads: int
 
@@ -42,7 +42,7 @@ def load_kernels() -> Kernels:
         linear_bf16=linear_bf16.linear_bf16 if HAS_BF16 else None,
         forward=decoder.forward,
         weights=decoder.Weights,
-        scratch_values=decoder.scratch_values,
+        new_scratch=decoder.new_scratch,
         matrix_table=linear.matrix_table,
         threads=numba.get_num_threads(),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from topmast_kernels.cpu.layout import Layout, supported
+from topmast_kernels.cpu.layout import Layout, Paged, supported
 from topmast_server.models.batch import Batch
 from topmast_server.models.kv_memory import lazy_zeros
 from topmast_server.models.precision import Precision
@@ -65,7 +65,8 @@ class Llama:
         taken = kv_dtype is not Precision.BFLOAT16 and supported(self.layout)
         self.compilable = taken and all(projection.compilable for projection in self.projections)
         self._tables: Any = None
-        self._scratch = np.empty(0, np.float32)
+        self._scratch: Any = None
+        self._scratch_rows = 0
         self._logits = np.empty((0, shape.vocabulary), np.float32)
 
     @property
@@ -86,8 +87,7 @@ class Llama:
         groups = (self.attention_in, self.attention_out, self.mlp_in, self.mlp_out)
         self._tables = kernels.weights(
             *(np.stack([kernels.table(projection) for projection in group]) for group in groups),
-            *(kernels.table(self.head), self.norms, self.final_norm, self.cosines, self.sines),
-            *(self.shape.epsilon, self.shape.mlp),
+            *(kernels.table(self.head), self.norms, self.final_norm, np.full(1, self.shape.epsilon, np.float32)),
         )
         for projection in self.projections:
             projection.release_dense()
@@ -99,15 +99,15 @@ class Llama:
             from topmast_server.models.eager import forward_eager  # loads torch: a second that compiled kernels save
 
             return forward_eager(self, batch)
-        x = self.embedding.take(batch.tokens)
-        needed = self.kernels.scratch_values(*x.shape, self.layout, self.shape.mlp)
-        if len(self._scratch) < needed:
-            self._scratch = np.empty(needed, np.float32)
+        if self._scratch_rows < batch.rows:
+            self._scratch_rows = batch.rows
+            self._scratch = self.kernels.new_scratch(batch.rows, self.shape.hidden, self.layout, self.shape.mlp)
         if len(self._logits) < len(batch.sampled_rows):
             self._logits = np.empty((len(batch.sampled_rows), self.shape.vocabulary), np.float32)
-        logits = self._logits[: len(batch.sampled_rows)]
+        x, logits = self.embedding.take(batch.tokens), self._logits[: len(batch.sampled_rows)]
+        paged = Paged(batch.span_table(), batch.tables, self.cosines, self.sines, self._cache)
+        threads = self.kernels.threads
         self.kernels.forward(
-            *(x, batch.span_table(), batch.tables, batch.sampled_rows, self._tables, self.layout, self._cache),
-            *(self.bf16_rows, self.kernels.threads, self._scratch, logits),
+            x, batch.sampled_rows, self._tables, paged, self.layout, self.bf16_rows, threads, self._scratch, logits
         )
         return logits
