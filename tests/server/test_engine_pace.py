@@ -92,6 +92,14 @@ def test_one_stall_changes_the_chunks_little_and_a_lasting_change_soon_counts() 
     assert machine.pace.budget(8).chunk(0, 2000) <= usual / 2
 
 
+def test_decodes_that_were_slow_once_do_not_keep_a_prompt_back_for_long() -> None:
+    machine = Machine()
+    for _ in range(20):
+        machine.pace.learn(decode_rows=8, prefill_rows=0, position=0, seconds=GOAL_S)  # neighbours, gone by now
+    machine.prefill(1000, 8)
+    assert machine.pace.budget(8).chunk(0, 2000) >= 48
+
+
 def test_rows_have_a_limit_however_fast_the_machine_is() -> None:
     machine = Machine(1e-6)
     machine.prefill(100_000, 0)

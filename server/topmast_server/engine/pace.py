@@ -74,6 +74,8 @@ class Pace:
                 self.decode_tokens_per_s = _blend(self.decode_tokens_per_s, decode_rows / seconds)
         elif prefill_rows >= GRAIN:
             decode_s = self._decode_s.at(decode_rows) if decode_rows else 0.0
+            if seconds < decode_s:  # a whole step takes less: the machine has become faster
+                self._decode_s.learn(decode_rows, seconds)
             # Beside a prompt decodes cost less than alone, since both read the weights once: a prompt is never free.
             self._token_s.learn(position, max(seconds - decode_s, seconds / 4) / prefill_rows)
             self.prefill_tokens_per_s = _blend(self.prefill_tokens_per_s, prefill_rows / seconds)
