@@ -49,7 +49,7 @@ def test_product_holds_where_nothing_divides_evenly(columns: int, outputs: int) 
         x = rng.standard_normal((15, columns)).astype(np.float32)
         expected = x.astype(np.float64) @ dequantise(raw, kind, columns).astype(np.float64).T
         scale = np.abs(x) @ np.abs(dequantise(raw, kind, columns)).T
-        assert np.max(np.abs(product(x, [raw], [kind]) - expected) / scale) < 1e-6, kind
+        assert np.all(np.abs(product(x, [raw], [kind]) - expected) <= 1e-6 * scale), kind
 
 
 @pytest.mark.parametrize("kind", list(Format))
@@ -58,9 +58,8 @@ def test_bits_of_a_row_do_not_depend_on_the_batch(kind: Format) -> None:
     x = rng.standard_normal((40, 576)).astype(np.float32)
     raw = random_rows(rng, kind, 64, 576)
     together = product(x, [raw], [kind])
-    for rows in range(1, len(x)):
-        assert np.array_equal(product(x[:rows], [raw], [kind]), together[:rows])
-        assert np.array_equal(product(x[rows:], [raw], [kind]), together[rows:])
+    for rows in (1, 2, 3, 4, 5, 7, 8, 9, 15, 31):
+        assert np.array_equal(product(x[-rows:], [raw], [kind]), together[-rows:]), rows
 
 
 def test_a_nan_row_stays_alone() -> None:
