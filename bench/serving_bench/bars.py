@@ -101,12 +101,19 @@ def ratios(runs: Runs, peer: str, figure: str) -> list[float]:
     """How many times better ours was, repeat by repeat. A peer's better one of HTTP and in process counts."""
     found = []
     for ours, theirs in zip(runs.get(OURS, ()), runs.get(peer, ()), strict=False):
+        if not (_whole(ours) and _whole(theirs)):
+            continue
         a, b = look_up(ours, figure), look_up(theirs, figure)
         if figure in RATES and b is not None:
             b = max(b, look_up(theirs, f"in_process.{figure}") or 0.0)
         if a and b:
             found.append(a / b if figure in RATES else b / a)
     return found
+
+
+def _whole(run: dict[str, Any]) -> bool:
+    """A server that failed, or turned requests away, had less to do: it is compared with nobody."""
+    return "failed" not in run and run.get("complete") == run.get("requests")
 
 
 def all_ratios(runs: Runs) -> dict[str, dict[str, dict[str, float]]]:

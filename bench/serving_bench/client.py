@@ -75,8 +75,9 @@ class Answer:
 class _Exchange(asyncio.Protocol):
     """Sends one request and keeps what comes back until the server closes the connection."""
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, request: bytes, begun: asyncio.Event) -> None:
         self._request = request
+        self._begun = begun
         self.parts: list[bytes] = []
         self.times_s: list[float] = []
         self.size = 0
@@ -89,6 +90,7 @@ class _Exchange(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.times_s.append(time.monotonic())
         self.parts.append(data)
+        self._begun.set()
         self.size += len(data)
         if self.size > _MAX_ANSWER_BYTES:
             self.transport.abort()
@@ -98,8 +100,19 @@ class _Exchange(asyncio.Protocol):
             self.closed.set_result(None)
 
 
-async def exchange(endpoint: Endpoint, ask: Ask, due_s: float | None = None, *, timeout_s: float = 600.0) -> Answer:
-    """One request from connecting to the end. Failures of the server are answers, too; it never raises for them."""
+async def exchange(
+    endpoint: Endpoint,
+    ask: Ask,
+    due_s: float | None = None,
+    *,
+    begun: asyncio.Event | None = None,
+    timeout_s: float = 600.0,
+) -> Answer:
+    """One request from connecting to the end. Failures of the server are answers, too; it never raises for them.
+
+    `begun` is set when the first bytes of the answer arrive, and at the end in any case.
+    """
+    begun = begun or asyncio.Event()
     body = ask.body(endpoint.model)
     head = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     head += b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -107,8 +120,11 @@ async def exchange(endpoint: Endpoint, ask: Ask, due_s: float | None = None, *, 
     answer = Answer(sent_s if due_s is None else due_s, sent_s, sent_s)
     try:
         loop = asyncio.get_running_loop()
-        transport, talk = await loop.create_connection(lambda: _Exchange(head + body), "127.0.0.1", endpoint.port)
+        transport, talk = await loop.create_connection(
+            lambda: _Exchange(head + body, begun), "127.0.0.1", endpoint.port
+        )
     except OSError as error:
+        begun.set()
         answer.done_s, answer.error = time.monotonic(), f"no connection: {error.strerror or error}"
         return answer
     try:
@@ -117,6 +133,7 @@ async def exchange(endpoint: Endpoint, ask: Ask, due_s: float | None = None, *, 
         if not talk.closed.done() and not answer.left:
             answer.error = "timeout"
     finally:
+        begun.set()
         transport.abort()
     answer.done_s = talk.times_s[-1] if talk.times_s and talk.closed.done() else time.monotonic()
     _understand(answer, ask, talk)

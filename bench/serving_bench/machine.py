@@ -27,7 +27,6 @@ def describe() -> dict[str, Any]:
         "instructions": [flag for flag in _FLAGS if flag in flags],
         "cores": cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "kernel": platform.release(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "commit": commit(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -38,6 +39,11 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
     ready_path: str = "/health"
     start_timeout_s: float = 120.0
+
+    def shown(self) -> str:
+        """For the results: the same words on every machine, so files and folders by their last name only."""
+        words = [*(f"{name}={value}" for name, value in self.environment.items() if value), *self.arguments]
+        return " ".join(re.sub(r"(^|=)/[^= ]*/", r"\1", word) for word in words if not word.startswith("PYTHONPATH="))
 
 
 @dataclass

@@ -99,8 +99,7 @@ async def _one(
         "seconds": round(time.monotonic() - began_s, 1),
         "machine": here,
         "contestants": {
-            name: {"version": versions[name], "command": " ".join(command.arguments)}
-            for name, command in commands.items()
+            name: {"version": versions[name], "command": command.shown()} for name, command in commands.items()
         },
         "ratios": bars.all_ratios(runs),
         "bars": outcomes,

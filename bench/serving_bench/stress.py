@@ -78,11 +78,13 @@ async def _long_prefill(server: Server, scale: Scale) -> dict[str, Any]:
     await warm_up(server)
     streaming = asks(8, 64, scale.count(600, least=24), scale.seed)
     async with watched(server) as usage:
-        streams = asyncio.create_task(closed_loop(server.endpoint, streaming, len(streaming)))
-        await asyncio.sleep(scale.seconds(1.0, least=0.3))
+        begun = [asyncio.Event() for _ in streaming]
+        pairs = zip(streaming, begun, strict=True)
+        streams = [asyncio.create_task(exchange(server.endpoint, ask, begun=event)) for ask, event in pairs]
+        await asyncio.gather(*(event.wait() for event in begun))  # all decode before the first long prompt comes
         long_prompts = asks(scale.count(3), scale.tokens(4096), 1, scale.seed + 1)
         long = [answer for answer in await closed_loop(server.endpoint, long_prompts, 1) if answer.complete]
-        answers = await streams
+        answers = await asyncio.gather(*streams)
     windows = [(answer.sent_s, answer.events_s[0]) for answer in long]
     beside = [gap for answer in answers for gap in _gaps_within(answer, windows)]
     result = figures(answers) | {"usage": usage, "gap_beside_prefill_ms": in_ms(beside), "gaps": len(beside)}

@@ -199,6 +199,18 @@ def _results(folder: Path) -> list[Path]:
     return sorted(folder.glob("serving-*.json"))
 
 
+def test_a_server_that_failed_or_refused_is_compared_with_nobody(bench: ModuleType) -> None:
+    whole = {"output_tokens_per_s": 100.0, "requests": 8, "complete": 8}
+    runs = {"topmast": [whole] * 3, "vllm": [{**whole, "complete": 7}, {"failed": "out of memory"}, whole]}
+    assert bench.bars.ratios(runs, "vllm", "output_tokens_per_s") == [1.0]
+
+
+def test_a_command_is_shown_without_the_folders_of_this_machine(bench: ModuleType) -> None:
+    environment = {"PYTHONPATH": "/a:/b", "CACHE": "/home/me/cache", "THREADS": "2"}
+    command = bench.process.Command(("/x/bin/python", "-m", "serve", "package://llm"), "m", environment)
+    assert command.shown() == "CACHE=cache THREADS=2 python -m serve package://llm"
+
+
 def test_a_server_that_cannot_start_says_why_and_is_stopped(bench: ModuleType, tmp_path: Path) -> None:
     command = bench.contestants.ours("--dtype", "float7")
     began_s = time.monotonic()
