@@ -11,7 +11,6 @@ import torch
 
 from server.content_model import Faulty
 from topmast_server.engine.core import EngineCore, make_core
-from topmast_server.engine.measure import measure_crossover
 from topmast_server.messages import Sampling, Submit, Token
 from topmast_server.models.kernels import load_kernels
 from topmast_server.models.llama import Llama
@@ -41,8 +40,7 @@ def model_path() -> Path:
 @pytest.fixture(scope="module")
 def llama() -> Llama:
     model = Llama(load_weights(model_path(), lambda done, total: None), Precision.FLOAT32, BLOCKS, BLOCK, 1024)
-    kernels = load_kernels()
-    model.use(kernels, measure_crossover(model, kernels)[0])
+    model.use(load_kernels())
     return model
 
 
