@@ -52,7 +52,7 @@ def main() -> int:
     usual = [name for name in names if name != "soak" or options.quick]  # it takes minutes: ask for it
     chosen = [names[name] for name in options.only or usual]
     try:
-        others = [contestants.get(name) for name in options.peers.split(",") if name]
+        others = [setting for name in options.peers.split(",") if name for setting in contestants.get(name)]
     except install.InstallError as error:
         parser.error(str(error))
     return measure(chosen, others, options)

@@ -98,17 +98,24 @@ def values_of(runs: Sequence[dict[str, Any]], figure: str) -> list[float]:
 
 
 def ratios(runs: Runs, peer: str, figure: str) -> list[float]:
-    """How many times better ours was, repeat by repeat. A peer's better one of HTTP and in process counts."""
+    """How many times better ours was, repeat by repeat, than the best of the peer's settings, in process included."""
     found = []
-    for ours, theirs in zip(runs.get(OURS, ()), runs.get(peer, ()), strict=False):
-        if not (_whole(ours) and _whole(theirs)):
-            continue
-        a, b = look_up(ours, figure), look_up(theirs, figure)
-        if figure in RATES and b is not None:
-            b = max(b, look_up(theirs, f"in_process.{figure}") or 0.0)
-        if a and b:
-            found.append(a / b if figure in RATES else b / a)
+    for number, ours in enumerate(runs.get(OURS, ())):
+        a = look_up(ours, figure) if _whole(ours) else None
+        theirs = [each[number] for name, each in runs.items() if family(name) == peer and number < len(each)]
+        values = [value for run in theirs if _whole(run) for value in _both_ways(run, figure)]
+        if a and values:
+            found.append(a / max(values) if figure in RATES else min(values) / a)
     return found
+
+
+def family(name: str) -> str:
+    """The peer whose setting it is: "vllm" of "vllm (all cores)"."""
+    return name.split(" (")[0]
+
+
+def _both_ways(run: dict[str, Any], figure: str) -> list[float]:
+    return [value for path in (figure, f"in_process.{figure}") if (value := look_up(run, path))]
 
 
 def _whole(run: dict[str, Any]) -> bool:
@@ -117,9 +124,9 @@ def _whole(run: dict[str, Any]) -> bool:
 
 
 def all_ratios(runs: Runs) -> dict[str, dict[str, dict[str, float]]]:
-    """Of every figure against every other contestant: median, least and most."""
+    """Of every figure against every peer: median, least and most."""
     result: dict[str, dict[str, dict[str, float]]] = {}
-    for other in runs:
+    for other in dict.fromkeys(map(family, runs)):
         for figure in (*RATES, *TIMES):
             if other != OURS and (values := ratios(runs, other, figure)):
                 each = {name: round(value, 3) for name, value in spread(values).items()}

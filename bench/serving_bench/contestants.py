@@ -63,26 +63,33 @@ def our_flags() -> str:
     return run.stdout
 
 
-def get(name: str) -> Contestant:
-    """Installs a peer where necessary. Raises InstallError, also for a name that is none."""
+def get(name: str) -> list[Contestant]:
+    """Every setting of one; installs a peer where necessary. Raises InstallError, also for a name that is none."""
     if name == OURS:
-        return Contestant(OURS, f"commit {machine.commit()}", lambda most, longest: ours())
+        return [Contestant(OURS, f"commit {machine.commit()}", lambda most, longest: ours())]
     if name == "vllm":
         return _vllm()
     if name == "llama.cpp":
-        return _llama_cpp()
+        return [_llama_cpp()]
     raise install.InstallError(f"{name!r} is no peer; there are {', '.join(NAMES)}")
 
 
-def _vllm() -> Contestant:
+def _vllm() -> list[Contestant]:
+    """As it comes it keeps a core for its API, half of a machine with two; which setting is better is measured."""
     python, model = install.vllm(), install.safetensors_model(model_file())
     dtype = "bfloat16" if machine.fast_bfloat16() else "float32"  # emulated bfloat16 is five times slower
     arguments = [str(python.with_name("vllm")), "serve", str(model), "--served-model-name", _NAME]
     arguments += ["--port", "{port}", "--dtype", dtype, "--max-model-len", "2048", "--disable-uvicorn-access-log"]
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
     environment |= {"VLLM_CACHE_ROOT": str(install.cache() / "vllm-cache"), "PYTHONPATH": ""}
-    command = Command(tuple(arguments), _NAME, environment, start_timeout_s=400)
-    return Contestant("vllm", f"{install.VLLM} CPU, {dtype}", lambda most, longest: command)
+    every = {**environment, "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0))))}
+    settings = {"vllm": environment, "vllm (all cores)": every}
+
+    def setting(name: str) -> Contestant:
+        command = Command(tuple(arguments), _NAME, settings[name], start_timeout_s=400)
+        return Contestant(name, f"{install.VLLM} CPU, {dtype}", lambda most, longest: command)
+
+    return [setting(name) for name in settings]
 
 
 def _llama_cpp() -> Contestant:

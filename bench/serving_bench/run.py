@@ -108,7 +108,7 @@ async def _one(
 
 
 def _who(scenario: Scenario, others: Sequence[Contestant]) -> tuple[dict[str, Command], dict[str, str]]:
-    mine = contestants.get(OURS)
+    (mine,) = contestants.get(OURS)
     if scenario.variants is not None:
         commands = scenario.variants()
         return commands, dict.fromkeys(commands, mine.version)

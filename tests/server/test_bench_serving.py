@@ -205,6 +205,15 @@ def test_a_server_that_failed_or_refused_is_compared_with_nobody(bench: ModuleTy
     assert bench.bars.ratios(runs, "vllm", "output_tokens_per_s") == [1.0]
 
 
+def test_the_best_setting_of_a_peer_counts_in_every_repeat(bench: ModuleType) -> None:
+    def runs(*firsts_ms: float) -> list[dict[str, Any]]:
+        return [{"ttft_ms": {"p50": each}} for each in firsts_ms]
+
+    measured = {"topmast": runs(50, 50), "vllm": runs(100, 200), "vllm (all cores)": runs(150, 75)}
+    assert bench.bars.ratios(measured, "vllm", "ttft_ms.p50") == [2.0, 1.5]
+    assert set(bench.bars.all_ratios(measured)) == {"vllm"}
+
+
 def test_a_command_is_shown_without_the_folders_of_this_machine(bench: ModuleType) -> None:
     environment = {"PYTHONPATH": "/a:/b", "CACHE": "/home/me/cache", "THREADS": "2"}
     command = bench.process.Command(("/x/bin/python", "-m", "serve", "package://llm"), "m", environment)
