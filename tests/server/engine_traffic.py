@@ -10,7 +10,8 @@ import math
 
 from topmast_server.engine.budget import Budget
 from topmast_server.engine.kv import BlockPool
-from topmast_server.engine.scheduler import Plan, Scheduler
+from topmast_server.engine.plan import Plan
+from topmast_server.engine.scheduler import Scheduler
 from topmast_server.engine.sequence import Sequence
 from topmast_server.messages import Sampling
 

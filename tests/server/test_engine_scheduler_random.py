@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from server.engine_traffic import BLOCK, Contents, Rows, sequence
 from topmast_server.engine.kv import BlockPool
-from topmast_server.engine.scheduler import Plan, Scheduler
+from topmast_server.engine.plan import Plan
+from topmast_server.engine.scheduler import Scheduler
 from topmast_server.engine.sequence import Sequence
 
 STEP_S = 5.0  # ageing takes 30

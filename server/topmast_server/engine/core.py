@@ -12,8 +12,9 @@ from functools import partial
 from topmast_server.engine.faults import Computed, Isolation
 from topmast_server.engine.kv import BlockPool
 from topmast_server.engine.pace import Pace
+from topmast_server.engine.plan import Plan, Work
 from topmast_server.engine.runner import run_step
-from topmast_server.engine.scheduler import Plan, Scheduler, Work
+from topmast_server.engine.scheduler import Scheduler
 from topmast_server.engine.sequence import Sequence
 from topmast_server.engine.stats import Counters, StepParts, snapshot
 from topmast_server.messages import Submit, Token

@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from topmast_server.engine.plan import Work
 from topmast_server.engine.runner import Outcome
-from topmast_server.engine.scheduler import Work
 from topmast_server.engine.sequence import Sequence
 
 _log = logging.getLogger(__name__)

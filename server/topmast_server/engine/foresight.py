@@ -52,15 +52,11 @@ def future_peak(
     """
     size = pool.block_size
     # (tokens still to come, tokens now, blocks held, blocks that leave with it), in the order in which they finish
-    futures = [
-        (
-            lengths.expected(one.made, one.max_tokens) - one.made,
-            len(one.tokens),
-            len(one.blocks),
-            len(one.blocks) - pool.shared_head(one.blocks),
-        )
-        for one in running
-    ]
+    futures = []
+    for one in running:
+        made, its_held = one.made, len(one.blocks)
+        left = lengths.expected(made, one.max_tokens) - made
+        futures.append((left, len(one.tokens), its_held, its_held - pool.shared_head(one.blocks)))
     fresh_hits = pool.count_free(hits)
     new_left = lengths.expected(new.made, new.max_tokens) - new.made
     futures.append((new_left, len(new.tokens), len(hits), fresh_hits))

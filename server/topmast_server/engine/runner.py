@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from topmast_server.engine.plan import Work
 from topmast_server.engine.sampler import Draw, sample
-from topmast_server.engine.scheduler import Work
 from topmast_server.models.batch import Batch, Span
 from topmast_server.models.llama import Llama
 

@@ -4,58 +4,17 @@ from __future__ import annotations
 
 import bisect
 import math
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from topmast_server.engine.budget import Budget
 from topmast_server.engine.foresight import AnswerLengths, future_peak
 from topmast_server.engine.kv import BlockPool
+from topmast_server.engine.plan import Plan
 from topmast_server.engine.sequence import Sequence
 from topmast_server.engine.tables import Tables
 
 _RESERVE = 100  # one block in so many stays out of the plans for the future, which are estimates
 _ENOUGH_FREE = 8  # after a preemption, one block in so many must be free before anybody is admitted again
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Compute `count` tokens of a sequence from position `start`; sample when they reach its end."""
-
-    sequence: Sequence
-    start: int
-    count: int
-    sample: bool
-
-
-@dataclass(slots=True)
-class Plan:
-    """One step. `preempted` lost their blocks and wait again; `expired` are past their deadlines and gone."""
-
-    budget: Budget
-    work: list[Work] = field(default_factory=list)
-    preempted: list[Sequence] = field(default_factory=list)
-    expired: list[Sequence] = field(default_factory=list)
-
-    def add_decode(self, sequence: Sequence) -> None:
-        """Its next token; decodes are in the budget from the beginning."""
-        self.work.append(Work(sequence, sequence.computed, 1, sample=True))
-
-    def add_chunk(self, sequence: Sequence) -> bool:
-        """As much of its prompt as fits; False when nothing does."""
-        start, remaining = sequence.computed, sequence.remaining
-        count = self.budget.chunk(start, remaining)
-        if count == 0:
-            return False
-        self.budget.spend(start, count)
-        self.work.append(Work(sequence, start, count, sample=count == remaining))
-        return True
-
-    def drop(self, victim: Sequence) -> None:
-        """It is preempted: others have its part of the budget."""
-        for work in [work for work in self.work if work.sequence is victim]:
-            self.work.remove(work)
-            self.budget.give_back(work.start, work.count)
-        self.preempted.append(victim)
 
 
 class Pacing(Protocol):
@@ -82,6 +41,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.preemptions = self.queried_tokens = self.hit_tokens = 0
+        self._reserved = 0  # blocks that the running ones would take if each used up its max_tokens and shared nothing
         self._next_deadline_s = math.inf  # no deadline is earlier
         self._holding = False  # a preemption was needed: admitting now would only cause the next one
         self._full_for: Sequence | None = None  # it waits for memory, and nobody has left since
@@ -113,8 +73,7 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         """Finished, expired or cancelled, in whatever state: forget it and free its blocks."""
         if sequence.blocks:
-            self.running.remove(sequence)
-            self.tables.release(sequence)
+            self._stop(sequence)
             self._holding, self._full_for = False, None
         else:
             self.waiting.remove(sequence)
@@ -198,8 +157,10 @@ class Scheduler:
             return False
         if self._holding and self.pool.free * _ENOUGH_FREE < self.pool.total:
             return False
-        peak = future_peak(self.pool, self.lengths, self.running, sequence, cached)
-        if peak > self.pool.total - self.pool.total // _RESERVE:
+        room = self.pool.total - self.pool.total // _RESERVE
+        if self._reserved + self._most_blocks(sequence) <= room:
+            return True  # whatever happens; most of the time there is no need to look further
+        if future_peak(self.pool, self.lengths, self.running, sequence, cached) > room:
             self._full_for = sequence
             return False
         return True
@@ -208,6 +169,7 @@ class Scheduler:
         self.tables.attach(sequence, cached)
         self.waiting.remove(sequence)
         bisect.insort(self.running, sequence, key=_by_rank)
+        self._reserved += self._most_blocks(sequence)
         self._holding = False
         if sequence.admitted_s is None:
             sequence.admitted_s = now_s
@@ -238,9 +200,16 @@ class Scheduler:
         self.preemptions += 1
         victim.preemptions += 1
         plan.drop(victim)
-        self.running.remove(victim)
-        self.tables.release(victim)
+        self._stop(victim)
         bisect.insort(self.waiting, victim, key=_by_rank)
+
+    def _stop(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.tables.release(sequence)
+        self._reserved -= self._most_blocks(sequence)
+
+    def _most_blocks(self, sequence: Sequence) -> int:
+        return self.pool.blocks_for(sequence.prompt_len + sequence.max_tokens)
 
 
 def _by_rank(sequence: Sequence) -> tuple[float, int]:
