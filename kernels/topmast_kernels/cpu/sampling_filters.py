@@ -14,6 +14,7 @@ from topmast_kernels.cpu.jit import kernel
 from topmast_kernels.cpu.sampling_lines import LINE, NOWHERE, bits_below, from_key, order_key, weight
 
 _SLICES = 512
+_NEAR = 5.0  # bits, beyond those of what a nucleus leaves out
 _DIGIT, _DIGITS = 8, 4  # a key in bits
 
 
@@ -86,23 +87,50 @@ def nucleus(
 ) -> tuple[int, int]:
     """(key, last) of the tokens of x [lines, 64] whose preceding mass is less than `p` < 1 of `mass`, the whole row's.
 
-    Masses are added up by slices of the distance to the peak; only the slice in which the nucleus ends is looked at
-    token by token. What is more than log2(tokens / (1 - p)) bits below the peak cannot be in a nucleus: all of it
-    together weighs less than what may be left out.
+    Masses are added up by slices of the distance to the peak, and only the slice in which the nucleus ends is looked at
+    token by token. Most end near the peak, so that few lines are read. What is more than log2(tokens / (1 - p)) bits
+    below the peak is in no nucleus: all of it together weighs less than what may be left out.
     """
-    reach = np.log2(x.size / (1.0 - p)) + 1.0
-    slices = np.full(x.shape, _SLICES, np.int16)
-    sums, weights = np.zeros(_SLICES + 1), np.empty(LINE)
+    beyond = np.log2(x.size / (1.0 - p)) + 1.0
+    lines, slices = np.empty(len(x), np.int32), np.empty(x.shape, np.int16)
+    sums, count = np.empty(_SLICES + 1), np.int64(0)
+    for reach in (min(_NEAR - np.log2(1.0 - p), beyond), beyond):
+        count = _slice_lines(x, best, peak, scale, reach, lines, slices, sums)
+        number, before, limit = 0, 0.0, p * mass
+        while number < _SLICES and before + sums[number] < limit:
+            before += sums[number]
+            number += 1
+        if number < _SLICES:
+            break
+    return _cut_slice(x, lines[:count], slices, number, peak, scale, limit - before)
+
+
+@kernel()
+def _slice_lines(
+    x: NDArray[np.float32],
+    best: NDArray[np.int32],
+    peak: float,
+    scale: float,
+    reach: float,
+    lines: NDArray[np.int32],
+    slices: NDArray[np.int16],
+    sums: NDArray[np.float64],
+) -> np.int64:
+    """The number of lines with a token less than `reach` bits below the peak, which `lines` takes.
+
+    slices [lines, 64] takes their tokens' slices, _SLICES where one is out of reach; sums the mass of each slice.
+    """
+    weights, count = np.empty(LINE), np.int64(0)
+    for number in range(len(sums)):
+        sums[number] = 0.0
     for line in range(len(best)):
         if bits_below(from_key(best[line]), peak, scale) > -reach:
+            lines[count] = line
+            count += 1
             _slice_line(x[line], peak, scale, reach, slices[line], weights)
             for i in range(LINE):
                 sums[slices[line, i]] += weights[i]
-    number, before, limit = 0, 0.0, p * mass
-    while number < _SLICES - 1 and before + sums[number] < limit:
-        before += sums[number]
-        number += 1
-    return _cut_slice(x, slices, number, peak, scale, limit - before)
+    return count
 
 
 @kernel()
@@ -114,7 +142,7 @@ def _slice_line(
     slices: NDArray[np.int16],
     weights: NDArray[np.float64],
 ) -> None:
-    """The slice of each token of a line, _SLICES where it is out of reach, and its weight."""
+    """Slice and weight of each token of a line. Apart from the sums, so that LLVM makes vector code of it."""
     for i in range(LINE):
         bits = bits_below(x[i], peak, scale)
         slices[i] = np.int32(min(-bits * (_SLICES / reach), np.float64(_SLICES)))
@@ -123,12 +151,19 @@ def _slice_line(
 
 @kernel()
 def _cut_slice(
-    x: NDArray[np.float32], slices: NDArray[np.int16], number: int, peak: float, scale: float, limit: float
+    x: NDArray[np.float32],
+    lines: NDArray[np.int32],
+    slices: NDArray[np.int16],
+    number: int,
+    peak: float,
+    scale: float,
+    limit: float,
 ) -> tuple[int, int]:
     """(key, last) of the tokens of one slice whose preceding mass in the slice is less than `limit`."""
-    ids, keys, weights = np.empty(x.size, np.int32), np.empty(x.size, np.int32), np.empty(x.size)
+    size = len(lines) * LINE
+    ids, keys, weights = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size)
     count = np.int64(0)
-    for line in range(len(x)):
+    for line in lines:
         for i in range(LINE):
             if slices[line, i] == number:
                 ids[count], keys[count] = line * LINE + i, order_key(x[line, i])
