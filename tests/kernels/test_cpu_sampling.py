@@ -32,7 +32,10 @@ def test_lines_are_those_of_the_other_kernels() -> None:
 @seed(30)
 @settings(quiet, max_examples=300)
 @given(
-    st.lists(filters, min_size=3, max_size=3), shapes, st.sampled_from([1, 2, 33, 64, 127, 250]), st.integers(0, 2**31)
+    st.lists(filters, min_size=3, max_size=3),
+    shapes,
+    st.sampled_from([1, 2, 33, 64, 127, 250, 1000]),
+    st.integers(0, 2**31),
 )
 def test_kept_sets_and_tokens_are_the_oracles(wishes: list[Filters], shape: str, vocabulary: int, salt: int) -> None:
     logits = rows_of(shape, 3, vocabulary, salt)
@@ -127,6 +130,20 @@ def test_a_row_gives_the_same_alone_in_a_batch_in_another_order_and_with_any_num
     single = draw(sampling, logits, wishes, seeds, positions)
     numba.set_num_threads(threads)
     assert np.array_equal(single[0], together[0])
+
+
+def test_filters_that_are_no_numbers_are_off_and_a_temperature_that_is_none_is_greedy() -> None:
+    logits, nothing = rows_of("normal", 5, 300, 7), float("nan")
+    wishes = [Filters(), Filters(top_k=5), Filters(top_p=0.5), Filters(min_p=0.2), Filters(0.0)]
+    odd = [
+        Filters(top_p=nothing, min_p=nothing),
+        Filters(top_k=5, top_p=nothing),
+        Filters(top_p=0.5, min_p=nothing),
+        Filters(top_p=nothing, min_p=0.2),
+        Filters(nothing, top_k=7),
+    ]
+    found, expected = sampled(sampling, logits, odd), sampled(sampling, logits, wishes)
+    assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
 
 
 def test_numbers_of_threads_are_left_as_they_were() -> None:

@@ -71,7 +71,7 @@ def top_k_top_p(
                 ids[count], keys[count], weights[count] = line * LINE + i, own, 1.0
                 count += own >= bound
     key, last = cut(keys, ids, weights, count, float(k))
-    if p >= 1.0:
+    if not p < 1.0:  # so is NaN
         return key, last
     mass = 0.0
     for i in range(count):
