@@ -54,7 +54,7 @@ def _bytes(builder: Any, rows: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _nibbles(builder: Any, kind: Format, rows: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    """A nibble stays where it is in its word, 2**shift too large, and the scale is that much smaller: exact again."""
+    """A nibble stays where it is in its half word, 2**shift too large; the scale is that much smaller: exact again."""
     minimum: Any = None
     if kind is Format.Q4_1:
         header = gather(builder, rows, I32, 0)
@@ -62,17 +62,15 @@ def _nibbles(builder: Any, kind: Format, rows: Sequence[Any]) -> Iterator[tuple[
         minimum = _half_floats(builder, builder.trunc(builder.lshr(header, ints(16)), _SHORTS))
     else:
         scale = _half_floats(builder, gather(builder, rows, I16, 0))
-    scales = {shift: builder.fmul(scale, floats(2.0**-shift)) if shift else scale for shift in range(0, 28, 4)}
+    scales = {shift: builder.fmul(scale, floats(2.0**-shift)) if shift else scale for shift in range(0, 16, 4)}
 
     def weight(word: Any, shift: int) -> Any:
-        if shift == 28:  # the sign bit: this one has to move
-            nibble, shift = builder.lshr(word, ints(28)), 0
-        else:
-            nibble = builder.and_(word, ints(15 << shift))
+        nibble = builder.and_(word, ints(15 << shift))
         if kind is Format.Q4_1:
             return fma(builder, builder.sitofp(nibble, FLOATS), scales[shift], minimum)  # the product is exact
         return builder.fmul(builder.sitofp(builder.sub(nibble, ints(8 << shift)), FLOATS), scales[shift])
 
     for word in transpose(builder, rows, 4 if kind is Format.Q4_1 else 2):
-        for byte in range(4):
-            yield weight(word, 8 * byte), weight(word, 8 * byte + 4)
+        for half in (word, builder.lshr(word, ints(16))):
+            for shift in (0, 8):
+                yield weight(half, shift), weight(half, shift + 4)
