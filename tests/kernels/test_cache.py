@@ -36,6 +36,15 @@ def test_a_cache_from_another_kind_of_cpu_does_not_count(tmp_path: Path, monkeyp
     assert not cache.is_complete()
 
 
+def test_a_cache_of_the_same_sources_elsewhere_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # numba keeps by the source's path: a second checkout said "complete" and compiled for 45 s in its warm-up.
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    cache.mark_complete()
+    assert cache.is_complete()
+    monkeypatch.setattr(cache, "__file__", str(tmp_path / "elsewhere" / "cpu" / "cache.py"))
+    assert not cache.is_complete()
+
+
 def test_no_writable_place_means_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     for variable in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):

@@ -130,3 +130,10 @@ def test_the_api_process_never_loads_torch_or_a_model_library() -> None:
     code = f"import sys, topmast_server.serve; print([name for name in {heavy!r} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert shown.stdout.strip() == "[]"
+
+
+def test_the_engine_loads_torch_only_where_compiled_kernels_are_missing() -> None:
+    # Half of the start went into importing it.
+    code = "import sys, topmast_server.engine.process; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert shown.stdout.strip() == "False"

@@ -106,8 +106,9 @@ def _fingerprint() -> str:
 
 
 def _marker() -> str:
-    """One marker per kind of CPU: a cache from another kind is of no use here."""
-    return f"complete-{cpu_kind()}"
+    """One marker per kind of CPU and place of the sources: numba finds nothing that it kept for another of either."""
+    place = hashlib.sha256(str(Path(__file__).resolve().parent).encode()).hexdigest()[:8]
+    return f"complete-{cpu_kind()}-{place}"
 
 
 @functools.cache

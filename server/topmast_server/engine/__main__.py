@@ -17,7 +17,7 @@ def main() -> int:
     pipe_fd, progress_fd, config = int(sys.argv[1]), int(sys.argv[2]), EngineConfig.from_json(sys.argv[3])
     # The terminal's Ctrl-C reaches the whole process group; draining is the parent's decision, not ours.
     os.setpgid(0, 0)
-    from topmast_server.engine.process import run  # loads torch; the pipe exists already
+    from topmast_server.engine.process import run  # takes a while; the pipe exists already
 
     return run(config, Connection(pipe_fd), Progress(progress_fd), started_s=started_s)
 

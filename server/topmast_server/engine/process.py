@@ -103,10 +103,8 @@ def _start(
     loaded_s = time.monotonic()
     pipe.send(Loading("warming", 1, 1))
     progress.tick(has_work=False)
-    compiling, notes = (
-        BackgroundCompile(),
-        [f"{usable_cores()} cores, {os.environ.get('OMP_NUM_THREADS', '?')} threads"],
-    )
+    threads = os.environ.get("OMP_NUM_THREADS", "as many")
+    compiling, notes = BackgroundCompile(), [f"{usable_cores()} cores, {threads} threads"]
     notes.append(f"weights read in {read_s:.2f} s from {place}")
     full_bytes = kv_bytes(size, config, weights.shape, kv_dtype.itemsize)
     notes.append(plan.note(size, config.block_size, full_bytes, weights.bytes))

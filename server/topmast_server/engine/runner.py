@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from topmast_server.engine.plan import Work
 from topmast_server.engine.sampler import Draw, sample
@@ -32,7 +31,7 @@ def run_step(model: Llama, work: list[Work]) -> Outcome:
     draws = [
         Draw(piece.sequence.sampling, piece.sequence.seed, len(piece.sequence.tokens)) for piece in work if piece.sample
     ]
-    tokens = sample(torch.from_numpy(logits), draws) if draws else []
+    tokens = sample(logits, draws) if draws else []
     return Outcome(tokens, computed - started, time.perf_counter() - computed)
 
 

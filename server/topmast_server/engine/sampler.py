@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from topmast_kernels.cpu import cache
-from topmast_kernels.twin.filtered import sample_filtered
-from topmast_kernels.twin.rows import NAN_FLAG, NOTHING_FLAG
 from topmast_server.messages import Sampling
+
+if TYPE_CHECKING:
+    import torch
 
 _64_BITS = (1 << 64) - 1
 _compiled: Callable[..., Any] | None = None
@@ -38,7 +38,7 @@ def sample(logits: NDArray[np.float32] | torch.Tensor, draws: list[Draw]) -> lis
     A draw belongs to (seed, position) alone: the lowest 64 bits of the seed are the noise's key, so seeds that differ
     there, as all that requests may name do, have noise of their own.
     """
-    rows = logits.numpy() if isinstance(logits, torch.Tensor) else logits
+    rows: NDArray[np.float32] = np.asarray(logits)
     wishes = [draw.sampling for draw in draws]
     seeds = np.array([draw.seed & _64_BITS for draw in draws], np.uint64).view(np.int64)
     positions = np.array([draw.position for draw in draws], np.int64)
@@ -54,6 +54,11 @@ def sample(logits: NDArray[np.float32] | torch.Tensor, draws: list[Draw]) -> lis
 
 def _by_twin(logits: NDArray[Any], *where: NDArray[Any], **filters: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """As topmast_kernels.cpu.sampling.sample."""
+    import torch  # here alone: it takes a second, which compiled kernels save
+
+    from topmast_kernels.twin.filtered import sample_filtered
+    from topmast_kernels.twin.rows import NAN_FLAG, NOTHING_FLAG
+
     tensors: dict[str, Any] = {name: torch.from_numpy(each) for name, each in filters.items()}
     seeds, positions = (torch.from_numpy(each) for each in where)
     found = sample_filtered(torch.from_numpy(logits), seeds, positions, **tensors)
