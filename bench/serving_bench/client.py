@@ -151,7 +151,7 @@ def _understand(answer: Answer, ask: Ask, talk: _Exchange) -> None:
     chunked = b"transfer-encoding: chunked" in head.lower()
     ends = list(accumulate(map(len, talk.parts)))
     if answer.status != 200:
-        answer.error = answer.error or _error_code(raw[len(head) + 4 :], answer.status)
+        answer.error = answer.error or _error_code(raw[len(head) + 4 :], f"status {answer.status}")
         return
     place = 0
     for end, payload in _events(raw, len(head) + 4, chunked=chunked):
@@ -167,7 +167,7 @@ def _take(answer: Answer, payload: bytes, at_s: float) -> None:
         return
     event = json.loads(payload)
     if "error" in event:
-        answer.error = str(event["error"].get("code") or "error event")
+        answer.error = _error_code(payload, "an error event")
     for choice in event.get("choices", ()):
         # An end without text comes with the last token, or is all there is of a token that shows nothing.
         if choice.get("text") or not choice.get("finish_reason") or not answer.events_s:
@@ -206,10 +206,11 @@ def _unchunk(raw: bytes, start: int) -> tuple[bytes, list[tuple[int, int]]]:
     return b"".join(pieces), places
 
 
-def _error_code(body: bytes, status: int) -> str:
+def _error_code(body: bytes, otherwise: str) -> str:
+    """The code of OpenAI's envelope, or its message."""
     begin = body.find(b"{")
     try:
         error = json.loads(body[begin : body.rfind(b"}") + 1])["error"]
-        return str(error.get("code") or error.get("message") or status)[:200]
+        return str(error.get("code") or error.get("message") or otherwise)[:200]
     except (ValueError, KeyError, AttributeError, TypeError):
-        return f"status {status}"
+        return otherwise

@@ -136,6 +136,15 @@ def test_an_answer_is_understood_wherever_it_was_cut(bench: ModuleType, piece: i
         assert at_s == places[body.index(line) + len(line)] // piece
 
 
+def test_a_stream_that_ends_in_an_error_event_is_an_error(bench: ModuleType) -> None:
+    events = [{"choices": [{"text": "a"}]}, {"error": {"message": "too late", "code": "deadline_exceeded"}}]
+    raw = b"HTTP/1.1 200 OK\r\n\r\n" + b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in events)
+    talk = type("Talk", (), {"parts": [raw], "times_s": [1.0]})
+    answer = bench.client.Answer(0.0, 0.0, 0.0)
+    bench.client._understand(answer, bench.client.Ask([1], 2), talk)
+    assert (answer.error, len(answer.events_s)) == ("deadline_exceeded", 1)
+
+
 def test_percentiles_and_slopes_agree_with_numpy(bench: ModuleType) -> None:
     values = np.random.default_rng(1).lognormal(size=137)
     for percent in (0, 50, 90, 99, 100):
