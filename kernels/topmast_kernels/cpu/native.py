@@ -20,6 +20,8 @@ from topmast_kernels.cpu.cache import cache_folder
 
 Body = Callable[..., None]  # writes a function's code, given a builder and its arguments
 _I64 = ir.IntType(64)
+_DIGEST_BYTES = 32
+_engines: list[Any] = []  # they own the code
 
 
 def link(bodies: Mapping[str, tuple[int, Body]]) -> dict[str, Any]:
@@ -31,8 +33,8 @@ def link(bodies: Mapping[str, tuple[int, Body]]) -> dict[str, Any]:
     machine = binding.Target.from_triple(triple).create_target_machine(
         cpu=cpu, features=features, opt=3, reloc="pic", codemodel="default"
     )
-    code = kept.read_bytes() if kept is not None and kept.exists() else b""
-    if not code:
+    code = _read(kept) if kept is not None else None
+    if code is None:
         code = machine.emit_object(_optimised(bodies, triple, machine))
         if kept is not None:
             _keep(kept, code)
@@ -46,9 +48,6 @@ def link(bodies: Mapping[str, tuple[int, Body]]) -> dict[str, Any]:
         binding.add_symbol(symbol, engine.get_function_address(symbol))
         functions[name] = types.ExternalFunction(symbol, types.void(*[types.int64] * arguments))
     return functions
-
-
-_engines: list[Any] = []  # they own the code
 
 
 def _optimised(bodies: Mapping[str, tuple[int, Body]], triple: str, machine: Any) -> Any:
@@ -65,11 +64,20 @@ def _optimised(bodies: Mapping[str, tuple[int, Body]], triple: str, machine: Any
     return parsed
 
 
+def _read(path: Path) -> bytes | None:
+    """What _keep has written there; None where that is missing or damaged, which would crash the process."""
+    try:
+        kept = path.read_bytes()
+    except OSError:
+        return None
+    return kept[_DIGEST_BYTES:] if kept[:_DIGEST_BYTES] == hashlib.sha256(kept[_DIGEST_BYTES:]).digest() else None
+
+
 def _keep(path: Path, code: bytes) -> None:
     """Whole or not at all: several processes may start at once."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        fresh.write_bytes(code)
+        fresh.write_bytes(hashlib.sha256(code).digest() + code)
         fresh.replace(path)
     except OSError:
         fresh.unlink(missing_ok=True)
