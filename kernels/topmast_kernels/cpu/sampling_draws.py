@@ -101,7 +101,7 @@ def draw_kept(
     Each has the noise of its own id. `floor`: the least bits that pass min-p. best [lines]: the lines' greatest keys.
     """
     words, hopeful = np.empty(LINE), np.empty(LINE, np.bool_)
-    token, kept, highest, odds = -1, 0, -np.inf, np.inf
+    token, kept, highest, odds = np.int64(-1), 0, -np.inf, np.inf
     for line in range(len(best)):
         # The margin is for rounding: which tokens pass is said token by token.
         if best[line] >= key and bits_below(from_key(best[line]), peak, scale) >= floor - 1.0:
@@ -112,7 +112,7 @@ def draw_kept(
             if hopes > 0:
                 token, highest = _race(x[line], peak, scale, seed, position, start, hopeful, token, highest)
                 odds = 2.0 ** (32.0 - highest) * (1.0 + 1e-9)
-    return token, kept
+    return int(token), kept
 
 
 @kernel()
@@ -160,13 +160,13 @@ def _race(
     position: int,
     start: int,
     hopeful: NDArray[np.bool_],
-    token: int,
+    token: np.int64,
     highest: float,
-) -> tuple[int, float]:
+) -> tuple[np.int64, float]:
     """The winner so far and its score, after the hopeful ones of a line; token -1 is none."""
     for i in range(LINE):
         if hopeful[i]:
             score = bits_below(x[i], peak, scale) + gumbel(seed, position, _TOKENS, start + i)
             if token < 0 or score > highest:
-                token, highest = start + i, score
+                token, highest = np.int64(start + i), score
     return token, highest
