@@ -63,7 +63,7 @@ class Cache:
         out = np.full((row, self.layout.heads * self.layout.head_size), np.nan, np.float32)
         layout = self.layout
         paged = Paged(np.array(spans), tables, self.cosines, self.sines, self.bytes)
-        attention.store_kv(qkv, paged, layout, LAYER)
+        attention.store_kv(qkv, paged, layout, LAYER, False)
         tasks, counter = attention.plan_tasks(paged, layout, threads), np.zeros(1, np.int64)
         attention.attend(tasks, counter, qkv, paged, layout, LAYER, threads, out)
         answers = []

@@ -137,10 +137,11 @@ def test_a_half_finished_answer_sent_again_continues_with_the_same_bits(kernels:
     assert np.array_equal(replay.cache.numpy()[table], decoded.cache.numpy()[table])
 
 
-def test_rows_that_nobody_samples_leave_their_keys_and_values(kernels: Kernels) -> None:
+@pytest.mark.parametrize("steps", [WHOLE, CUT], ids=["whole", "cut"])
+def test_rows_that_nobody_samples_leave_their_keys_and_values(kernels: Kernels, steps: list[list[int]]) -> None:
     silent, loud = new_model(kernels), new_model(kernels)
-    feed(silent, WHOLE, sampled=False)
-    feed(loud, WHOLE)
+    feed(silent, steps, sampled=False)
+    feed(loud, steps)
     assert np.array_equal(silent.cache.numpy(), loud.cache.numpy())
 
 

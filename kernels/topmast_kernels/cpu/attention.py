@@ -18,7 +18,6 @@ from topmast_kernels.cpu.rows import rotate_head
 from topmast_kernels.cpu.simd import strict_kernel, take_number
 
 _QUERIES = 8  # rows of a span that share the loads of keys and values
-_SERIAL_ROWS = 4  # so few are stored by one thread before another one has been woken up
 _TASKS_PER_THREAD = 8  # with fewer, the parts of a sequence are spread over the threads
 _LOG2_E = 1.4426950408889634
 _KEY, _VALUE = 0, 1
@@ -35,42 +34,43 @@ def _piece(paged: Paged, layout: Layout, layer: int, which: int, line: int, head
 
 
 @strict_kernel
-def _store_row(
-    qkv: NDArray[np.float32], row: int, position: int, line: int, paged: Paged, layout: Layout, layer: int
+def _store_head(
+    qkv: NDArray[np.float32], row: int, position: int, line: int, head: int, paged: Paged, layout: Layout, layer: int
 ) -> None:
-    width, size = layout.head_size, layout.block_size
+    width = layout.head_size
     turned, scale = np.empty(width, np.float32), np.empty(1, np.float32)
     scale[0] = 1.0
     cosines, sines = paged.cosines[position].ctypes.data, paged.sines[position].ctypes.data
+    key = qkv.ctypes.data + (row * qkv.shape[1] + (layout.heads + head) * width) * 4
+    rotate_head(key, cosines, sines, turned.ctypes.data, width, layout.interleaved, scale.ctypes.data)
+    place = _piece(paged, layout, layer, _KEY, line, head, position)
+    put(layout.half, turned.ctypes.data, place, layout.block_size, width)
+    place = _piece(paged, layout, layer, _VALUE, line, head, position)
+    put(layout.half, key + layout.kv_heads * width * 4, place, 1, width)
+
+
+@strict_kernel
+def _store_row(
+    qkv: NDArray[np.float32], row: int, position: int, line: int, paged: Paged, layout: Layout, layer: int
+) -> None:
     for head in range(layout.kv_heads):
-        key = qkv.ctypes.data + (row * qkv.shape[1] + (layout.heads + head) * width) * 4
-        rotate_head(key, cosines, sines, turned.ctypes.data, width, layout.interleaved, scale.ctypes.data)
-        place = _piece(paged, layout, layer, _KEY, line, head, position)
-        put(layout.half, turned.ctypes.data, place, size, width)
-        place = _piece(paged, layout, layer, _VALUE, line, head, position)
-        put(layout.half, key + layout.kv_heads * width * 4, place, 1, width)
+        _store_head(qkv, row, position, line, head, paged, layout, layer)
 
 
 @kernel(parallel=True)
-def store_kv(
-    qkv: NDArray[np.float32],
-    paged: Paged,
-    layout: Layout,
-    layer: int,
-) -> None:
-    """Write each row's key, rotated, and value to its place.
+def store_kv(qkv: NDArray[np.float32], paged: Paged, layout: Layout, layer: int, lone: bool) -> None:
+    """Write each row's key, rotated, and value to its place; rows that are alone in their span only where `lone`.
 
-    qkv [M, (heads + 2 kv_heads) * D]: queries, keys, values.
+    qkv [M, (heads + 2 kv_heads) * D]: queries, keys, values. `attend` stores lone rows itself: nobody else reads them.
     """
     spans = paged.spans
     for s in range(len(spans)):
         first, start, line = spans[s, ROW], spans[s, START], spans[s, LINE]
-        if spans[s, COUNT] <= _SERIAL_ROWS:
-            for n in range(spans[s, COUNT]):
-                _store_row(qkv, first + n, start + n, line, paged, layout, layer)
-        else:
+        if spans[s, COUNT] > 1:
             for n in numba.prange(spans[s, COUNT]):
                 _store_row(qkv, first + n, start + n, line, paged, layout, layer)
+        elif lone:
+            _store_row(qkv, first, start, line, paged, layout, layer)
 
 
 @strict_kernel
@@ -109,15 +109,21 @@ def _attend_tile(
     paged: Paged,
     layout: Layout,
     layer: int,
+    fetch: int,
     states: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    """One task: out [rows, D] and states [rows, 2] as `join` has them, rows by query, then head."""
+    """One task: out [rows, D] and states [rows, 2] as `join` has them, rows by query, then head.
+
+    `fetch`: the address of the keys that this thread will probably need next, or 0.
+    """
     width, size, group = layout.head_size, layout.block_size, layout.heads // layout.kv_heads
     span, head = paged.spans[task[_SPAN]], task[_HEAD]
     start = span[START] + task[_FIRST]
     queries = min(_QUERIES, span[COUNT] - task[_FIRST])
     rows = queries * group
+    if span[COUNT] == 1 and (task[_PART] < 0 or task[_PART] == task[_PARTS] - 1):
+        _store_head(qkv, span[ROW], start, span[LINE], head, paged, layout, layer)
     query = np.empty((rows, width), np.float32)
     scale = np.empty(1, np.float32)
     scale[0] = _LOG2_E / np.sqrt(width)
@@ -150,9 +156,10 @@ def _attend_tile(
         for at in range(0, count, step):
             values = _piece(paged, layout, layer, _VALUE, line, head, base + at)
             follower = (_VALUE, base + at + step) if at + step < count else (_KEY, base + SPLIT)
-            if follower[1] >= end:
-                follower = (_VALUE, base + at)
-            ahead = _piece(paged, layout, layer, follower[0], line, head, follower[1]) - values
+            if follower[1] < end:
+                ahead = _piece(paged, layout, layer, follower[0], line, head, follower[1]) - values
+            else:
+                ahead = fetch - values if fetch != 0 else 0
             weights, terms, into = scores.ctypes.data + at * 4, min(step, count - at), part.ctypes.data
             product(rows, layout.half, weights, SPLIT, values, width, terms, into, width, width, at, ahead)
         for row in range(rows):
@@ -168,6 +175,7 @@ def _work_off(
     paged: Paged,
     layout: Layout,
     layer: int,
+    threads: int,
     parts: NDArray[np.float32],
     part_states: NDArray[np.float32],
     out: NDArray[np.float32],
@@ -182,10 +190,15 @@ def _work_off(
         if n >= len(tasks):
             return
         task = tasks[n]
+        fetch, later = 0, n + threads
+        if later < len(tasks):
+            start = max(0, tasks[later, _PART]) * SPLIT
+            line = paged.spans[tasks[later, _SPAN], LINE]
+            fetch = _piece(paged, layout, layer, _KEY, line, tasks[later, _HEAD], start)
         if task[_PART] >= 0:
-            _attend_tile(task, qkv, paged, layout, layer, part_states[n], parts[n])
+            _attend_tile(task, qkv, paged, layout, layer, fetch, part_states[n], parts[n])
             continue
-        _attend_tile(task, qkv, paged, layout, layer, states, answer)
+        _attend_tile(task, qkv, paged, layout, layer, fetch, states, answer)
         span = paged.spans[task[_SPAN]]
         for row in range(min(_QUERIES, span[COUNT] - task[_FIRST]) * group):
             at = span[ROW] + task[_FIRST] + row // group
@@ -227,7 +240,7 @@ def attend(
     threads: int,
     out: NDArray[np.float32],
 ) -> None:
-    """out [M, heads * D]: the attention of all rows, whose keys and values `store_kv` has stored.
+    """out [M, heads * D]: the attention of all rows. `store_kv` comes first.
 
     tasks: from `plan_tasks`. counter [1] starts at 0 and tells the threads which task is next: tasks differ in cost.
     """
@@ -239,6 +252,6 @@ def attend(
     part_states = np.empty((kept, layout.heads // layout.kv_heads, 2), np.float32)
     next_task = counter.ctypes.data
     for _thread in numba.prange(min(threads, len(tasks))):
-        _work_off(next_task, tasks, qkv, paged, layout, layer, parts, part_states, out)
+        _work_off(next_task, tasks, qkv, paged, layout, layer, threads, parts, part_states, out)
     if kept:
         _join_parts(tasks, paged, layout, parts, part_states, out)

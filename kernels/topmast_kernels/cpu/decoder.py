@@ -103,8 +103,9 @@ def forward(
     add_norm(x, added, False, weights.norms[0, 0], weights.epsilon, normed)
     for layer in range(last + 1):
         _multiply(normed, weights.attention_in[layer], bf16_rows, qkv)
-        store_kv(qkv, paged, layout, layer)
-        if layer == last and len(sampled) < rows:  # of the other rows only their keys and values are needed
+        fewer = layer == last and len(sampled) < rows  # of the other rows only their keys and values are needed
+        store_kv(qkv, paged, layout, layer, fewer)
+        if fewer:
             rows = len(sampled)
             if rows == 0:
                 return
