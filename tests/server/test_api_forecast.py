@@ -27,6 +27,15 @@ def test_until_a_loaded_server_was_seen_half_of_the_idle_rate_counts() -> None:
     assert forecast.first_token_s(42, 0, 50) == pytest.approx(10 / (0.5 * 300 / 50))
 
 
+def test_a_guess_from_a_slow_warm_up_is_corrected_by_what_the_engine_measures_later() -> None:
+    forecast = Forecast(32, 10, 10)
+    forecast.believe(1000, 0)
+    assert forecast.first_token_s(2, 1000, None) == pytest.approx(1.0)
+    forecast.believe(0, 300)
+    assert forecast.first_token_s(42, 0, 50) == pytest.approx(10 / (0.5 * 300 / 50))
+    assert forecast.first_token_s(2, 1000, None) == pytest.approx(1.0)
+
+
 def test_a_queue_that_drains_slower_than_hoped_is_believed() -> None:
     forecast = Forecast(32, 1000, 300)
     for second in range(20):

@@ -117,7 +117,7 @@ def test_two_hundred_clients_that_leave_mid_stream_leave_nothing_behind(server: 
             return caller
 
     async def all_of_them() -> list[Caller]:
-        door = asyncio.Semaphore(24)
+        door = asyncio.Semaphore(8)
         return await asyncio.gather(*(leave(number, door) for number in range(1, 201)))
 
     callers = asyncio.run(all_of_them())

@@ -50,7 +50,7 @@ class Limits:
             max_waiting_tokens=max_waiting_tokens or max(2 * context, int(_DEFAULT_BACKLOG_S * rate)),
             max_context_tokens=context,
             prefill_tokens_per_s=rate,
-            decode_tokens_per_s=max(1.0, capacity["decode_tokens_per_s"]),
+            decode_tokens_per_s=capacity["decode_tokens_per_s"] or rate,  # 0: no full batch was seen yet
             ttft_target_s=ttft_target_s,
         )
 

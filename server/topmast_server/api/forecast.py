@@ -49,6 +49,11 @@ class Forecast:
         self._full_since_s: float | None = None  # the last end, or when all places were taken
         self._answer_tokens: float | None = None
 
+    def believe(self, prefill_tokens_per_s: float, decode_tokens_per_s: float) -> None:
+        """The engine's own measurements, as guesses; 0 is not known yet. At its start they were those of a warm-up."""
+        self._prefill_tokens_per_s = prefill_tokens_per_s or self._prefill_tokens_per_s
+        self._decode_tokens_per_s = decode_tokens_per_s or self._decode_tokens_per_s
+
     def observe(self, sequences: int, waiting_tokens: int, now_s: float) -> None:
         """What is there from now on; call it after every change."""
         self._queue_since_s = (self._queue_since_s or now_s) if waiting_tokens > 0 else None
