@@ -89,7 +89,9 @@ def test_streamed_and_whole_answers_are_the_engines_own(
         for model in ("smollm2", "real/smollm2"):
             answer = through.chat.completions.create(model=model, **asked)  # type: ignore[call-overload]
             assert answer.choices[0].message.content == expected.choices[0].message.content != ""
-            assert answer.usage == expected.usage
+            # The engines remember prompts, each its own, so cached_tokens may differ.
+            assert answer.usage.prompt_tokens == expected.usage.prompt_tokens
+            assert answer.usage.completion_tokens == expected.usage.completion_tokens
             stream = through.chat.completions.create(model=model, stream=True, **asked)  # type: ignore[call-overload]
             text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
             assert text == expected.choices[0].message.content

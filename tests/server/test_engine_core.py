@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.content_model import answer_to, content_core
 from topmast_server.engine.core import EngineCore
-from topmast_server.messages import Sampling, Submit, Token
+from topmast_server.messages import Sampling, Submit, Timing, Token
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -51,20 +51,18 @@ def test_another_salt_shares_nothing() -> None:
     assert core.stats()["prefix_cache_hits_total"] == 24
 
 
-def test_the_last_token_says_where_the_time_went() -> None:
+def test_the_first_and_the_last_token_say_where_the_time_went() -> None:
     clock = Clock()
     core = content_core(slots=1, clock=clock)
     core.submit(Submit("first", [1, 2], 3, GREEDY, ignore_eos=True))
     core.submit(Submit("second", [1] * 300, 2, GREEDY, ignore_eos=True))
-    timings = {}
+    timings: dict[str, list[Timing | None]] = {"first": [], "second": []}
     while core.has_work:
         clock.now_s += 1.0
         for token in core.step():
-            if token.finish:
-                timings[token.request_id] = token.timing
-            else:
-                assert token.timing is None
-    first, second = timings["first"], timings["second"]
+            timings[token.request_id].append(token.timing)
+    assert timings["first"][0] == Timing(1.0, 0.0, 0.0) and timings["first"][1] is None
+    first, second = timings["first"][2], timings["second"][1]
     assert first is not None and second is not None
     assert (first.queued_s, first.prefill_s, first.decode_s, first.preemptions) == (1.0, 0.0, 2.0, 0)
     assert (second.queued_s, second.prefill_s, second.decode_s) == (4.0, 1.0, 1.0)  # 300 tokens take two steps
