@@ -11,13 +11,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from topmast_server.engine.core import EngineCore, make_core
 from topmast_server.models.batch import Batch
 
 VOCABULARY = 61
 BLOCK = 8
+Logits = NDArray[np.float32]
 _WEIGHTS = np.arange(1, 4097) * 7 % 59 + 1
 
 
@@ -43,7 +44,7 @@ class ContentModel:
         self.kernels = None
         self.cache = np.zeros((blocks, BLOCK), np.int64)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Batch) -> Logits:
         """Logits [sampled rows, vocabulary]: 1 for the checksum of the row's sequence up to the row."""
         tables = np.repeat(np.arange(len(batch.spans)), [span.count for span in batch.spans])
         lines = batch.tables[[span.table for span in batch.spans]]
@@ -53,16 +54,16 @@ class ContentModel:
             length = int(batch.positions[row]) + 1
             held = self.cache[lines[tables[row]]].ravel()[:length]
             logits[place, int(np.dot(held, _WEIGHTS[:length])) % VOCABULARY] = 1.0
-        return torch.from_numpy(logits)
+        return logits
 
 
 class Faulty:
     """Any model, and what `fault(batch, forward)` does to it: raise, or spoil the logits that `forward` gives."""
 
-    def __init__(self, model: Any, fault: Callable[[Batch, Callable[[Batch], torch.Tensor]], torch.Tensor]) -> None:
+    def __init__(self, model: Any, fault: Callable[[Batch, Callable[[Batch], Logits]], Logits]) -> None:
         self.model, self.fault = model, fault
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Batch) -> Logits:
         """The model's, with the fault."""
         return self.fault(batch, self.model.forward)
 
@@ -74,7 +75,7 @@ def content_core(
     blocks: int = 100,
     *,
     slots: int = 8,
-    fault: Callable[[Batch, Callable[[Batch], torch.Tensor]], torch.Tensor] | None = None,
+    fault: Callable[[Batch, Callable[[Batch], Logits]], Logits] | None = None,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> EngineCore:
     """The real engine core around a content model."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
-import torch
 
-from server.content_model import answer_to, content_core
+from server.content_model import Logits, answer_to, content_core
+from topmast_server.engine import process
+from topmast_server.engine.config import EngineConfig
 from topmast_server.engine.core import EngineCore
 from topmast_server.engine.faults import EngineBroken
-from topmast_server.messages import Sampling, Submit, Token
+from topmast_server.messages import Failed, Ready, Sampling, Submit, Token, pack, unpack
 from topmast_server.models.batch import Batch
+from topmast_server.progress import Progress
 
 GREEDY = Sampling(temperature=0.0)
 POISON = 60
-Forward = Callable[[Batch], torch.Tensor]
+Forward = Callable[[Batch], Logits]
 
 
 def submit(core: EngineCore, name: str, prompt: list[int], answer: int = 6) -> None:
@@ -31,7 +35,7 @@ def finish(core: EngineCore) -> dict[str, list[Token]]:
     return answers
 
 
-def raise_at_poison(batch: Batch, forward: Forward) -> torch.Tensor:
+def raise_at_poison(batch: Batch, forward: Forward) -> Logits:
     if POISON in batch.tokens[batch.positions == 1]:
         raise ValueError("a poisoned token")
     return forward(batch)
@@ -66,7 +70,7 @@ def test_two_poisoned_requests_side_by_side_end_while_others_go_on() -> None:
 
 
 def test_memory_that_is_short_for_a_batch_or_a_long_chunk_costs_nobody_the_request() -> None:
-    def few_rows(batch: Batch, forward: Forward) -> torch.Tensor:
+    def few_rows(batch: Batch, forward: Forward) -> Logits:
         if batch.rows > 10:
             raise MemoryError
         return forward(batch)
@@ -81,7 +85,7 @@ def test_memory_that_is_short_for_a_batch_or_a_long_chunk_costs_nobody_the_reque
 
 
 def test_a_model_that_fails_for_everybody_ends_the_engine_with_its_error() -> None:
-    def broken(batch: Batch, forward: Forward) -> torch.Tensor:
+    def broken(batch: Batch, forward: Forward) -> Logits:
         raise RuntimeError("device lost")
 
     core = content_core(fault=broken)
@@ -91,8 +95,27 @@ def test_a_model_that_fails_for_everybody_ends_the_engine_with_its_error() -> No
         core.step()
 
 
+def test_the_parent_is_told_why_a_broken_engine_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(batch: Batch, forward: Forward) -> Logits:
+        raise RuntimeError("device lost")
+
+    core = content_core(fault=broken)
+    compiling = SimpleNamespace(running=False, stop=lambda: None)
+    monkeypatch.setattr(process, "_start", lambda *_: (core, {}, compiling))
+    ours, theirs = multiprocessing.Pipe()
+    for name in ("first", "second"):
+        ours.send_bytes(pack(Submit(name, [1, 2], 4, GREEDY)))
+    page = Progress()
+    assert process.run(EngineConfig("any"), theirs, page, started_s=0.0) == 1
+    page.close()
+    assert unpack(ours.recv_bytes()) == Ready({})
+    assert unpack(ours.recv_bytes()) == Failed(
+        "EngineDied", "The model fails for every request, the last time with: RuntimeError: device lost"
+    )
+
+
 def test_a_model_that_fails_for_one_after_the_other_ends_the_engine_at_the_second() -> None:
-    def broken(batch: Batch, forward: Forward) -> torch.Tensor:
+    def broken(batch: Batch, forward: Forward) -> Logits:
         raise RuntimeError("device lost")
 
     core = content_core(fault=broken)
@@ -114,7 +137,7 @@ def test_one_that_fails_again_and_again_between_good_ones_does_not_end_the_engin
 
 
 def test_a_row_that_is_not_a_number_ends_its_request_and_its_blocks_are_not_shared() -> None:
-    def spoil(batch: Batch, forward: Forward) -> torch.Tensor:
+    def spoil(batch: Batch, forward: Forward) -> Logits:
         logits = forward(batch)
         for place, row in enumerate(batch.sampled_rows):
             if batch.tokens[row] == POISON and batch.positions[row] == 24:

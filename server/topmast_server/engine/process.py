@@ -18,6 +18,7 @@ from topmast_kernels.cpu import cache
 from topmast_server.engine.compiling import BackgroundCompile
 from topmast_server.engine.config import EngineConfig
 from topmast_server.engine.core import EngineCore, make_core
+from topmast_server.engine.faults import EngineBroken
 from topmast_server.engine.measure import known_bf16_rows
 from topmast_server.engine.memory_plan import fit_kv, kv_bytes, plan_memory
 from topmast_server.engine.threads import usable_cores
@@ -53,6 +54,9 @@ def run(config: EngineConfig, connection: Connection, progress: Progress, *, sta
         pipe.send(Ready(info))
         gc.freeze()  # what is loaded stays; collections then look at requests only
         _serve(core, pipe, progress, compiling, config)
+    except EngineBroken as error:
+        pipe.send(Failed("EngineDied", str(error)))
+        return 1
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the parent is gone, and nobody is left to serve
     finally:
@@ -120,7 +124,7 @@ def _start(
     elif not model.compilable:
         notes.append(f"torch only: the compiled kernels do not take this model as {config.dtype}")
     else:
-        notes.append("torch for now: the CPU kernels are being compiled for this machine (once, about 20 s)")
+        notes.append("torch for now: the CPU kernels are being compiled for this machine (once, about half a minute)")
     core = make_core(
         model,
         blocks=size.blocks,
