@@ -24,12 +24,17 @@ def test_dequantised_weights_equal_gguf_bit_for_bit(kind: Format) -> None:
     assert np.array_equal(dequantise(raw, kind, 256).view(np.uint32), expected.astype(np.float32).view(np.uint32))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind is not Format.F32])
-def test_compiled_dequantisation_gives_the_same_bits(kind: Format) -> None:
-    from topmast_kernels.cpu import linear
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("rows", [16, 37, 64])
+def test_packed_rows_can_be_taken_out_again(kind: Format, rows: int) -> None:
+    from topmast_kernels.cpu.packing import pack, packed_bytes
 
-    raw = random_rows(np.random.default_rng(2), kind, 37, 96)
-    table = linear.matrix_table([(raw.ctypes.data, kind, 37)], 96)
-    out = np.full((37, 96), np.nan, np.float32)
-    linear.dequantise_into(table, out)
-    assert np.array_equal(out.view(np.uint32), dequantise(raw, kind, 96).view(np.uint32))
+    rng = np.random.default_rng(rows)
+    raw = random_rows(rng, kind, rows, 96)
+    memory = np.full(packed_bytes(kind, rows, 96), 0xAA, np.uint8)
+    ids = np.array([rows - 1, 0, rows // 2, 0])
+    for packed in (pack(raw, kind, 96), pack(raw, kind, 96, memory)):
+        for wanted in (np.arange(rows), ids):
+            taken = packed.take(wanted)
+            assert np.array_equal(taken.view(np.uint32), dequantise(raw, kind, 96)[wanted].view(np.uint32))
+    assert np.shares_memory(packed.data, memory)

@@ -82,7 +82,7 @@ def oracle() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def llama() -> Llama:
     model = Llama(load_weights(model_path(), lambda done, total: None), Precision.FLOAT32, 120, 32, 2048)
-    model.use(load_kernels())
+    model.use(load_kernels(), exact=True)
     return model
 
 

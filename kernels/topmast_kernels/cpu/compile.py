@@ -17,24 +17,19 @@ from topmast_kernels.cpu.cache import cache_folder, mark_complete, openmp_folder
 
 def load_all() -> None:
     """Call every kernel once on tiny arrays of the types that the server uses; from the cache where it has them."""
-    from topmast_kernels.cpu import decoder, linear, linear_bf16, sampling
+    from topmast_kernels.cpu import decoder, linear, sampling
     from topmast_kernels.cpu.formats import Format, row_bytes
-    from topmast_kernels.cpu.jit import HAS_BF16
     from topmast_kernels.cpu.layout import Layout, Paged
+    from topmast_kernels.cpu.packing import Packed, pack
+    from topmast_kernels.cpu.table import matrix_table
 
     heads, kv_heads, size, width = 2, 1, 32, 32
     hidden = heads * size
-    raw = np.zeros((width, row_bytes(Format.Q4_1, hidden)), np.uint8)
-    table = linear.matrix_table([(raw.ctypes.data, Format.Q4_1, width)], hidden)
-    linear.dequantise_into(table, np.empty((width, hidden), np.float32))
-    linear.linear(np.zeros((1, hidden), np.float32), table, np.empty((1, width), np.float32))
-    if HAS_BF16:
-        linear_bf16.linear_bf16(np.zeros((1, hidden), np.float32), table, np.empty((1, width), np.float32))
 
-    def matrices(count: int, rows: int, columns: int) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
-        kept = [np.zeros((rows, row_bytes(Format.Q8_0, columns)), np.uint8) for _ in range(count)]
-        lines = [(raw.ctypes.data, Format.Q8_0, rows) for raw in kept]
-        return linear.matrix_table(lines, columns)[None], kept
+    def matrices(count: int, rows: int, columns: int) -> tuple[NDArray[np.int64], list[Packed]]:
+        raw = np.zeros((rows, row_bytes(Format.Q8_0, columns)), np.uint8)
+        kept = [pack(raw, Format.Q8_0, columns) for _ in range(count)]
+        return matrix_table(kept)[None], kept
 
     layout = Layout(heads, kv_heads, size, 16, half=True, interleaved=False)
     attention_in, kept_a = matrices(1, (heads + 2 * kv_heads) * size, hidden)
@@ -49,7 +44,7 @@ def load_all() -> None:
     paged = Paged(np.array([[0, 0, 1, 0]]), np.zeros((1, 1), np.int32), angles, angles, cache)
     scratch, x = decoder.new_scratch(1, hidden, layout, width), np.zeros((1, hidden), np.float32)
     logits = np.empty((1, 2 * width), np.float32)
-    decoder.forward(x, np.zeros(1, np.int64), weights, paged, layout, 0, 1, scratch, logits)
+    decoder.forward(x, np.zeros(1, np.int64), weights, paged, layout, False, 1, scratch, logits)
     one, whole = np.ones(1, np.float32), np.ones(1, np.int64)
     sampling.sample(x, whole, whole, temperature=one, top_k=whole, top_p=one, min_p=one)
     del kept_a, kept_b, kept_c, kept_d  # the tables hold addresses; the weights had to live until here

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topmast_kernels.cpu.attention import attend, plan_tasks, store_kv
-from topmast_kernels.cpu.jit import HAS_BF16, kernel
+from topmast_kernels.cpu.jit import kernel
 from topmast_kernels.cpu.layout import COUNT, LINE, ROW, START, Layout, Paged
 from topmast_kernels.cpu.linear import linear
-from topmast_kernels.cpu.linear_bf16 import linear_bf16
 from topmast_kernels.cpu.rows import add_norm, silu_multiply
 
 
@@ -51,14 +50,6 @@ def new_scratch(rows: int, hidden: int, layout: Layout, mlp: int) -> Scratch:
 
 
 @kernel()
-def _multiply(x: NDArray[np.float32], table: NDArray[np.int64], bf16_rows: int, out: NDArray[np.float32]) -> None:
-    if HAS_BF16 and 0 < bf16_rows <= x.shape[0]:
-        linear_bf16(x, table, out)
-    else:
-        linear(x, table, out)
-
-
-@kernel()
 def _lone_spans(spans: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """The spans of only `rows` (ascending), which then lie one after another."""
     lone = np.empty((len(rows), 4), np.int64)
@@ -87,14 +78,14 @@ def forward(
     weights: Weights,
     paged: Paged,
     layout: Layout,
-    bf16_rows: int,
+    exact: bool,
     threads: int,
     scratch: Scratch,
     logits: NDArray[np.float32],
 ) -> None:
     """logits [sampled, vocabulary] of the rows `sampled` (ascending); keys and values of all rows go to the cache.
 
-    x [M, H]: the embedded tokens, overwritten. From `bf16_rows` rows on matrices are multiplied in bfloat16; 0: never.
+    x [M, H]: the embedded tokens, overwritten. exact: see linear.py.
     """
     rows, last = x.shape[0], len(weights.attention_in) - 1
     normed, added, qkv = scratch.normed[:rows], scratch.added[:rows], scratch.qkv[:rows]
@@ -102,7 +93,7 @@ def forward(
     counters, tasks = np.zeros((last + 1, 1), np.int64), plan_tasks(paged, layout, threads)
     add_norm(x, added, False, weights.norms[0, 0], weights.epsilon, normed)
     for layer in range(last + 1):
-        _multiply(normed, weights.attention_in[layer], bf16_rows, qkv)
+        linear(normed, weights.attention_in[layer], exact, threads, qkv)
         fewer = layer == last and len(sampled) < rows  # of the other rows only their keys and values are needed
         store_kv(qkv, paged, layout, layer, fewer)
         if fewer:
@@ -116,11 +107,11 @@ def forward(
             paged = Paged(spans, paged.tables, paged.cosines, paged.sines, paged.cache)
             tasks = plan_tasks(paged, layout, threads)
         attend(tasks, counters[layer], qkv, paged, layout, layer, threads, attended)
-        _multiply(attended, weights.attention_out[layer], bf16_rows, added)
+        linear(attended, weights.attention_out[layer], exact, threads, added)
         add_norm(x, added, True, weights.norms[layer, 1], weights.epsilon, normed)
-        _multiply(normed, weights.mlp_in[layer], bf16_rows, gate_up)
+        linear(normed, weights.mlp_in[layer], exact, threads, gate_up)
         silu_multiply(gate_up, gated)
-        _multiply(gated, weights.mlp_out[layer], bf16_rows, added)
+        linear(gated, weights.mlp_out[layer], exact, threads, added)
         next_norm = weights.norms[layer + 1, 0] if layer < last else weights.final_norm
         add_norm(x, added, True, next_norm, weights.epsilon, normed)
-    _multiply(normed, weights.head, bf16_rows, logits)
+    linear(normed, weights.head, exact, threads, logits)

@@ -31,10 +31,16 @@ def _has(*features: str) -> bool:
 LANES = 16 if _has("avx512f") else 8  # float32 values in one vector
 PANELS = 3  # of LANES weight rows each, in one tile
 BATCH_TILE = 8 if LANES == 16 else 4  # rows of x in one tile: 3 x 8 sums in 32 registers, or 3 x 4 in 16
-HAS_BF16 = _has("avx512f", "avx512bw", "avx512bf16")  # dot products of bfloat16 pairs, summed up in float32
+HAS_VNNI = _has("avx512f", "avx512vnni") if LANES == 16 else _has("avxvnni")  # products of bytes, four at a time
+HAS_MADD = _has("avx512bw") if LANES == 16 else _has("avx2")  # products of bytes, two at a time
 
 
 def kernel(*, parallel: bool = False) -> Callable[[_Function], _Function]:
     """Compile with reassociation allowed (as BLAS does) and NaN and infinity kept; release the interpreter lock."""
     options = {"reassoc", "contract", "arcp", "nsz"}
     return numba.njit(parallel=parallel, fastmath=options, nogil=True, cache=_FOLDER is not None)  # type: ignore[no-any-return]
+
+
+def products_of_bytes() -> str:
+    """How this CPU multiplies bytes, for the log."""
+    return "VNNI" if HAS_VNNI else "multiply-add" if HAS_MADD else "plain arithmetic"

@@ -1,7 +1,9 @@
-"""Linear layers on weights as they lie in the model file: exact, in float32, for any number of rows.
+"""Linear layers on packed weights, for any number of rows: exact, or with x rounded to eight bits.
 
-Equals the product with the dequantised weights up to the order of summation, which is fixed: an output's bits do not
-depend on how many rows are computed together. The twin is `formats.dequantise` and a matmul.
+Exact equals the product with the dequantised weights up to the order of summation. Rounded, each block of 32 columns
+of x becomes int8 with a scale of its own, as llama.cpp does it: products of bytes are several times faster, and their
+sums are exact. F32 weights always get exact products. Either way an output's bits depend neither on how many rows are
+computed together, nor on the CPU. Twins: `formats.dequantise` and a matmul, and the same with x rounded in NumPy.
 """
 
 from __future__ import annotations
@@ -10,86 +12,116 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from topmast_kernels.cpu.dequantise import dequantise_into
 from topmast_kernels.cpu.formats import BLOCK, Format
-from topmast_kernels.cpu.jit import BATCH_TILE, LANES, PANELS, kernel
-from topmast_kernels.cpu.table import FORMAT, ROW_BYTES, count_groups, find_group, matrix_table, supported
-from topmast_kernels.cpu.tile import FUNCTIONS
+from topmast_kernels.cpu.jit import kernel
+from topmast_kernels.cpu.simd import take_number
+from topmast_kernels.cpu.table import FORMAT, count_groups, find_group
+from topmast_kernels.cpu.tile import FUNCTIONS, ROUNDED_BLOCK
 
-__all__ = ["dequantise_into", "linear", "matrix_table", "supported"]
-
-_Q4_0, _Q4_1, _Q8_0 = (int(kind) for kind in (Format.Q4_0, Format.Q4_1, Format.Q8_0))
-_row_f32, _row_q4_0, _row_q4_1, _row_q8_0 = (FUNCTIONS[f"row_{kind.name.lower()}"] for kind in Format)
-_decode_f32, _decode_q4_0, _decode_q4_1, _decode_q8_0 = (FUNCTIONS[f"decode_{kind.name.lower()}"] for kind in Format)
-_tile_8, _tile_4, _tile_2, _tile_1 = (FUNCTIONS[f"tile_{batch}"] for batch in (8, 4, 2, 1))
+_F32, _Q4_1, _Q8_0 = (int(kind) for kind in (Format.F32, Format.Q4_1, Format.Q8_0))
+_exact_f32, _exact_q4_0, _exact_q4_1, _exact_q8_0 = (FUNCTIONS[f"exact_{kind.name.lower()}"] for kind in Format)
+_rounded_q4_0, _rounded_q4_1, _rounded_q8_0 = (FUNCTIONS[f"rounded_{name}"] for name in ("q4_0", "q4_1", "q8_0"))
+_round_blocks = FUNCTIONS["round_blocks"]
+_SERIAL = 1 << 14  # values that one thread rounds about as fast as several: waking them takes microseconds
+_CACHE_LINE = 8  # int64 values: threads that count in one line slow each other down
 
 
 @kernel()
-def _one_row(panels: tuple[int, int, int], kind: int, stride: int, x: int, outs: tuple[int, int, int], n: int) -> None:
+def _multiply_exactly(
+    kind: int,
+    panels: tuple[int, int, int],
+    x: int,
+    x_bytes: int,
+    outs: tuple[int, int, int],
+    out_bytes: int,
+    blocks: int,
+    rows: int,
+) -> None:
     if kind == _Q4_1:
-        _row_q4_1(*panels, stride, x, *outs, n)
+        _exact_q4_1(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
     elif kind == _Q8_0:
-        _row_q8_0(*panels, stride, x, *outs, n)
-    elif kind == _Q4_0:
-        _row_q4_0(*panels, stride, x, *outs, n)
+        _exact_q8_0(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
+    elif kind == _F32:
+        _exact_f32(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
     else:
-        _row_f32(*panels, stride, x, *outs, n)
+        _exact_q4_0(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
 
 
 @kernel()
-def _decode(panel: int, kind: int, stride: int, out: int, blocks: int) -> None:
+def _multiply_rounded(
+    kind: int,
+    panels: tuple[int, int, int],
+    x: int,
+    x_bytes: int,
+    outs: tuple[int, int, int],
+    out_bytes: int,
+    blocks: int,
+    rows: int,
+) -> None:
     if kind == _Q4_1:
-        _decode_q4_1(panel, stride, out, blocks)
+        _rounded_q4_1(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
     elif kind == _Q8_0:
-        _decode_q8_0(panel, stride, out, blocks)
-    elif kind == _Q4_0:
-        _decode_q4_0(panel, stride, out, blocks)
+        _rounded_q8_0(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
     else:
-        _decode_f32(panel, stride, out, blocks)
+        _rounded_q4_0(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
 
 
 @kernel()
-def _multiply(panels: int, x: NDArray[np.float32], out: NDArray[np.float32], columns: tuple[int, int, int]) -> None:
-    """Decoded panels by all rows of x; `columns`: where each panel's outputs start."""
-    blocks, x_bytes, out_bytes = x.shape[1] // BLOCK, x.shape[1] * 4, out.shape[1] * 4
-    m = 0
-    while m < x.shape[0]:
-        left = x.shape[0] - m
-        source, target = x.ctypes.data + m * x_bytes, out.ctypes.data + m * out_bytes
-        outs = (target + columns[0] * 4, target + columns[1] * 4, target + columns[2] * 4)
-        if BATCH_TILE == 8 and left >= 8:
-            _tile_8(panels, source, x_bytes, *outs, out_bytes, blocks)
-            m += 8
-        elif left >= 4:
-            _tile_4(panels, source, x_bytes, *outs, out_bytes, blocks)
-            m += 4
-        elif left >= 2:
-            _tile_2(panels, source, x_bytes, *outs, out_bytes, blocks)
-            m += 2
-        else:
-            _tile_1(panels, source, x_bytes, *outs, out_bytes, blocks)
-            m += 1
-
-
-@kernel()
-def _compute_group(g: int, x: NDArray[np.float32], table: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+def _compute_group(
+    group: int, x: NDArray[np.float32], rounded: NDArray[np.uint8], table: NDArray[np.int64], out: NDArray[np.float32]
+) -> None:
     """One group of weight rows for all rows of x."""
-    s, panels, columns = find_group(g, table)
-    kind, stride = table[s, FORMAT], table[s, ROW_BYTES]
-    blocks = x.shape[1] // BLOCK
-    if x.shape[0] == 1:
-        target = out.ctypes.data
-        outs = (target + columns[0] * 4, target + columns[1] * 4, target + columns[2] * 4)
-        _one_row(panels, kind, stride, x.ctypes.data, outs, blocks)
-        return
-    scratch = np.empty((PANELS, x.shape[1], LANES), np.float32)
-    for p in range(PANELS):
-        _decode(panels[p], kind, stride, scratch.ctypes.data + p * scratch.strides[0], blocks)
-    _multiply(scratch.ctypes.data, x, out, columns)
+    line, panels, columns = find_group(group, table)
+    kind, target, step = table[line, FORMAT], out.ctypes.data, out.shape[1] * 4
+    outs = (target + columns[0] * 4, target + columns[1] * 4, target + columns[2] * 4)
+    rows, blocks = x.shape[0], x.shape[1] // BLOCK
+    if kind == _F32 or rounded.size == 0:
+        _multiply_exactly(kind, panels, x.ctypes.data, x.shape[1] * 4, outs, step, blocks, rows)
+    else:
+        _multiply_rounded(kind, panels, rounded.ctypes.data, blocks * ROUNDED_BLOCK, outs, step, blocks, rows)
+
+
+@kernel()
+def _work_off(
+    thread: int,
+    taken: NDArray[np.int64],
+    x: NDArray[np.float32],
+    rounded: NDArray[np.uint8],
+    table: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> None:
+    """A thread's own share of the groups, and then what others have left of theirs: some are slower, or interrupted."""
+    threads, groups = len(taken), count_groups(table)
+    for turn in range(threads):
+        owner = (thread + turn) % threads
+        first, end = owner * groups // threads, (owner + 1) * groups // threads
+        counter = taken[owner].ctypes.data
+        while True:
+            group = first + take_number(counter)
+            if group >= end:
+                break
+            _compute_group(group, x, rounded, table, out)
 
 
 @kernel(parallel=True)
-def linear(x: NDArray[np.float32], table: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+def _round_rows(x: NDArray[np.float32], rounded: NDArray[np.uint8]) -> None:
+    blocks = x.shape[1] // BLOCK
+    if x.size <= _SERIAL:
+        _round_blocks(x.ctypes.data, rounded.ctypes.data, x.shape[0] * blocks)
+    else:
+        for row in numba.prange(x.shape[0]):
+            place = rounded.ctypes.data + row * blocks * ROUNDED_BLOCK
+            _round_blocks(x.ctypes.data + row * x.shape[1] * 4, place, blocks)
+
+
+@kernel(parallel=True)
+def linear(
+    x: NDArray[np.float32], table: NDArray[np.int64], exact: bool, threads: int, out: NDArray[np.float32]
+) -> None:
     """out[m, first + n] = matrix[n] . x[m] for every matrix of `table`; x [M, K] and out [M, N] are contiguous."""
-    for g in numba.prange(count_groups(table)):
-        _compute_group(g, x, table, out)
+    rounded = np.empty(0 if exact else x.size // BLOCK * ROUNDED_BLOCK, np.uint8)
+    if not exact:
+        _round_rows(x, rounded)
+    taken = np.zeros((threads, _CACHE_LINE), np.int64)
+    for thread in numba.prange(threads):
+        _work_off(thread, taken, x, rounded, table, out)

@@ -53,8 +53,12 @@ def link(bodies: Mapping[str, tuple[int, Body]]) -> dict[str, Any]:
 def _optimised(bodies: Mapping[str, tuple[int, Body]], triple: str, machine: Any) -> Any:
     module = ir.Module("topmast")
     module.triple = triple
-    for name, (arguments, body) in bodies.items():
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * arguments), f"topmast_{name}")
+    functions = {  # all of them before any body, since bodies may call each other
+        name: ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * arguments), f"topmast_{name}")
+        for name, (arguments, _) in bodies.items()
+    }
+    for name, (_, body) in bodies.items():
+        function = functions[name]
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         body(builder, *function.args)
         builder.ret_void()

@@ -1,38 +1,43 @@
 """Products of weight panels with rows of x, as functions that kernels call with addresses.
 
-A panel is LANES adjacent weight rows; an output's sum runs over K in panel.py's order in one lane, so its bits depend
-neither on how many rows are computed together nor on the vector width. These functions check nothing.
+A panel is LANES weight rows side by side (packing.py); an output is summed up over K in one lane, always in the same
+order, so its bits depend neither on how many rows are computed together nor on the vector width. Nothing is checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from llvmlite import ir
 from numba.core import cgutils
 
-from topmast_kernels.cpu.formats import BLOCK, BLOCK_BYTES, Format
-from topmast_kernels.cpu.jit import HAS_BF16, LANES, PANELS
+from topmast_kernels.cpu.dot import Dot
+from topmast_kernels.cpu.formats import BLOCK, Format
+from topmast_kernels.cpu.jit import BATCH_TILE, LANES, PANELS
 from topmast_kernels.cpu.native import Body, link
-from topmast_kernels.cpu.panel import PAIRS, weight_pairs
+from topmast_kernels.cpu.panel import byte_groups, minimum, piece_bytes, scale, weights
 from topmast_kernels.cpu.vector import (
-    BFLOATS,
     F32,
     FLOATS,
+    I8,
     I32,
+    I64,
+    INTS,
     const,
-    dot_pairs,
     floats,
     fma,
     load,
     multiple,
     prefetch,
-    round_pairs,
     splat,
     store,
 )
 
-BATCHES = (8, 4, 2, 1)  # rows of x in one tile
+ROUNDED_BLOCK = BLOCK + 12  # 32 int8, their scale, the scale times their sum (both float32), their sum (int32)
+_SCALE, _SCALED_SUM, _SUM = BLOCK, BLOCK + 4, BLOCK + 8
+_OFFSETS = {Format.Q4_0: 8, Format.Q4_1: 0, Format.Q8_0: 0}  # what byte_groups has too much
+_LARGEST = 127.0
+_ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer, ties to even, in the low bits
 
 
 def _sums(builder: Any, count: int) -> list[Any]:
@@ -43,100 +48,60 @@ def _sums(builder: Any, count: int) -> list[Any]:
     return places
 
 
-def _panel_rows(builder: Any, address: Any, row_bytes: Any) -> list[Any]:
-    return [builder.add(address, builder.mul(row_bytes, const(lane))) for lane in range(LANES)]
+def _prefetch_ahead(builder: Any, kind: Format, panel: Any, blocks: Any, block: Any) -> None:
+    """The piece of the panel PANELS further on that comes in turn with this block."""
+    ahead = multiple(builder, panel, builder.add(block, builder.mul(blocks, const(PANELS))), piece_bytes(kind))
+    prefetch(builder, ahead, piece_bytes(kind))
 
 
-def _prefetch_ahead(builder: Any, kind: Format, panel: Any, row_bytes: Any, block: Any) -> None:
-    """The piece of the panel PANELS further on that comes in turn with this block.
+def _exact_block(builder: Any, kind: Format, panels: list[Any], xs: list[Any], sums: list[Any]) -> None:
+    """float32 weights by float32 x."""
+    for pieces in zip(*(weights(builder, kind, panel) for panel in panels), strict=True):
+        for row, x in enumerate(xs):
+            factor = splat(builder, load(builder, x, F32, 4 * pieces[0][0]))
+            for panel, (_, weight) in enumerate(pieces):
+                place = sums[panel * len(xs) + row]
+                builder.store(fma(builder, weight, factor, builder.load(place)), place)
 
-    The rows of a panel are read side by side, which the CPU's own prefetcher does not follow: without this the first
-    reading of weights took 5 ns a block instead of 2.
-    """
-    piece = BLOCK_BYTES[kind] * LANES
-    ahead = builder.add(panel, builder.mul(row_bytes, const(LANES * PANELS)))
-    prefetch(builder, multiple(builder, ahead, block, piece), piece)
+
+def _rounded_block(builder: Any, kind: Format, panels: list[Any], xs: list[Any], sums: list[Any]) -> None:
+    """The weights' bytes by x's: exact sums, which the scales of both then weigh."""
+    dot = Dot(builder, signed=kind is Format.Q8_0)
+    totals = [dot.zero for _ in sums]
+    for groups in zip(*(byte_groups(builder, kind, panel) for panel in panels), strict=True):
+        ready = [dot.weights(group) for _, group in groups]
+        for row, x in enumerate(xs):
+            factors = dot.factors(splat(builder, load(builder, x, I32, groups[0][0])))
+            for panel, group in enumerate(ready):
+                place = panel * len(xs) + row
+                totals[place] = dot.add(totals[place], group, factors)
+    scales = [scale(builder, panel) for panel in panels]
+    minima = [minimum(builder, panel) for panel in panels] if kind is Format.Q4_1 else []
+    for row, x in enumerate(xs):
+        factor, x_sum = (splat(builder, load(builder, x, kind_, at)) for kind_, at in ((F32, _SCALE), (I32, _SUM)))
+        scaled_sum = splat(builder, load(builder, x, F32, _SCALED_SUM)) if minima else None
+        for panel, panel_scale in enumerate(scales):
+            place = panel * len(xs) + row
+            total = builder.sitofp(dot.total(totals[place], x_sum, _OFFSETS[kind]), FLOATS)
+            value = fma(builder, builder.fmul(total, panel_scale), factor, builder.load(sums[place]))
+            if minima:
+                value = fma(builder, minima[panel], scaled_sum, value)
+            builder.store(value, sums[place])
 
 
-def _row(kind: Format) -> Body:
+def _tile(kind: Format, batch: int, *, exact: bool) -> Body:
+    """PANELS panels by `batch` rows of x. Arguments: panels, x, bytes of a row, outputs, bytes of a row, K / 32."""
+
     def write(builder: Any, *arguments: Any) -> None:
-        """Panels by one row of x, from the stored weights: no decoded weight leaves its register.
-
-        Arguments: the address of each panel, then row_bytes, x, the address of each panel's outputs, K / 32.
-        """
-        panels, (row_bytes, x), outs, blocks = arguments[:3], arguments[3:5], arguments[5:8], arguments[8]
-        sums = _sums(builder, PANELS)
-        with cgutils.for_range(builder, blocks) as loop:
-            x_block = multiple(builder, x, loop.index, BLOCK * 4)
-            weights = []
-            for panel in panels:
-                block = multiple(builder, panel, loop.index, BLOCK_BYTES[kind])
-                weights.append(weight_pairs(builder, kind, _panel_rows(builder, block, row_bytes)))
-                _prefetch_ahead(builder, kind, panel, row_bytes, loop.index)
-            for i, pairs in enumerate(zip(*weights, strict=True)):
-                for half in range(2):
-                    factor = splat(builder, load(builder, x_block, F32, 4 * (i + PAIRS * half)))
-                    for pair, place in zip(pairs, sums, strict=True):
-                        builder.store(fma(builder, pair[half], factor, builder.load(place)), place)
-        for place, out in zip(sums, outs, strict=True):
-            store(builder, builder.load(place), out)
-
-    return write
-
-
-def _decode(kind: Format, *, bf16: bool) -> Body:
-    def write(builder: Any, panel: Any, row_bytes: Any, out: Any, blocks: Any) -> None:
-        """One panel to float32 [K, LANES], or to bfloat16 pairs [K / 2, LANES, 2], in panel.py's order."""
-        with cgutils.for_range(builder, blocks) as loop:
-            block = multiple(builder, panel, loop.index, BLOCK_BYTES[kind])
-            target = multiple(builder, out, loop.index, BLOCK * LANES * (2 if bf16 else 4))
-            _prefetch_ahead(builder, kind, panel, row_bytes, loop.index)
-            pairs = weight_pairs(builder, kind, _panel_rows(builder, block, row_bytes))
-            for i, (low, high) in enumerate(pairs):
-                vectors = [round_pairs(builder, low, high)] if bf16 else [low, high]
-                for j, vector in enumerate(vectors):
-                    store(builder, vector, target, (i * len(vectors) + j) * LANES * 4)
-
-    return write
-
-
-def _multiply_block(builder: Any, bf16: bool, panels: Sequence[Any], xs: Sequence[Any], sums: Sequence[Any]) -> None:
-    """Add one block of 32 columns; sums in the order of panels, then rows of x. x comes in pairs where it is bf16."""
-    if bf16:
-        places = [(i, i) for i in range(PAIRS)]
-    else:
-        places = [(2 * i + half, i + PAIRS * half) for i in range(PAIRS) for half in range(2)]
-    weight_kind, factor_kind = (BFLOATS, I32) if bf16 else (FLOATS, F32)
-    for weight_at, x_at in places:
-        weights = [load(builder, panel, weight_kind, weight_at * LANES * 4) for panel in panels]
-        for b, x in enumerate(xs):
-            factor = splat(builder, load(builder, x, factor_kind, x_at * 4))
-            for p, weight in enumerate(weights):
-                place = sums[p * len(xs) + b]
-                value = builder.load(place)
-                if bf16:
-                    value = dot_pairs(builder, weight, builder.bitcast(factor, BFLOATS), value)
-                else:
-                    value = fma(builder, weight, factor, value)
-                builder.store(value, place)
-
-
-def _tile(batch: int, *, bf16: bool) -> Body:
-    def write(builder: Any, *arguments: Any) -> None:
-        """Decoded panels, which lie side by side, by `batch` rows of x, with all sums in registers.
-
-        Arguments: panels, x, bytes of a row of x, the address of each panel's outputs, bytes of a row of them, K / 32.
-        """
-        (panels, x, x_bytes), outs, (out_bytes, blocks) = arguments[:3], arguments[3:6], arguments[6:]
+        panels, (x, x_bytes), outs, (out_bytes, blocks) = arguments[:3], arguments[3:5], arguments[5:8], arguments[8:]
         sums = _sums(builder, PANELS * batch)
-        size = 2 if bf16 else 4
-        panel_bytes = builder.mul(blocks, const(BLOCK * LANES * size))
         with cgutils.for_range(builder, blocks) as loop:
-            first = multiple(builder, panels, loop.index, BLOCK * LANES * size)
-            bases = [builder.add(first, builder.mul(panel_bytes, const(p))) for p in range(PANELS)]
-            x_block = multiple(builder, x, loop.index, BLOCK * size)
-            xs = [builder.add(x_block, builder.mul(x_bytes, const(b))) for b in range(batch)]
-            _multiply_block(builder, bf16, bases, xs, sums)
+            pieces = [multiple(builder, panel, loop.index, piece_bytes(kind)) for panel in panels]
+            first = multiple(builder, x, loop.index, BLOCK * 4 if exact else ROUNDED_BLOCK)
+            xs = [builder.add(first, builder.mul(x_bytes, const(row))) for row in range(batch)]
+            for panel in panels:
+                _prefetch_ahead(builder, kind, panel, blocks, loop.index)
+            (_exact_block if exact else _rounded_block)(builder, kind, pieces, xs, sums)
         for i, place in enumerate(sums):
             target = builder.add(outs[i // batch], builder.mul(out_bytes, const(i % batch)))
             store(builder, builder.load(place), target)
@@ -144,27 +109,97 @@ def _tile(batch: int, *, bf16: bool) -> Body:
     return write
 
 
-def _round_row(builder: Any, x: Any, out: Any, blocks: Any) -> None:
-    """float32 x as bfloat16 pairs in panel.py's order, rounded to nearest even."""
+def _rows(kind: Format, *, exact: bool) -> Body:
+    """PANELS panels by any number of rows, as whole tiles and smaller ones. Arguments as `_tile`, then the rows."""
+
+    def write(builder: Any, *arguments: Any) -> None:
+        panels, (x, x_bytes), outs, (out_bytes, blocks, rows) = (
+            arguments[:3],
+            arguments[3:5],
+            arguments[5:8],
+            arguments[8:],
+        )
+        done: Any = const(0)
+        for batch in _batches():
+            tiles = builder.udiv(builder.sub(rows, done), const(batch))
+            name = f"topmast_{_name(kind, exact=exact)}_{batch}"
+            tile = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [I64] * 10), name)
+            with cgutils.for_range(builder, tiles) as loop:
+                row = builder.add(done, builder.mul(loop.index, const(batch)))
+                source = builder.add(x, builder.mul(row, x_bytes))
+                targets = [builder.add(out, builder.mul(row, out_bytes)) for out in outs]
+                builder.call(tile, [*panels, source, x_bytes, *targets, out_bytes, blocks])
+            done = builder.add(done, builder.mul(tiles, const(batch)))
+
+    return write
+
+
+def _round_blocks(builder: Any, x: Any, out: Any, blocks: Any) -> None:
+    """float32 x as int8 with one scale for each block of 32, rounded to nearest even.
+
+    A block that holds anything but numbers gets a scale that is none, and so do all outputs that it is a part of.
+    """
     with cgutils.for_range(builder, blocks) as loop:
-        block = multiple(builder, x, loop.index, BLOCK * 4)
-        low, high = (load(builder, block, FLOATS, offset) for offset in (0, PAIRS * 4))
-        store(builder, round_pairs(builder, low, high), multiple(builder, out, loop.index, BLOCK * 2))
+        source, target = multiple(builder, x, loop.index, BLOCK * 4), multiple(builder, out, loop.index, ROUNDED_BLOCK)
+        values = [load(builder, source, FLOATS, at) for at in range(0, BLOCK * 4, LANES * 4)]
+        most, fault = floats(0.0), floats(0.0)
+        for value in values:
+            size = _magnitude(builder, value)
+            most = builder.select(builder.fcmp_ordered(">", size, most), size, most)
+            fault = builder.fadd(fault, builder.fmul(value, floats(0.0)))
+        largest = _fold(builder, most, lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+        fault = _fold(builder, fault, builder.fadd)
+        factor = builder.fadd(builder.fmul(largest, ir.Constant(F32, 1 / _LARGEST)), fault)
+        inverse = builder.fdiv(ir.Constant(F32, _LARGEST), largest)
+        # 127 / largest overflows below 2^-121, and is none for zeros: such a block counts as zeros.
+        tiny = builder.fcmp_unordered("<", largest, ir.Constant(F32, 2.0**-120))
+        inverse = splat(builder, builder.select(tiny, ir.Constant(F32, 0.0), inverse))
+        total = ir.Constant(INTS, None)
+        for place, value in enumerate(values):
+            # Rounded by adding, because converting what is no number to an integer is undefined.
+            shifted = builder.fadd(builder.fmul(value, inverse), floats(_ROUND))
+            number = builder.sub(builder.bitcast(shifted, INTS), builder.bitcast(floats(_ROUND), INTS))
+            total = builder.add(total, number)
+            store(builder, builder.trunc(number, ir.VectorType(I8, LANES)), target, place * LANES)
+        x_sum = _fold(builder, total, builder.add)
+        store(builder, factor, target, _SCALE)
+        store(builder, builder.fmul(factor, builder.sitofp(x_sum, F32)), target, _SCALED_SUM)
+        store(builder, x_sum, target, _SUM)
+
+
+def _magnitude(builder: Any, value: Any) -> Any:
+    bits = builder.and_(builder.bitcast(value, INTS), ir.Constant(INTS, [0x7FFFFFFF] * LANES))
+    return builder.bitcast(bits, FLOATS)
+
+
+def _fold(builder: Any, vector: Any, join: Any) -> Any:
+    """All lanes joined in halves; a scalar."""
+    lanes = LANES
+    while lanes > 1:
+        lanes //= 2
+        picks = (ir.Constant(ir.VectorType(I32, lanes), list(range(n, n + lanes))) for n in (0, lanes))
+        vector = join(*(builder.shuffle_vector(vector, vector, pick) for pick in picks))
+    return builder.extract_element(vector, ir.Constant(I32, 0))
+
+
+def _batches() -> list[int]:
+    """Rows of x in one tile, the largest first."""
+    return [batch for batch in (4, 2, 1) if batch <= BATCH_TILE]
+
+
+def _name(kind: Format, *, exact: bool) -> str:
+    return f"{'exact' if exact else 'rounded'}_{kind.name.lower()}"
 
 
 def _bodies() -> dict[str, tuple[int, Body]]:
     """Every function by name, with the number of its arguments."""
-    bodies: dict[str, tuple[int, Body]] = {}
-    for kind in Format:
-        bodies[f"row_{kind.name.lower()}"] = 9, _row(kind)
-    for bf16 in (False, True) if HAS_BF16 else (False,):
-        prefix = "bf16_" if bf16 else ""
+    bodies: dict[str, tuple[int, Body]] = {"round_blocks": (3, _round_blocks)}
+    for exact in (True, False):
         for kind in Format:
-            bodies[f"{prefix}decode_{kind.name.lower()}"] = 4, _decode(kind, bf16=bf16)
-        for batch in BATCHES:
-            bodies[f"{prefix}tile_{batch}"] = 8, _tile(batch, bf16=bf16)
-    if HAS_BF16:
-        bodies["round_row"] = 3, _round_row
+            if exact or kind is not Format.F32:
+                name = _name(kind, exact=exact)
+                bodies[name] = 11, _rows(kind, exact=exact)
+                bodies |= {f"{name}_{batch}": (10, _tile(kind, batch, exact=exact)) for batch in _batches()}
     return bodies
 
 

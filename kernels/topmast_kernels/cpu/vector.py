@@ -18,9 +18,7 @@ F32, F16 = ir.FloatType(), ir.HalfType()
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 FLOATS = ir.VectorType(F32, LANES)
 INTS = ir.VectorType(I32, LANES)
-BFLOATS = ir.VectorType(I16, 2 * LANES)  # bfloat16 pairs: as many bytes as FLOATS
 CACHE_LINE = 64
-_QUAD = ir.VectorType(I32, 4)  # 16 bytes of one row
 
 
 def const(value: int) -> Any:
@@ -82,17 +80,6 @@ def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return call(builder, f"llvm.fma.v{LANES}f32", FLOATS, a, b, c)
 
 
-def round_pairs(builder: Any, low: Any, high: Any) -> Any:
-    """BFLOATS: low[0], high[0], low[1], high[1] ... rounded to nearest even. Needs AVX512-BF16."""
-    both = call(builder, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", BFLOATS, high, low)  # low's come first
-    return shuffle(builder, both, both, [half + lane for lane in range(LANES) for half in (0, LANES)])
-
-
-def dot_pairs(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """c + the products of both members of each pair of a and b, in float32. Needs AVX512-BF16."""
-    return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, c, a, b)
-
-
 def prefetch(builder: Any, address: Any, size: int) -> None:
     """Bring so many bytes to the second level of cache; an address that does not exist does no harm."""
     kind = ir.IntType(8).as_pointer()
@@ -100,33 +87,3 @@ def prefetch(builder: Any, address: Any, size: int) -> None:
         read, second_level, data = (ir.Constant(I32, n) for n in (0, 2, 1))
         pointer = _pointer(builder, address, offset, ir.IntType(8))
         call(builder, "llvm.prefetch.p0", ir.VoidType(), builder.bitcast(pointer, kind), read, second_level, data)
-
-
-def gather(builder: Any, rows: Sequence[Any], kind: Any, offset: int) -> Any:
-    """One scalar of type `kind` at `offset` of each of LANES rows."""
-    vector = ir.Constant(ir.VectorType(kind, LANES), ir.Undefined)
-    for lane, row in enumerate(rows):
-        vector = builder.insert_element(vector, load(builder, row, kind, offset), ir.Constant(I32, lane))
-    return vector
-
-
-def transpose(builder: Any, rows: Sequence[Any], offset: int) -> list[Any]:
-    """The four 32-bit words at `offset` of each of LANES rows: four vectors with a lane for each row."""
-    columns = []
-    for q in range(4):  # rows q, q + 4, q + 8 .. side by side
-        parts = [load(builder, row, _QUAD, offset) for row in rows[q::4]]
-        while len(parts) > 1:
-            width = 2 * parts[0].type.count
-            parts = [shuffle(builder, a, b, range(width)) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        columns.append(parts[0])
-
-    def unpack(a: Any, b: Any, words: Sequence[int]) -> Any:
-        """In each 16 bytes, these words of a's and b's; b's are counted from 4."""
-        lanes = [first + word % 4 + (LANES if word > 3 else 0) for first in range(0, LANES, 4) for word in words]
-        return shuffle(builder, a, b, lanes)
-
-    halves = []
-    for words in ((0, 4, 1, 5), (2, 6, 3, 7)):
-        even, odd = unpack(columns[0], columns[1], words), unpack(columns[2], columns[3], words)
-        halves += [unpack(even, odd, (0, 1, 4, 5)), unpack(even, odd, (2, 3, 6, 7))]
-    return halves

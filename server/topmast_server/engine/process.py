@@ -19,7 +19,6 @@ from topmast_server.engine.compiling import BackgroundCompile
 from topmast_server.engine.config import EngineConfig
 from topmast_server.engine.core import EngineCore, make_core
 from topmast_server.engine.faults import EngineBroken
-from topmast_server.engine.measure import known_bf16_rows
 from topmast_server.engine.memory_plan import fit_kv, kv_bytes, plan_memory
 from topmast_server.engine.threads import usable_cores
 from topmast_server.engine.warmup import warm_up
@@ -163,14 +162,13 @@ def _start(
 
 
 def _use_kernels(model: Llama, config: EngineConfig) -> str:
-    """Load the compiled kernels, find out where bfloat16 products win, switch; a line for the log."""
+    """Load the compiled kernels and switch; a line for the log."""
     import numba  # only where the kernels are compiled: it costs 0.3 s
 
-    kernels = load_kernels()
-    exact = config.batch_invariant or config.dtype != "auto"
-    bf16_rows, note = (0, "exact products always, as asked for") if exact else known_bf16_rows(model, kernels)
-    model.use(kernels, bf16_rows)
-    return f"{note}; threads by {numba.threading_layer()}"
+    kernels, exact = load_kernels(), config.dtype == "float32"
+    model.use(kernels, exact=exact)
+    products = "exact products, as asked for" if exact else f"products of bytes by {kernels.products}"
+    return f"{products}; threads by {numba.threading_layer()}"
 
 
 def _serve(

@@ -2,47 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
-from topmast_server.models.projection import Projection
+from topmast_server.models.kv_memory import lazy_zeros
+from topmast_server.weights.matrix import Matrix
+
+if TYPE_CHECKING:
+    from topmast_kernels.cpu.packing import Packed
+
+_ALIGNED: Final = 64  # a cache line
 
 
 @dataclass(slots=True)
 class Kernels:
     """Functions of topmast_kernels.cpu."""
 
-    linear: Callable[..., None]
-    linear_bf16: Callable[..., None] | None  # None: this CPU has no such products
     forward: Callable[..., None]
     weights: Callable[..., Any]
     new_scratch: Callable[..., Any]
-    matrix_table: Callable[..., NDArray[Any]]
+    pack: Callable[..., Packed]
+    packed_bytes: Callable[..., int]
+    matrix_table: Callable[[list[Packed]], NDArray[np.int64]]
     threads: int
+    products: str  # how bytes are multiplied, for the log
 
-    def table(self, projection: Projection) -> NDArray[Any]:
-        """The projection's matrix table; valid while the projection lives."""
-        matrices = [(m.raw.ctypes.data, m.format, m.rows) for m in projection.matrices]
-        return self.matrix_table(matrices, projection.columns)
+    def packed(self, matrices: Iterable[Matrix]) -> list[Packed]:
+        """Copies in the order in which the kernels read them, one after the other in huge pages where there are any."""
+        matrices = list(matrices)
+        sizes = [self.packed_bytes(matrix.format, matrix.rows, matrix.columns) for matrix in matrices]
+        places = list(accumulate((-(-size // _ALIGNED) * _ALIGNED for size in sizes), initial=0))
+        memory = lazy_zeros(places[-1])
+        return [
+            self.pack(matrix.raw, matrix.format, matrix.columns, memory[place : place + size])
+            for matrix, place, size in zip(matrices, places, sizes, strict=False)
+        ]
 
 
 def load_kernels() -> Kernels:
     """Import and load every kernel: half a second with a complete cache, else half a minute of compiling."""
     import numba
 
-    from topmast_kernels.cpu import compile, decoder, linear, linear_bf16
-    from topmast_kernels.cpu.jit import HAS_BF16
+    from topmast_kernels.cpu import compile, decoder, packing, table
+    from topmast_kernels.cpu.jit import products_of_bytes
 
     compile.load_all()
     return Kernels(
-        linear=linear.linear,
-        linear_bf16=linear_bf16.linear_bf16 if HAS_BF16 else None,
         forward=decoder.forward,
         weights=decoder.Weights,
         new_scratch=decoder.new_scratch,
-        matrix_table=linear.matrix_table,
+        pack=packing.pack,
+        packed_bytes=packing.packed_bytes,
+        matrix_table=table.matrix_table,
         threads=numba.get_num_threads(),
+        products=products_of_bytes(),
     )

@@ -6,6 +6,7 @@ the kernels are compiled.
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,8 @@ class Llama:
     `kv_dtype` (default: `dtype`) is what keys and values are stored as.
     """
 
+    _PER_LAYER = 4  # projections
+
     def __init__(
         self,
         weights: ModelWeights,
@@ -50,7 +53,7 @@ class Llama:
         block = shape.layers * 2 * shape.kv_heads * block_size * shape.head_size
         self._cache = lazy_zeros(blocks * block * kv_dtype.itemsize).reshape(blocks, -1)
         self.cosines, self.sines = rope_tables(weights, max_model_len)
-        self.embedding = weights.embedding
+        self.embedding: Any = weights.embedding  # a Matrix, or Packed once there are kernels
         self.attention_in = [Projection([w.query, w.key, w.value], dtype) for w in weights.layers]
         self.attention_out = [Projection([w.attention_out], dtype) for w in weights.layers]
         self.mlp_in = [Projection([w.gate, w.up], dtype) for w in weights.layers]
@@ -59,11 +62,12 @@ class Llama:
         self.norms = np.stack([np.stack([w.attention_norm, w.mlp_norm]) for w in weights.layers])
         self.final_norm = np.array(weights.final_norm)
         self.kernels: Kernels | None = None
-        self.bf16_rows = 0
-        groups = (self.attention_in, self.attention_out, self.mlp_in, self.mlp_out, [self.head])
-        self.projections = [projection for group in groups for projection in group]
+        self._exact = True
+        layers = zip(self.attention_in, self.attention_out, self.mlp_in, self.mlp_out, strict=True)
+        self.projections = [*chain.from_iterable(layers), self.head]  # in the order of their use
         taken = kv_dtype is not Precision.BFLOAT16 and supported(self.layout)
         self.compilable = taken and all(projection.compilable for projection in self.projections)
+        self._packed: list[Any] = []  # the tables hold addresses of it
         self._tables: Any = None
         self._scratch: Any = None
         self._scratch_rows = 0
@@ -76,22 +80,23 @@ class Llama:
 
         return torch.from_numpy(self._cache).view(self._kv_dtype.as_torch)
 
-    def use(self, kernels: Kernels, bf16_rows: int = 0) -> None:
-        """Switch to the compiled kernels, between two steps.
+    def use(self, kernels: Kernels, *, exact: bool = False) -> None:
+        """Switch to the compiled kernels, between two steps; the weights are stored anew, and only so from then on.
 
-        From `bf16_rows` rows on (0: never) matrices are multiplied in bfloat16: faster, and a row's bits then depend on
-        how many others there are.
+        exact: float32 products. Else rows are rounded to eight bits by blocks, for products with quantised weights.
         """
         if not self.compilable:
             raise ValueError("The compiled kernels do not take this model's shapes; leave it to torch.")
-        groups = (self.attention_in, self.attention_out, self.mlp_in, self.mlp_out)
-        self._tables = kernels.weights(
-            *(np.stack([kernels.table(projection) for projection in group]) for group in groups),
-            *(kernels.table(self.head), self.norms, self.final_norm, np.full(1, self.shape.epsilon, np.float32)),
-        )
-        for projection in self.projections:
-            projection.release_dense()
-        self.kernels, self.bf16_rows = kernels, bf16_rows
+        tied = self.head.matrices[0] is self.embedding
+        groups = [projection.give_up() for projection in self.projections]
+        self._packed = kernels.packed(chain(*groups, [] if tied else [self.embedding]))
+        self.embedding = self._packed[-1]
+        packed = iter(self._packed)
+        *tables, head = [kernels.matrix_table(list(islice(packed, len(group)))) for group in groups]
+        of_layers = [np.stack(tables[n :: self._PER_LAYER]) for n in range(self._PER_LAYER)]
+        epsilon = np.full(1, self.shape.epsilon, np.float32)
+        self._tables = kernels.weights(*of_layers, head, self.norms, self.final_norm, epsilon)
+        self.kernels, self._exact = kernels, exact
 
     def forward(self, batch: Batch) -> NDArray[np.float32]:
         """Write the batch's KV and give float32 logits [sampled rows, vocabulary], valid until the next call."""
@@ -108,6 +113,6 @@ class Llama:
         paged = Paged(batch.span_table(), batch.tables, self.cosines, self.sines, self._cache)
         threads = self.kernels.threads
         self.kernels.forward(
-            x, batch.sampled_rows, self._tables, paged, self.layout, self.bf16_rows, threads, self._scratch, logits
+            x, batch.sampled_rows, self._tables, paged, self.layout, self._exact, threads, self._scratch, logits
         )
         return logits

@@ -48,6 +48,7 @@ class Projection:
             self._dense = torch.from_numpy(values).to(self._dtype.as_torch)
         return self._dense
 
-    def release_dense(self) -> None:
-        """Forget what `dense` kept while there were no kernels."""
-        self._dense = None
+    def give_up(self) -> list[Matrix]:
+        """The matrices, for the last time: the kernels have their own copies, and nobody shall keep these."""
+        matrices, self.matrices, self._dense = self.matrices, [], None
+        return matrices
