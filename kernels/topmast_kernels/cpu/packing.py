@@ -36,8 +36,7 @@ class Packed(NamedTuple):
         kept = self.data.view(_packed_block(self.format)).reshape(-1, blocks)
         raw = np.empty((len(ids), blocks), _block(self.format))
         for name in raw.dtype.names or ():
-            # [ids, blocks, numbers, lanes]: one lane of each.
-            raw[name] = np.take_along_axis(kept[name][panels], lanes[:, None, None, None], axis=3)[..., 0]
+            raw[name] = kept[name][panels, :, :, lanes]
         return dequantise(raw.view(np.uint8).reshape(len(ids), -1), self.format, self.columns)
 
 
