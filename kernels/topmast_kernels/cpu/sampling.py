@@ -86,8 +86,10 @@ def _sample_row(
     return draw_kept(x, best, peak, scale, key, last, floor, seed, position)
 
 
-@kernel(parallel=True)
-def _sample(
+@kernel()
+def _sample_rows(
+    first: int,
+    end: int,
     x: NDArray[np.float32],
     vocabulary: int,
     blocks: int,
@@ -95,12 +97,29 @@ def _sample(
     filters: NDArray[np.float64],
     found: NDArray[np.int64],
 ) -> None:
-    """found [rows, 2]: token, kept; numbers [rows, 3]: seed, position, k; filters [rows, 3]: temperature, p, min_p."""
-    for row in numba.prange(len(x)):
+    for row in range(first, end):
         seed, position, k = numbers[row, 0], numbers[row, 1], numbers[row, 2]
         temperature, p, m = filters[row, 0], filters[row, 1], filters[row, 2]
         token, kept = _sample_row(x[row], vocabulary, blocks, temperature, k, p, m, seed, position)
         found[row, 0], found[row, 1] = token, kept
+
+
+@kernel(parallel=True)
+def _sample(
+    x: NDArray[np.float32],
+    vocabulary: int,
+    blocks: int,
+    numbers: NDArray[np.int64],
+    filters: NDArray[np.float64],
+    serial: bool,
+    found: NDArray[np.int64],
+) -> None:
+    """found [rows, 2]: token, kept; numbers [rows, 3]: seed, position, k; filters [rows, 3]: temperature, p, min_p."""
+    if serial:  # and not one thread for a while: OpenMP ends the others, and making them again costs 50 microseconds
+        _sample_rows(0, len(x), x, vocabulary, blocks, numbers, filters, found)
+    else:
+        for row in numba.prange(len(x)):
+            _sample_rows(row, row + 1, x, vocabulary, blocks, numbers, filters, found)
 
 
 def sample(
@@ -135,12 +154,7 @@ def sample(
     found = np.empty((rows, 2), np.int64)
     blocks = block_count(vocabulary, checked_block(vocabulary, block))
     tokens = logits.size + 3 * vocabulary * np.count_nonzero(temperature >= _COLDEST)  # in passes of a greedy row
-    threads = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1 if tokens < _WORTH_THREADS else threads)
-        _sample(_lines(logits), vocabulary, blocks, numbers, exact, found)
-    finally:
-        numba.set_num_threads(threads)
+    _sample(_lines(logits), vocabulary, blocks, numbers, exact, tokens < _WORTH_THREADS, found)
     return found[:, 0], found[:, 1]
 
 
