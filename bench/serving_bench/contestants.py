@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import json
 import os
@@ -51,16 +50,6 @@ def ours(*flags: str) -> Command:
     # Nobody routes to it, so nobody needs time to notice that it leaves.
     arguments += ["--drain-notice-s", "0", "--drain-timeout-s", "1", *flags]
     return Command(tuple(arguments), _NAME, {"PYTHONPATH": path}, ready_path="/ready")
-
-
-@functools.cache
-def our_flags() -> str:
-    """What `topmast serve --help` says, so that a scenario for a flag that is not there says so."""
-    command = ours()
-    run = subprocess.run(
-        [*command.arguments[:4], "--help"], env={**os.environ, **command.environment}, capture_output=True, text=True
-    )
-    return run.stdout
 
 
 def get(name: str) -> list[Contestant]:

@@ -28,7 +28,7 @@ def test_a_burst_before_tokenising_is_counted() -> None:
     with pytest.raises(ApiError) as caught:
         door.enter(Wanted(1, body_bytes=40))
     assert caught.value.status == 503
-    assert caught.value.retry_after_s == 6  # the next end: 256 tokens, four at a time, at half of 100 tokens a second
+    assert caught.value.retry_after_s == 21  # the next end: 256 tokens, four at a time, at half of 100 tokens a second
     assert "4 sequences" in caught.value.message
 
 

@@ -15,51 +15,65 @@ from topmast_server.api.forecast import Forecast
 STEP_S = 0.02
 
 
+FRESH = [(0, 50)] * 42  # answers that begin, of at most 50 tokens
+
+
 def test_nobody_waits_at_an_empty_server() -> None:
-    assert Forecast(32, 1000, 300).first_token_s(1, 0, None) == 0
-    assert Forecast(32, 1000, 300).first_token_s(32, 0, None) == 0
+    assert Forecast(32, 1000, 300).first_token_s(1, 0, []) == 0
+    assert Forecast(32, 1000, 300).first_token_s(32, 0, FRESH[:31]) == 0
 
 
 def test_until_a_loaded_server_was_seen_half_of_the_idle_rate_counts() -> None:
     forecast = Forecast(32, 1000, 300)
-    assert forecast.first_token_s(2, 1000, None) == pytest.approx(1.0)
-    assert forecast.first_token_s(20, 1000, None) == pytest.approx(2.0)
-    assert forecast.first_token_s(42, 0, 50) == pytest.approx(10 / (0.5 * 300 / 50))
+    assert forecast.first_token_s(2, 1000, FRESH[:2]) == pytest.approx(1.0)
+    assert forecast.first_token_s(20, 1000, FRESH[:20]) == pytest.approx(2.0)
+    assert forecast.first_token_s(42, 0, FRESH) == pytest.approx(50 * 32 / (0.5 * 300))
 
 
 def test_a_guess_from_a_slow_warm_up_is_corrected_by_what_the_engine_measures_later() -> None:
     forecast = Forecast(32, 10, 10)
     forecast.believe(1000, 0)
-    assert forecast.first_token_s(2, 1000, None) == pytest.approx(1.0)
+    assert forecast.first_token_s(2, 1000, FRESH[:2]) == pytest.approx(1.0)
     forecast.believe(0, 300)
-    assert forecast.first_token_s(42, 0, 50) == pytest.approx(10 / (0.5 * 300 / 50))
-    assert forecast.first_token_s(2, 1000, None) == pytest.approx(1.0)
+    assert forecast.first_token_s(42, 0, FRESH) == pytest.approx(50 * 32 / (0.5 * 300))
+    assert forecast.first_token_s(2, 1000, FRESH[:2]) == pytest.approx(1.0)
+
+
+def test_whoever_finds_no_place_waits_for_the_shortest_rest_of_an_answer() -> None:
+    forecast = Forecast(4, 1000, 300)
+    for _ in range(1000):
+        forecast.went_on(4, 2, 0.2)
+    answers: list[tuple[float, int | None]] = [(60, 64), (10, 64), (63, None), (90, 64)]
+    forecast.answered(100)
+    for number, tokens in enumerate((1, 4, 37, 54, 1 + 54, 4 + 54)):
+        answers += [(0, 54)] if number else []  # who came before and waits, too
+        assert forecast.first_token_s(5 + number, 0, answers) == pytest.approx(tokens * 0.1, rel=0.01), number
 
 
 def test_a_queue_that_drains_slower_than_hoped_is_believed() -> None:
     forecast = Forecast(32, 1000, 300)
     for second in range(20):
-        forecast.observe(32, 5000, float(second + 1))
+        forecast.observe(5000, float(second + 1))
         forecast.prefilled(32, 200, float(second + 2))
-    assert forecast.first_token_s(32, 2000, None) == pytest.approx(10, rel=0.15)
-    assert forecast.first_token_s(2, 2000, None) == pytest.approx(2, rel=0.15)  # few sequences: not seen yet
+    assert forecast.first_token_s(32, 2000, []) == pytest.approx(10, rel=0.15)
+    assert forecast.first_token_s(2, 2000, []) == pytest.approx(2, rel=0.15)  # few sequences: not seen yet
 
 
 def test_a_long_prompt_under_way_is_no_stall() -> None:
     forecast = Forecast(32, 1000, 300)
-    forecast.observe(1, 8000, 1.0)
-    before_s = forecast.first_token_s(2, 8000, None)
-    forecast.observe(2, 8010, 6.0)
-    assert forecast.first_token_s(2, 8000, None) == before_s
+    forecast.observe(8000, 1.0)
+    before_s = forecast.first_token_s(2, 8000, [])
+    forecast.observe(8010, 6.0)
+    assert forecast.first_token_s(2, 8000, []) == before_s
 
 
 def test_time_without_a_queue_does_not_count() -> None:
     forecast = Forecast(32, 1000, 300)
     for hour in range(1, 10):
-        forecast.observe(1, 100, 3600.0 * hour)
+        forecast.observe(100, 3600.0 * hour)
         forecast.prefilled(1, 100, 3600.0 * hour + 0.1)
-        forecast.observe(1, 0, 3600.0 * hour + 0.1)
-    assert forecast.first_token_s(2, 1000, None) == pytest.approx(1.0, rel=0.05)
+        forecast.observe(0, 3600.0 * hour + 0.1)
+    assert forecast.first_token_s(2, 1000, []) == pytest.approx(1.0, rel=0.05)
 
 
 @dataclass
@@ -102,6 +116,7 @@ class Machine:
             each = self.decode_tokens_per_s * STEP_S / max(1, len(running))
             for sequence in list(running):
                 sequence[1][0] -= each
+                sequence[0].made(int(65 - sequence[1][0]))
                 if sequence[1][0] <= 0:
                     door.forecast.answered(64)
                     sequence[0].leave()

@@ -17,7 +17,7 @@ from topmast_kernels.cpu.cache import cache_folder, mark_complete, openmp_folder
 
 def load_all() -> None:
     """Call every kernel once on tiny arrays of the types that the server uses; from the cache where it has them."""
-    from topmast_kernels.cpu import decoder, linear, sampling
+    from topmast_kernels.cpu import decoder, sampling
     from topmast_kernels.cpu.formats import Format, row_bytes
     from topmast_kernels.cpu.layout import Layout, Paged
     from topmast_kernels.cpu.packing import Packed, pack

@@ -1,8 +1,8 @@
 """Weight matrices in the order in which the kernels read them: LANES rows side by side, block by block.
 
-A panel is LANES adjacent rows. For each block of 32 columns it holds the rows' scales, their minima where the format has
-them, and then their weights, 32 bits of every row at a time: vectors with one row in each lane. It takes as many bytes
-as the rows did. The last panel overlaps its predecessor where the rows are no multiple of LANES.
+A panel is LANES adjacent rows. For each block of 32 columns it holds the rows' scales, their minima where the format
+has them, and then their weights, 32 bits of every row at a time: vectors with one row in each lane. It takes as many
+bytes as the rows did. The last panel overlaps its predecessor where the rows are no multiple of LANES.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from topmast_kernels.cpu.jit import LANES
 
 HALVES = {Format.F32: 0, Format.Q4_0: 1, Format.Q4_1: 2, Format.Q8_0: 1}  # fp16 numbers before a block's weights
 WORDS = {Format.F32: 32, Format.Q4_0: 4, Format.Q4_1: 4, Format.Q8_0: 8}  # 32-bit words of weights
-MIN_ROWS = 16  # of a matrix, on every CPU
 
 
 class Packed(NamedTuple):
@@ -40,18 +39,13 @@ class Packed(NamedTuple):
         return dequantise(raw.view(np.uint8).reshape(len(ids), -1), self.format, self.columns)
 
 
-def supported(rows: int, columns: int) -> bool:
-    """Whether the kernels take a matrix of this shape."""
-    return rows >= MIN_ROWS and columns % BLOCK == 0
-
-
 def packed_bytes(kind: Format, rows: int, columns: int) -> int:
     """What `pack` needs."""
     return -(-rows // LANES) * LANES * row_bytes(kind, columns)
 
 
 def pack(raw: NDArray[np.uint8], kind: Format, columns: int, memory: NDArray[np.uint8] | None = None) -> Packed:
-    """Copy `raw` [rows, row_bytes], which is as formats.py has it, into `memory` [packed_bytes] or memory of its own."""
+    """A copy of `raw` [rows, row_bytes], as formats.py has it, in `memory` [packed_bytes] or in memory of its own."""
     rows, blocks, panels, whole = len(raw), columns // BLOCK, -(-len(raw) // LANES), len(raw) // LANES
     if memory is None:
         memory = np.empty(packed_bytes(kind, rows, columns), np.uint8)

@@ -74,6 +74,7 @@ class Admission:
         self.clock = clock
         self.forecast = Forecast(limits.max_num_seqs, limits.prefill_tokens_per_s, limits.decode_tokens_per_s)
         self.sequences = 0  # running and waiting
+        self.tickets: set[Ticket] = set()  # of these
         self._waiting_tokens = [0] * _PRIORITIES
         self._waiting_sequences = [0] * _PRIORITIES
 
@@ -108,7 +109,7 @@ class Admission:
         return self.forecast.first_token_s(
             running + sum(self._waiting_sequences[ahead]) + wanted.sequences,
             sum(self._waiting_tokens[ahead]),
-            wanted.max_tokens,
+            (answer for ticket in self.tickets for answer in ticket.answers()),
         )
 
     def refuse_backlog(self, more_tokens: int) -> None:
@@ -123,7 +124,7 @@ class Admission:
         self.sequences += sequences
         self._waiting_sequences[priority] += waiting
         self._waiting_tokens[priority] += tokens
-        self.forecast.observe(self.sequences, self.waiting_tokens, self.clock())
+        self.forecast.observe(self.waiting_tokens, self.clock())
 
     def _full(self, what: str, wait_s: float) -> ApiError:
         seconds = _bounded(wait_s)
@@ -143,7 +144,10 @@ class Ticket:
         self._admission = admission
         self._priority = wanted.priority
         self._sequences = self._waiting = wanted.sequences
-        self._tokens = 0
+        self._max_tokens = wanted.max_tokens
+        self._tokens = self._made = 0
+        self._grew_s = 0.0
+        admission.tickets.add(self)
         admission.count(self._priority, sequences=self._sequences, waiting=self._waiting)
 
     def correct(self, tokens: int) -> None:
@@ -164,12 +168,26 @@ class Ticket:
             admission.forecast.prefilled(admission.sequences, self._tokens, admission.clock())
             self._waits_no_longer()
 
+    def made(self, tokens: int) -> None:
+        """So many tokens of all its answers are there."""
+        if tokens == self._made:
+            return
+        now_s = self._admission.clock()
+        if self._made:
+            self._admission.forecast.went_on(
+                self._admission.sequences, (tokens - self._made) / self._sequences, now_s - self._grew_s
+            )
+        self._made, self._grew_s = tokens, now_s
+
+    def answers(self) -> list[tuple[float, int | None]]:
+        """The tokens of each answer so far, and their limit."""
+        return [(self._made / self._sequences, self._max_tokens)] * self._sequences
+
     def leave(self) -> None:
         """Give back what is still held; twice is harmless."""
         if not self._sequences:
             return
-        if not self._waiting:
-            self._admission.forecast.ended(self._sequences, self._admission.clock())
+        self._admission.tickets.discard(self)
         self._waits_no_longer()
         self._admission.count(self._priority, sequences=-self._sequences)
         self._sequences = 0

@@ -176,6 +176,7 @@ async def _next(generation: Generation, ticket: Ticket) -> list[Piece]:
     pieces = await generation.pieces()
     if generation.started:
         ticket.prefilled()
+        ticket.made(sum(choice.tokens for choice in generation.choices))
     return pieces
 
 

@@ -2,12 +2,15 @@
 caller brings the clock, and decides what to do with the answer.
 
 What a server prefills while it decodes is a fraction of what it prefills when idle, and which fraction depends on the
-prompts, the answers and the neighbours. So nothing is computed from rates alone: the queue is watched while it drains.
+prompts, the answers and the neighbours. So nothing is computed from rates alone: the queue is watched while it drains,
+and so are the answers, whose ends make room for those who wait for a place.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections.abc import Iterable
 from typing import Final
 
 _MEMORY_S: Final = 10.0  # busy seconds after which an observation has lost most of its weight
@@ -15,6 +18,7 @@ _PRIOR_S: Final = 0.5  # busy seconds of observation that weigh as much as the g
 _LOADED_SHARE: Final = 0.5  # of the idle rate, until a loaded server was seen
 _LONG_ANSWER_TOKENS: Final = 256  # guess for answers whose limit says nothing, until some have ended
 _SMOOTHING: Final = 0.05  # weight of the newest answer's length
+_PACE_SMOOTHING: Final = 1 / 128  # of a token's time: a few steps of a full batch
 
 
 class Rate:
@@ -37,27 +41,26 @@ class Rate:
 
 class Forecast:
     """Prompt tokens drain at one rate while few sequences are there and at another while many are; beyond
-    `max_num_seqs` sequences, every further one waits for an end.
+    `max_num_seqs` sequences, every further one waits for the end of another, of which the shortest come first.
     """
 
     def __init__(self, max_num_seqs: int, prefill_tokens_per_s: float, decode_tokens_per_s: float) -> None:
         self._max_num_seqs = max_num_seqs
         self._prefill_tokens_per_s = prefill_tokens_per_s
         self._decode_tokens_per_s = decode_tokens_per_s
-        self._light, self._loaded, self._ends = Rate(), Rate(), Rate()
+        self._light, self._loaded = Rate(), Rate()
         self._queue_since_s: float | None = None  # the last drain, or the queue's beginning
-        self._full_since_s: float | None = None  # the last end, or when all places were taken
         self._answer_tokens: float | None = None
+        self._token_s: dict[bool, float] = {}  # between two tokens of one answer, by whether prompts were waiting
 
     def believe(self, prefill_tokens_per_s: float, decode_tokens_per_s: float) -> None:
         """The engine's own measurements, as guesses; 0 is not known yet. At its start they were those of a warm-up."""
         self._prefill_tokens_per_s = prefill_tokens_per_s or self._prefill_tokens_per_s
         self._decode_tokens_per_s = decode_tokens_per_s or self._decode_tokens_per_s
 
-    def observe(self, sequences: int, waiting_tokens: int, now_s: float) -> None:
+    def observe(self, waiting_tokens: int, now_s: float) -> None:
         """What is there from now on; call it after every change."""
         self._queue_since_s = (self._queue_since_s or now_s) if waiting_tokens > 0 else None
-        self._full_since_s = (self._full_since_s or now_s) if sequences >= self._max_num_seqs else None
 
     def prefilled(self, sequences: int, tokens: int, now_s: float) -> None:
         """A prompt has its first token. Time counts only here: a long prompt under way is no stall."""
@@ -66,29 +69,44 @@ class Forecast:
             rate.add(tokens, now_s - self._queue_since_s)
             self._queue_since_s = now_s
 
-    def ended(self, sequences: int, now_s: float) -> None:
-        """Sequences made room for others, whatever ended them."""
-        if self._full_since_s is not None:
-            self._ends.add(sequences, now_s - self._full_since_s)
-            self._full_since_s = now_s
+    def went_on(self, sequences: int, tokens: float, seconds: float) -> None:
+        """An answer grew by so many tokens, more than 0, since it last did."""
+        if not self._is_loaded(sequences):
+            return
+        beside, each_s = self._queue_since_s is not None, seconds / tokens
+        known = self._token_s.setdefault(beside, each_s)
+        self._token_s[beside] = known + _PACE_SMOOTHING * (each_s - known)
 
     def answered(self, tokens: int) -> None:
         """An answer of so many tokens came to its end."""
         known = self._answer_tokens
         self._answer_tokens = tokens if known is None else known + _SMOOTHING * (tokens - known)
 
-    def first_token_s(self, sequences: int, waiting_tokens: int, max_tokens: int | None) -> float:
+    def first_token_s(self, sequences: int, waiting_tokens: int, answers: Iterable[tuple[float, int | None]]) -> float:
         """Seconds until a request that comes now has its turn.
 
         `sequences` are those that run or wait ahead of it, itself included; `waiting_tokens` those of the prompts
-        ahead of it; `max_tokens` is its own answer's limit, the only hint at how long answers are while none has ended.
+        ahead of it; `answers` are all that run or wait: tokens so far, and their limit.
         """
-        if waiting_tokens == 0 and sequences <= self._max_num_seqs:
-            return 0.0
-        too_many = max(0, sequences - self._max_num_seqs)
-        answer = self._answer_tokens or min(max_tokens or _LONG_ANSWER_TOKENS, _LONG_ANSWER_TOKENS)
-        ends_per_s = self._ends.per_s(_LOADED_SHARE * self._decode_tokens_per_s / max(1.0, answer))
-        return max(waiting_tokens / self._tokens_per_s(sequences), too_many / max(ends_per_s, 1e-6))
+        wait_s = waiting_tokens / self._tokens_per_s(sequences) if waiting_tokens else 0.0
+        too_many = sequences - self._max_num_seqs
+        if too_many <= 0:
+            return wait_s
+        left = sorted(max(1.0, self._expected(limit) - made) for made, limit in answers) or [self._expected(None)]
+        places, queue = left[: self._max_num_seqs], iter(left[self._max_num_seqs :])
+        for _ in range(too_many - 1):  # those ahead take the first places, and give them back later
+            heapq.heapreplace(places, places[0] + next(queue, left[-1]))
+        return max(wait_s, places[0] * self._pace_s(beside_prompts=waiting_tokens > 0))
+
+    def _expected(self, limit: int | None) -> float:
+        """The length of an answer: as others were; its limit is the only hint while none has ended."""
+        usual = _LONG_ANSWER_TOKENS if self._answer_tokens is None else self._answer_tokens
+        return usual if limit is None else min(usual, limit)
+
+    def _pace_s(self, *, beside_prompts: bool) -> float:
+        """A token's time in a full batch. Where prompts wait now, others will follow them: the rush goes on."""
+        guess_s = self._max_num_seqs / max(1.0, _LOADED_SHARE * self._decode_tokens_per_s)
+        return self._token_s.get(beside_prompts, self._token_s.get(not beside_prompts, guess_s))
 
     def _tokens_per_s(self, sequences: int) -> float:
         light = self._light.per_s(self._prefill_tokens_per_s)
