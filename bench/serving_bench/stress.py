@@ -36,6 +36,14 @@ async def _prefix(server: Server, scale: Scale) -> dict[str, Any]:
     return await plain(server, requests, 32)
 
 
+def _invariant_or_not() -> dict[str, Command]:
+    return {"topmast": ours(), "batch-invariant": ours("--batch-invariant")}
+
+
+async def _invariance(server: Server, scale: Scale) -> dict[str, Any]:
+    return await plain(server, asks(scale.count(32, least=8), scale.tokens(128), scale.tokens(64), scale.seed), 8)
+
+
 def _with_target() -> dict[str, Command]:
     """Room for 32 sequences and no more: the cache is full after seconds, and what grows later is no cache."""
     return {"topmast": ours("--ttft-target-s", f"{TTFT_TARGET_S:g}", "--kv-cache-bytes", "192Mi")}
@@ -129,5 +137,11 @@ SCENARIOS = (
         "overload", "10 times the sustainable rate for 60 s, open loop", _overload, variants=_with_target, repeats=1
     ),
     Scenario("longprefill", "prompts of 4096 tokens beside 8 decoding streams", _long_prefill, longest=8192),
+    Scenario(
+        "invariance",
+        "128 in, 64 out, 8 at a time, with and without --batch-invariant",
+        _invariance,
+        variants=_invariant_or_not,
+    ),
     Scenario("neighbours", "one stream at a time beside two busy loops", _neighbours, most=1),
 )

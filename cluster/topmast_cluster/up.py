@@ -27,7 +27,7 @@ from topmast_cluster.quickstart.target import SYSTEM_NAMESPACE, Target, wants_ow
 
 MODEL = "smollm2"
 MANIFEST = CHECKOUT / "examples" / "smollm2.yaml"
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of Japan?"
 
 
 class Stages:

@@ -46,7 +46,7 @@ class Console:
         for note in notes:
             self.line(f"          {note}")
         self.line(f"ready in {seconds:.1f} s: {public}/v1")
-        body = json.dumps({"model": name, "messages": [{"role": "user", "content": "What is the capital of France?"}]})
+        body = json.dumps({"model": name, "messages": [{"role": "user", "content": "What is the capital of Japan?"}]})
         self.line(f"try: curl {public}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
 
     def error(self, text: str) -> None:

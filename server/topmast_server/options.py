@@ -67,7 +67,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--ttft-target-s", type=_positive, default=10.0, metavar="S", help="refuse what would begin later (10)")
     add("--itl-goal-s", type=_positive, default=0.15, metavar="S", help="longest step while others decode (0.15)")
     add("--no-prefix-cache", dest="prefix_cache", action="store_false", help="compute every prompt from its start")
-    add("--batch-invariant", action="store_true", help="the same bits whatever else is in the batch; slower")
+    add("--batch-invariant", action="store_true", help="wait for kernels whose bits no batch changes")
     add("--hang-timeout-s", type=_seconds, default=10.0, metavar="S", help="no step for so long is a hang (10)")
     add("--drain-timeout-s", type=_seconds, default=30.0, metavar="S", help="time to finish at SIGTERM (30)")
     add("--drain-notice-s", type=_seconds, default=3.0, metavar="S", help="still accepting after SIGTERM (3)")

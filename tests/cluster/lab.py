@@ -140,7 +140,7 @@ class Lab:
         patience = openai.Timeout(120, connect=5)
         return openai.OpenAI(base_url=self.gateway_url, api_key=self.key, max_retries=0, timeout=patience, **options)
 
-    def ask(self, model: str, text: str = "What is the capital of France?", **options: Any) -> str:
+    def ask(self, model: str, text: str = "What is the capital of Japan?", **options: Any) -> str:
         answer = self.client().chat.completions.create(
             model=model, messages=[{"role": "user", "content": text}], **{"max_tokens": 24, "temperature": 0, **options}
         )

@@ -34,7 +34,7 @@ def test_a_killed_engine_is_restarted_and_the_reason_is_told(lab: Lab) -> None:
         told = lab.until("the status tells it", lambda: engine_stories(lab, model, "EngineDied"), 60)
         assert told
         lab.until_ready(model)
-        assert "Paris" in lab.ask(model)
+        assert "Tokyo" in lab.ask(model)
 
 
 def test_a_frozen_engine_is_found_within_15_s_and_replaced(lab: Lab) -> None:
@@ -52,7 +52,7 @@ def test_a_frozen_engine_is_found_within_15_s_and_replaced(lab: Lab) -> None:
         assert found_after <= 15, f"the freeze was found after {found_after:.1f} s"
         assert lab.until("the status tells it", lambda: engine_stories(lab, model, "EngineHung"), 60)
         lab.until_ready(model)
-        assert "Paris" in lab.ask(model)
+        assert "Tokyo" in lab.ask(model)
 
 
 def _ask_and_expect_an_error(lab: Lab, model: str) -> None:

@@ -42,7 +42,7 @@ def test_an_operator_that_restarts_or_is_installed_anew_changes_no_pod(lab: Lab)
             lab.until(
                 "the operator is gone", lambda: "operator" not in lab.kubectl("-n", SYSTEM, "get", "pods", "-o", "name")
             )
-            assert "Paris" in lab.ask(model), "models must keep serving without an operator"
+            assert "Tokyo" in lab.ask(model), "models must keep serving without an operator"
             time.sleep(5)
             lab.kubectl("apply", "-f", "-", stdin=manifest)
             lab.kubectl("-n", SYSTEM, "rollout", "status", f"deploy/{RELEASE}-operator", "--timeout=90s")
@@ -80,5 +80,5 @@ def test_two_outages_of_the_api_server_stop_no_traffic(lab: Lab, cluster) -> Non
         # Kubelets and kube-proxy look again only up to a minute after an outage. Meanwhile the node may count as lost,
         # the gateway's pods as not ready, and a Service without a ready pod takes no new connection. The open ones,
         # above, went on (docs/decisions/0002).
-        lab.until("new connections are served", lambda: "Paris" in lab.ask(model), 180)
+        lab.until("new connections are served", lambda: "Tokyo" in lab.ask(model), 180)
         lab.until("the node is seen again", lambda: condition(lab.list("node")[0], "Ready")["status"] == "True", 180)

@@ -89,7 +89,7 @@ def own(images: dict[str, Image], tmp_path_factory: pytest.TempPathFactory) -> I
 def test_make_up_brings_the_images_through_the_registry_and_ends_with_an_answer(own: Own) -> None:
     done = own.make("up")
     assert done.returncode == 0, done.stderr
-    assert "A: " in done.stdout and "Paris" in done.stdout, done.stdout
+    assert "A: " in done.stdout and "Tokyo" in done.stdout, done.stdout
     images = own.lab.kubectl("get", "pods", "-A", "-o", "jsonpath={.items[*].spec.containers[*].image}").split()
     assert images and all(image.startswith(f"{own.registry}/team/topmast/") for image in images), images
     # What it tells people to type reaches the gateway by a port-forward, which is how the answer came.
@@ -108,7 +108,7 @@ def test_a_release_that_was_removed_finds_its_model_running_when_it_comes_back(o
     assert own.model_pods() == before
     done = own.make("up")
     assert done.returncode == 0, done.stderr
-    assert "Paris" in done.stdout
+    assert "Tokyo" in done.stdout
     assert own.model_pods() == before
 
 

@@ -19,16 +19,16 @@ def test_apply_to_a_streamed_answer(lab: Lab) -> None:
 
         stream = lab.client().chat.completions.create(
             model=model,
-            messages=[{"role": "user", "content": "What is the capital of France?"}],
+            messages=[{"role": "user", "content": "What is the capital of Japan?"}],
             max_tokens=24,
             temperature=0,
             stream=True,
         )
         pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
-        assert "Paris" in "".join(pieces)
+        assert "Tokyo" in "".join(pieces)
         assert len([piece for piece in pieces if piece]) > 3, "the answer came in one piece: something buffers it"
         assert "".join(pieces) == lab.ask(model), "streamed and whole answers differ"
-        assert "Paris" in lab.ask(f"default/{model}")
+        assert "Tokyo" in lab.ask(f"default/{model}")
 
 
 def test_strangers_and_unknown_models_get_honest_answers(lab: Lab) -> None:
@@ -103,7 +103,7 @@ def test_suspend_removes_every_pod_and_resume_brings_the_model_back(lab: Lab) ->
         assert refused.value.status_code == 503
         lab.kubectl("patch", "llm", model, "--type=merge", "-p", '{"spec":{"suspend":false}}')
         lab.until_ready(model)
-        assert "Paris" in lab.ask(model)
+        assert "Tokyo" in lab.ask(model)
 
 
 def test_delete_removes_every_child(lab: Lab) -> None:

@@ -17,7 +17,7 @@ from gateway.engines import free_address
 from gateway.stage import KEY, Gateway, Stage, eventually
 from traffic import Traffic
 
-MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+MESSAGES = [{"role": "user", "content": "What is the capital of Japan?"}]
 
 
 class Served:

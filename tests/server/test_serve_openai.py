@@ -12,7 +12,7 @@ import pytest
 
 from server.serving import Server
 
-ASK: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+ASK: list[Any] = [{"role": "user", "content": "What is the capital of Japan?"}]
 
 
 def streamed(client: openai.OpenAI, **fields: Any) -> tuple[str, list[Any]]:
@@ -26,9 +26,9 @@ def asked(client: openai.OpenAI, **fields: Any) -> Any:
     return client.chat.completions.create(**fields)
 
 
-def test_the_model_knows_the_capital_of_france(client: openai.OpenAI) -> None:
+def test_the_model_knows_the_capital_of_japan(client: openai.OpenAI) -> None:
     answer = asked(client)
-    assert "Paris" in answer.choices[0].message.content
+    assert "Tokyo" in answer.choices[0].message.content
     assert answer.choices[0].finish_reason == "stop"
     assert answer.model == "smollm2"
     assert answer.id.startswith("chatcmpl-")
@@ -178,4 +178,4 @@ def test_the_request_id_is_taken_over_and_echoed(server: Server) -> None:
     forged = httpx.post(url, json=body, headers={"X-Request-Id": "a b\tc" * 99}, timeout=60)
     assert len(forged.headers["x-request-id"]) == 32
     line = server.wait_for_line(r"request_id=trace-42", 5).string
-    assert "POST /v1/chat/completions status=200" in line and "France" not in line
+    assert "POST /v1/chat/completions status=200" in line and "Japan" not in line

@@ -16,7 +16,7 @@ import openai
 
 PROMPTS = (
     "Name three colours of the rainbow.",
-    "What is the capital of France?",
+    "What is the capital of Japan?",
     "Write one sentence about a ship.",
     "Count from one to ten.",
     "Why is the sky blue?",

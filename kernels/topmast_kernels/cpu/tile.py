@@ -16,6 +16,7 @@ from topmast_kernels.cpu.formats import BLOCK, Format
 from topmast_kernels.cpu.jit import BATCH_TILE, LANES, PANELS
 from topmast_kernels.cpu.native import Body, link
 from topmast_kernels.cpu.panel import byte_groups, minimum, piece_bytes, scale, weights
+from topmast_kernels.cpu.simd import Simd
 from topmast_kernels.cpu.vector import (
     F32,
     FLOATS,
@@ -139,16 +140,16 @@ def _round_blocks(builder: Any, x: Any, out: Any, blocks: Any) -> None:
 
     A block that holds anything but numbers gets a scale that is none, and so do all outputs that it is a part of.
     """
+    simd = Simd(builder)
     with cgutils.for_range(builder, blocks) as loop:
         source, target = multiple(builder, x, loop.index, BLOCK * 4), multiple(builder, out, loop.index, ROUNDED_BLOCK)
         values = [load(builder, source, FLOATS, at) for at in range(0, BLOCK * 4, LANES * 4)]
         most, fault = floats(0.0), floats(0.0)
         for value in values:
             size = _magnitude(builder, value)
-            most = builder.select(builder.fcmp_ordered(">", size, most), size, most)
+            most = simd.maximum(size, most)
             fault = builder.fadd(fault, builder.fmul(value, floats(0.0)))
-        largest = _fold(builder, most, lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
-        fault = _fold(builder, fault, builder.fadd)
+        largest, fault = simd.fold(most, simd.maximum), simd.fold(fault, builder.fadd)
         factor = builder.fadd(builder.fmul(largest, ir.Constant(F32, 1 / _LARGEST)), fault)
         inverse = builder.fdiv(ir.Constant(F32, _LARGEST), largest)
         # 127 / largest overflows below 2^-121, and is none for zeros: such a block counts as zeros.
@@ -161,7 +162,7 @@ def _round_blocks(builder: Any, x: Any, out: Any, blocks: Any) -> None:
             number = builder.sub(builder.bitcast(shifted, INTS), builder.bitcast(floats(_ROUND), INTS))
             total = builder.add(total, number)
             store(builder, builder.trunc(number, ir.VectorType(I8, LANES)), target, place * LANES)
-        x_sum = _fold(builder, total, builder.add)
+        x_sum = simd.fold(total, builder.add)
         store(builder, factor, target, _SCALE)
         store(builder, builder.fmul(factor, builder.sitofp(x_sum, F32)), target, _SCALED_SUM)
         store(builder, x_sum, target, _SUM)
@@ -170,16 +171,6 @@ def _round_blocks(builder: Any, x: Any, out: Any, blocks: Any) -> None:
 def _magnitude(builder: Any, value: Any) -> Any:
     bits = builder.and_(builder.bitcast(value, INTS), ir.Constant(INTS, [0x7FFFFFFF] * LANES))
     return builder.bitcast(bits, FLOATS)
-
-
-def _fold(builder: Any, vector: Any, join: Any) -> Any:
-    """All lanes joined in halves; a scalar."""
-    lanes = LANES
-    while lanes > 1:
-        lanes //= 2
-        picks = (ir.Constant(ir.VectorType(I32, lanes), list(range(n, n + lanes))) for n in (0, lanes))
-        vector = join(*(builder.shuffle_vector(vector, vector, pick) for pick in picks))
-    return builder.extract_element(vector, ir.Constant(I32, 0))
 
 
 def _batches() -> list[int]:

@@ -15,14 +15,14 @@ class EngineConfig:
     """
 
     model: str
-    dtype: str = "auto"  # auto | float32 | bfloat16
+    dtype: str = "auto"  # auto | float32 (exact) | bfloat16
     max_model_len: int | None = None  # tokens, prompt and answer together
     max_num_seqs: int = 32
     kv_cache_bytes: int | None = None
     block_size: int = 32  # tokens per KV block
     itl_goal_s: float = 0.15  # how long one step may take while somebody waits for the next token
     prefix_cache: bool = True  # KV blocks of earlier requests are used again
-    batch_invariant: bool = False  # the same bits whatever else is in the batch, at some cost
+    batch_invariant: bool = False  # nothing stands in for kernels whose bits no batch changes
 
     def to_json(self) -> str:
         """One line for the engine's command line."""

@@ -168,7 +168,7 @@ def _use_kernels(model: Llama, config: EngineConfig) -> str:
     kernels, exact = load_kernels(), config.dtype == "float32"
     model.use(kernels, exact=exact)
     products = "exact products, as asked for" if exact else f"products of bytes by {kernels.products}"
-    return f"{products}; threads by {numba.threading_layer()}"
+    return f"{products}, the same bits in every batch; threads by {numba.threading_layer()}"
 
 
 def _serve(
