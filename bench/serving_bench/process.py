@@ -69,9 +69,9 @@ class Server:
                     queue += [int(child) for child in (task / "children").read_text().split()]
         return found
 
-    def cpu_s(self) -> float:
-        """User and system time of all its processes so far."""
-        return sum(_cpu_ticks(pid) for pid in self.pids()) / _TICKS_PER_S
+    def cpu_s(self, pids: Sequence[int] | None = None) -> float:
+        """User and system time so far, of all its processes or of some."""
+        return sum(_cpu_ticks(pid) for pid in (self.pids() if pids is None else pids)) / _TICKS_PER_S
 
     def rss_bytes(self) -> int:
         """Resident memory of all its processes; pages that they share count more than once."""

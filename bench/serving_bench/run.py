@@ -11,13 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from serving_bench import bars, contestants, machine, picture, rates, soak, stress
+from serving_bench import bars, contestants, machine, picture, profile, rates, soak, stress
 from serving_bench.contestants import OURS, Contestant
 from serving_bench.figures import look_up
 from serving_bench.process import Command, Server, StartError, start
 from serving_bench.scenario import Scale, Scenario
 
-SCENARIOS = (*rates.SCENARIOS, *stress.SCENARIOS, *soak.SCENARIOS)
+SCENARIOS = (*rates.SCENARIOS, *stress.SCENARIOS, *profile.SCENARIOS, *soak.SCENARIOS)
 
 
 class Servers:

@@ -31,7 +31,8 @@ def write(docs: Path, results: Path) -> None:
     if BEGIN not in text or END not in text:
         raise ValueError(f"{docs} has lost its markers: put back the lines\n{BEGIN}\n{END}")
     before, after = text.split(BEGIN)[0], text.split(END, 1)[1]
-    docs.write_text(f"{before}{BEGIN}\n\n{table(reports(results))}\n{END}{after}")
+    passes = [json.loads(path.read_text()) for path in sorted(results.glob("forward-*.json"))]
+    docs.write_text(f"{before}{BEGIN}\n\n{table(reports(results), passes)}\n{END}{after}")
 
 
 def reports(results: Path) -> list[dict[str, Any]]:
@@ -41,8 +42,8 @@ def reports(results: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: (_machine(each), order.get(each["scenario"], len(BARS))))
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """Per machine: the bars, then the figures (median of the repeats)."""
+def table(found: list[dict[str, Any]], passes: list[dict[str, Any]]) -> str:
+    """Per machine: the bars, the figures (median of the repeats), and where the time goes, in answers and in passes."""
     lines: list[str] = []
     for name in dict.fromkeys(map(_machine, found)):
         here = [report for report in found if _machine(report) == name]
@@ -50,14 +51,43 @@ def table(found: list[dict[str, Any]]) -> str:
         lines += [_bar(report, bar) for report in here for bar in report["bars"]]
         head = " | ".join(title for _, title in _COLUMNS)
         lines += ["", f"| scenario | who | repeats | {head} |", "|---" * (len(_COLUMNS) + 3) + "|"]
-        lines += [_row(report, who) for report in here for who in report["runs"]]
+        lines += [_row(report, who) for report in here if report["scenario"] != "profile" for who in report["runs"]]
         lines += ["", *(_provenance(report) for report in here), ""]
+        lines += _of_answers([run for report in here for runs in report["runs"].values() for run in runs])
+        lines += _of_passes([each["cases"] for each in passes if _machine(each) == name])
     return "\n".join(lines) if lines else "Nothing was measured yet.\n"
 
 
 def _machine(report: dict[str, Any]) -> str:
     here = report["machine"]
     return f"{here['cpu']}, {here['cores']} cores, {', '.join(here['instructions']) or 'no AVX2'}"
+
+
+def _of_answers(runs: list[dict[str, Any]]) -> list[str]:
+    """Shares of the time: the median of the repeats."""
+    loads = [load for run in runs for load in run.get("profile", [])]
+    if not loads:
+        return []
+    parts = [name for name in loads[0] if name not in ("clients", "tokens", "wall")]
+    lines = ["Where the time of answers goes, in % of it; CPU in % of one core:", ""]
+    lines += [f"| clients | {' | '.join(parts)} |", "|---" * (len(parts) + 1) + "|"]
+    for clients in dict.fromkeys(load["clients"] for load in loads):
+        same = [load for load in loads if load["clients"] == clients]
+        shares = [statistics.median(100 * load[part] / load["wall"] for load in same) for part in parts]
+        lines.append(f"| {clients} | {' | '.join(f'{share:.1f}' for share in shares)} |")
+    return [*lines, ""]
+
+
+def _of_passes(found: list[dict[str, dict[str, float]]]) -> list[str]:
+    """Milliseconds of a forward pass."""
+    if not found:
+        return []
+    parts = list(next(iter(found[0].values())))
+    lines = ["Where the time of a forward pass goes, in ms (`python bench/forward.py`):", ""]
+    lines += [f"| pass | {' | '.join(parts)} |", "|---" * (len(parts) + 1) + "|"]
+    for cases in found:
+        lines += [f"| {name} | {' | '.join(f'{case[part]:.2f}' for part in parts)} |" for name, case in cases.items()]
+    return [*lines, ""]
 
 
 def _bar(report: dict[str, Any], bar: dict[str, Any]) -> str:
