@@ -1,9 +1,9 @@
 """Where a forward pass spends its time: its parts alone, beside the whole of it. In process, without HTTP.
 
-    python bench/forward.py        decode steps of 1, 8 and 32 sequences, and prompts; writes bench/results/forward-CPU.json
+    python bench/forward.py        decode steps of 1, 8 and 32 sequences, and prompts
 
-`python bench/serving.py --table` puts the result into docs/performance.md. Whole and parts take turns, and medians count,
-so that a machine that gets slower or faster moves all of them.
+Writes bench/results/forward-CPU.json, which `python bench/serving.py --table` puts into docs/performance.md. Whole and
+parts take turns, and medians count, so that a machine that gets slower or faster moves all of them.
 """
 
 from __future__ import annotations
