@@ -84,6 +84,8 @@ def test_logits_equal_those_of_transformers(tmp_path: Path, variant: str) -> Non
     assert model.compilable == ("odd" not in variant)
     if model.compilable:
         model.use(load_kernels())
+        own_embedding = weights.head is not weights.embedding
+        assert len(model._packed) == 4 * weights.shape.layers + 1 + own_embedding, "tied weights are kept once"
         model.cache.zero_()
         torch.testing.assert_close(logits(model, tokens), expected, atol=1e-4, rtol=1e-4)
 

@@ -25,10 +25,9 @@ class Projection:
     def __init__(self, matrices: list[Matrix], dtype: Precision) -> None:
         self.columns = matrices[0].columns
         self.rows = sum(matrix.rows for matrix in matrices)
-        if dtype is not Precision.FLOAT32 or any(matrix.format is Format.F32 for matrix in matrices):
-            # Plain floats: one dense matrix, of which the compiled kernels see a view.
-            values = np.concatenate([m.dense() for m in matrices]) if len(matrices) > 1 else matrices[0].dense()
-            matrices = [float_matrix(values)]
+        floats = len(matrices) > 1 and any(matrix.format is Format.F32 for matrix in matrices)
+        if dtype is not Precision.FLOAT32 or floats:
+            matrices = [float_matrix(np.concatenate([matrix.dense() for matrix in matrices]))]
         self.matrices = matrices
         self._dtype = dtype
         self._dense: torch.Tensor | None = None
