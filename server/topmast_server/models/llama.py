@@ -105,10 +105,10 @@ class Llama:
 
             return forward_eager(self, batch)
         if self._scratch_rows < batch.rows:
-            self._scratch_rows = batch.rows
-            self._scratch = self.kernels.new_scratch(batch.rows, self.shape.hidden, self.layout, self.shape.mlp)
+            self._scratch_rows = _roomy(batch.rows)
+            self._scratch = self.kernels.new_scratch(self._scratch_rows, self.shape.hidden, self.layout, self.shape.mlp)
         if len(self._logits) < len(batch.sampled_rows):
-            self._logits = np.empty((len(batch.sampled_rows), self.shape.vocabulary), np.float32)
+            self._logits = np.empty((_roomy(len(batch.sampled_rows)), self.shape.vocabulary), np.float32)
         x, logits = self.embedding.take(batch.tokens), self._logits[: len(batch.sampled_rows)]
         paged = Paged(batch.span_table(), batch.tables, self.cosines, self.sines, self._cache)
         threads = self.kernels.threads
@@ -116,3 +116,8 @@ class Llama:
             x, batch.sampled_rows, self._tables, paged, self.layout, self._exact, threads, self._scratch, logits
         )
         return logits
+
+
+def _roomy(rows: int) -> int:
+    """The next power of two: buffers that grew with every new longest batch would leave holes in the heap for hours."""
+    return 1 << (rows - 1).bit_length()
