@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from checkout import cluster_name
 from gateway.stage import KEY, SYSTEM, Gateway, Stage
 from topmast_cluster.cluster import Cluster
 
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """etcd, API server and controllers; no node."""
-    cluster = Cluster("topmast-test-gw")
+    cluster = Cluster(cluster_name("gw"))
     cluster.stop()
     cluster.start(nodes=0)
     try:

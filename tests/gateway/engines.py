@@ -1,6 +1,6 @@
 """Engines that misbehave on demand: small real HTTP servers on loopback addresses, for faults a real engine has rarely.
 
-Each listens on port 8000 of its own address in 127.77.0.0/16, as a pod does on its own IP.
+Each listens on port 8000 of an address of its own, as a pod does on its own IP.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 
 from aiohttp import web
 
-_ADDRESSES = (f"127.77.{number // 250}.{number % 250 + 1}" for number in itertools.count())
+from checkout import network
+
+_ADDRESSES = (f"127.{network()}.{number // 250}.{number % 250 + 1}" for number in itertools.count())
 
 
 def free_address() -> str:

@@ -11,6 +11,7 @@ import pytest
 from operatorlab.playkubelet import PlayKubelet
 from operatorlab.world import SYSTEM, Process, World
 
+from checkout import cluster_name
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.progress import Progress
 
@@ -23,7 +24,7 @@ CRD = Path(__file__).parents[2] / "crds" / "llmdeployments.yaml"
 
 @pytest.fixture(scope="session")
 def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    cluster = Cluster("topmast-op", progress=Progress(quiet=True))
+    cluster = Cluster(cluster_name("op"), progress=Progress(quiet=True))
     cluster.stop()
     cluster.start(nodes=0)
     kubelet = PlayKubelet(str(cluster.kubeconfig))
