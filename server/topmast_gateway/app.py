@@ -23,6 +23,7 @@ from topmast_gateway.metrics import NO_MODEL, Metrics
 from topmast_gateway.proxy import Proxy
 from topmast_gateway.reply import Reply
 from topmast_gateway.routes import Ambiguous, Model, Route, Unknown
+from topmast_gateway.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -97,10 +98,10 @@ class App:
             visit.model = route.model.key
             try:
                 async with until_the_client_leaves(receive):
-                    await self._proxy.forward(ask, route.model.key, headers, reply)
+                    await self._proxy.forward(ask, route.model.key, headers, reply, Tally())
             finally:
-                if reply.status is not None and reply.status < 400:
-                    self._metrics.ttfb.labels(visit.model).observe(reply.started_at - visit.arrived_at)
+                if reply.answered_at is not None and reply.status == 200:
+                    self._metrics.ttfb.labels(visit.model).observe(reply.answered_at - visit.arrived_at)
 
     def _authenticate(self, headers: Mapping[bytes, bytes]) -> None:
         if not self._fleet.synced:

@@ -21,7 +21,7 @@ def main() -> int:
 
     from topmast_gateway import kube
     from topmast_gateway.listener import bind
-    from topmast_gateway.proxy import Patience
+    from topmast_gateway.patience import Patience
     from topmast_gateway.serve import Leave, Scope, serve
 
     keys_namespace = flags.keys_namespace or kube.own_namespace()
@@ -32,7 +32,9 @@ def main() -> int:
     except OSError as error:
         where = f"{flags.host}:{flags.port} and {flags.admin_host}:{flags.admin_port}"
         return _failed(f"cannot listen on {where}: {error.strerror or error}; choose free ports")
-    patience = Patience(flags.hold_s, flags.progress_timeout_s, flags.answer_timeout_s)
+    patience = Patience(
+        flags.hold_s, flags.hold_begun_s, flags.silence_s, flags.progress_timeout_s, flags.answer_timeout_s
+    )
     leave = Leave(flags.drain_notice_s, flags.drain_timeout_s)
     gc.freeze()  # what the imports made lives for ever; a full collection over it would stop every stream
     try:
@@ -64,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", default=8080, type=_port)
     add("--admin-host", default="0.0.0.0")
     add("--admin-port", default=8081, type=_port)
-    add("--hold-s", default=10.0, type=_seconds, help="wait for a pod when none is ready (default %(default)s)")
+    add("--hold-s", default=60.0, type=_seconds, help="wait for a pod when none is ready (default %(default)s)")
+    add("--hold-begun-s", default=300.0, type=_seconds, help="the same for an answer that was begun (%(default)s)")
+    add("--silence-s", default=5.0, type=_positive, help="longest silence of an engine of ours (default %(default)s)")
     add("--progress-timeout-s", default=120.0, type=_positive, help="longest silence of a stream (default %(default)s)")
     add(
         "--answer-timeout-s",
@@ -74,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--max-streams", default=2000, type=_count, help="requests at once (default %(default)s)")
     add("--drain-notice-s", default=3.0, type=_seconds, help="keep taking requests after SIGTERM (default %(default)s)")
-    add("--drain-timeout-s", default=60.0, type=_positive, help="then let open streams finish (default %(default)s)")
+    add("--drain-timeout-s", default=600.0, type=_positive, help="then let open streams finish (default %(default)s)")
     return parser
 
 

@@ -38,9 +38,9 @@ def envelope(message: str, kind: str, code: str, param: str | None = None) -> by
     return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()
 
 
-def sse_error(message: str, code: str) -> bytes:
+def sse_error(message: str, code: str, kind: str = "server_error") -> bytes:
     """A last event for a stream that cannot go on: clients raise it instead of taking a torso for the answer."""
-    return b"data: " + envelope(message, "server_error", code) + b"\n\n"
+    return b"data: " + envelope(message, kind, code) + b"\n\n"
 
 
 def unavailable(code: str, message: str, retry_after_s: int) -> Refusal:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 
 from topmast_gateway.asgi import Header
 
-_TERMS = (b"x-request-timeout", b"x-request-timing")
+TIMEOUT = "x-request-timeout"
+_TERMS = (TIMEOUT.encode(), b"x-request-timing")
 _PASSED_ON = (b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate", *_TERMS)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -33,6 +34,15 @@ def towards_engine(headers: Mapping[bytes, bytes], identity: str) -> dict[str, s
     """What an engine is told: the content, the trace, the request's id, and on which terms it is served."""
     passed = {name.decode(): headers[name].decode("latin-1") for name in _PASSED_ON if name in headers}
     return {**passed, "x-request-id": identity, "accept-encoding": "identity"}
+
+
+def seconds_of(headers: Mapping[str, str]) -> float | None:
+    """The timeout in headers towards an engine; None where there is none that makes sense."""
+    try:
+        seconds = float(headers.get(TIMEOUT, ""))
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < 1e9 else None
 
 
 def towards_client(raw: Iterable[Header]) -> list[Header]:

@@ -16,6 +16,7 @@ from topmast_gateway.fleet import Fleet
 from topmast_gateway.pick import Loads
 
 _TTFB_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_GAP_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60)
 NO_MODEL = ""  # the label of requests that named no known model: callers must not be able to make series
 
 
@@ -41,6 +42,19 @@ class Metrics:
             "topmast_gateway_retries",
             "Further tries before the first byte, by what ended the one before",
             ["model", "kind"],
+            registry=self.registry,
+        )
+        self.moves = Counter(
+            "topmast_gateway_moves",
+            "Answers that were begun and went on elsewhere, by what ended the try before",
+            ["model", "kind"],
+            registry=self.registry,
+        )
+        self.gap = Histogram(
+            "topmast_gateway_move_gap_seconds",
+            "From the break of an answer, where it was noticed, to its next token from another pod",
+            ["model"],
+            buckets=_GAP_BUCKETS_S,
             registry=self.registry,
         )
         self.ttfb = Histogram(

@@ -1,40 +1,32 @@
 """Carries one request to a pod and the answer back, over as many tries as its journey allows.
 
-Until the first byte reaches the client everything can be tried again; from then on relay.py has the word. Nothing is
-written down: a gateway that restarts has lost nothing but its open connections.
+An answer with a journal can be finished by another pod at any point; without one everything can be tried again until
+its first byte. Nothing is written down: a gateway that restarts has lost nothing but its open connections.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import aiohttp
 
-from topmast_gateway.errors import Refusal
+from topmast_gateway.attempt import Attempts, hand_on
+from topmast_gateway.errand import Errand
 from topmast_gateway.fleet import Fleet
-from topmast_gateway.headers import towards_client, towards_engine
 from topmast_gateway.journey import Journey
 from topmast_gateway.metrics import Metrics
+from topmast_gateway.patience import Patience
 from topmast_gateway.pick import Loads
-from topmast_gateway.relay import Torn, relay
 from topmast_gateway.reply import Reply
 from topmast_gateway.request import Ask
-from topmast_gateway.routes import Pod
-from topmast_gateway.upstream import Answer, Miss, is_stream, posted, whole, why_503
+from topmast_gateway.tally import Tally
+from topmast_gateway.upstream import Answer, Miss
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to wait for what, in seconds."""
-
-    hold: float = 10.0  # for a pod, when there is none
-    progress: float = 120.0  # for the first byte of a stream, and between two
-    answer: float = 1200.0  # for an answer that is not streamed: it shows no progress before it is whole
+_TELL_AFTER_S, _TELL_EVERY_S = 3.0, 1.0
 
 
 class Proxy:
@@ -43,50 +35,43 @@ class Proxy:
     def __init__(
         self, client: aiohttp.ClientSession, fleet: Fleet, loads: Loads, metrics: Metrics, patience: Patience
     ) -> None:
-        self._client = client
         self._fleet = fleet
         self._loads = loads
         self._metrics = metrics
         self._patience = patience
+        self._attempts = Attempts(client, metrics, patience)
 
-    async def forward(self, ask: Ask, model: str, headers: Mapping[bytes, bytes], reply: Reply) -> None:
-        """Answer by one of the model's pods; a Refusal when none can. `model` is its key."""
-        journey = Journey(model, self._fleet, self._loads, self._metrics, self._patience.hold)
-        passed = towards_engine(headers, reply.request_id)
+    async def forward(self, ask: Ask, model: str, headers: Mapping[bytes, bytes], reply: Reply, tally: Tally) -> None:
+        """Answer by the model's pods; a Refusal when none can. `model` is its key; `tally` is told what it takes."""
+        errand = Errand(ask, model, headers, reply, tally, self._metrics.gap.labels(model).observe)
+        waiting = _Waiting(errand)
+        journey = Journey(errand, self._fleet, self._loads, self._metrics, self._patience, waiting.tell)
         while True:
             stop = await journey.next_stop()
             if isinstance(stop, Answer):
-                await _hand_on(stop, reply)
+                await hand_on(stop, reply)
                 return
+            made = errand.made
             try:
                 with self._loads.sending(stop, ask.tokens):
-                    await self._try(stop, ask, model, passed, reply)
+                    await self._attempts.at(stop, errand)
                 return
             except Miss as miss:
                 log.info("%s: pod %s: %s: %s", reply.request_id, stop.name, miss.kind, miss)
-                journey.missed(stop, miss)
-
-    async def _try(self, pod: Pod, ask: Ask, model: str, headers: dict[str, str], reply: Reply) -> None:
-        patience = self._patience.progress if ask.stream else self._patience.answer
-        try:
-            async with asyncio.timeout(patience) as clock, posted(self._client, pod, ask, headers) as response:
-                if is_stream(response):
-                    clock.reschedule(None)  # relay has its own, which every byte moves
-                    await relay(response, reply, self._patience.progress)
-                    return
-                answer = await whole(response)
-        except TimeoutError:
-            self._metrics.upstream_errors.labels(model, "timeout").inc()
-            message = f"the model did not begin to answer within {patience:.0f} s; ask for a shorter answer"
-            raise Refusal(504, "upstream_timeout", message, kind="server_error") from None
-        except Torn as torn:
-            self._metrics.upstream_errors.labels(model, "torn").inc()
-            log.warning("%s: the stream from pod %s ended early: %s", reply.request_id, pod.name, torn)
-            return
-        if answer.status == 503:
-            raise why_503(answer)
-        await _hand_on(answer, reply)
+                errand.broke()
+                journey.missed(stop, miss, progressed=errand.made > made)
 
 
-async def _hand_on(answer: Answer, reply: Reply) -> None:
-    await reply.whole(answer.status, answer.body, towards_client(answer.headers))
+class _Waiting:
+    """Tells who waits for a stream that there is still somebody there, and why it takes so long."""
+
+    def __init__(self, errand: Errand) -> None:
+        self._errand = errand
+        self._since = time.monotonic()
+
+    async def tell(self, text: str) -> None:
+        """Called while there is no pod, more often than anybody wants to hear."""
+        errand, reply = self._errand, self._errand.reply
+        patience_s = _TELL_AFTER_S if reply.status is None else _TELL_EVERY_S
+        if errand.ask.stream and reply.quiet_s() >= patience_s:
+            await reply.comment(text)

@@ -1,6 +1,7 @@
 """Passes an event stream on, unbuffered and never torn: the client only ever sees whole events.
 
-After the first byte a failure cannot be retried here, so it becomes an error event that every client notices.
+With a journal a stream that breaks goes on elsewhere; without one a failure after the first byte becomes an error event
+that every client notices.
 """
 
 from __future__ import annotations
@@ -10,31 +11,63 @@ import contextlib
 
 import aiohttp
 
+from topmast_gateway.errand import Errand
 from topmast_gateway.errors import sse_error
 from topmast_gateway.headers import towards_client
+from topmast_gateway.journal import HEADER, Journal
+from topmast_gateway.leaving import ClientGone
+from topmast_gateway.patience import Patience
 from topmast_gateway.reply import Reply
-from topmast_gateway.upstream import Lost
+from topmast_gateway.silence import Silence
+from topmast_gateway.upstream import Lost, Silent
 
 _LONGEST_EVENT_BYTES = 4 * 1024 * 1024
 _LAST_WORD_S = 5.0  # for a client that does not read
+_CLIENT_SILENCE_S = 10.0  # after which a waiting client, and the proxies before it, are told that there is work
 
 
 class Torn(Exception):
     """The stream ended early; the client was told by an error event."""
 
 
-async def relay(response: aiohttp.ClientResponse, reply: Reply, progress_s: float) -> None:
-    """Send the stream to the client. Lost before its first byte; Torn after it."""
-    loop = asyncio.get_running_loop()
-    events = Events()
+async def follow(response: aiohttp.ClientResponse, journal: Journal, errand: Errand, patience: Patience) -> None:
+    """Read a journal to its end, and pass on what a client that streams may have.
+
+    Afterwards the journal is done or has an error; Lost or Silent where the connection ended before that.
+    """
+    headers = [header for header in towards_client(response.raw_headers) if header[0] != HEADER.encode()]
+    reply, stream, writing = errand.reply, errand.ask.stream, False
     try:
-        async with asyncio.timeout(progress_s) as clock:
+        async with Silence(patience.silence) as silence:
+            async for piece in response.content.iter_any():
+                writing, silence.limit_s = True, patience.progress  # from here on it is the client who may be slow
+                if (events := journal.feed(piece)) and stream:
+                    await reply.stream(headers, events)
+                elif stream and reply.quiet_s() > _CLIENT_SILENCE_S:
+                    await reply.comment("working")
+                writing, silence.limit_s = False, patience.silence
+                silence.heard()
+                errand.heard()
+    except TimeoutError:
+        if writing:
+            raise ClientGone from None  # it has read nothing for a long time: nobody waits for the rest
+        raise Silent(f"nothing came for {patience.silence:.0f} s") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise Lost(f"{type(error).__name__}: {error}") from error
+    if not journal.done and journal.error is None:
+        raise Lost("the stream ended before the answer did")
+
+
+async def relay(response: aiohttp.ClientResponse, reply: Reply, progress_s: float, why_no_journal: str) -> None:
+    """Send a stream without a journal to the client. Lost before its first byte; Torn after it."""
+    events = Events()
+    headers = towards_client(response.raw_headers)
+    try:
+        async with Silence(progress_s) as silence:
             async for piece in response.content.iter_any():
                 if complete := events.feed(piece):
-                    if reply.status is None:
-                        await reply.start(response.status, towards_client(response.raw_headers))
-                    await reply.chunk(complete)
-                clock.reschedule(loop.time() + progress_s)
+                    await reply.stream(headers, complete)
+                silence.heard()
     except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
         what = f"{type(error).__name__}: {error}"
         if isinstance(error, TimeoutError):
@@ -43,14 +76,13 @@ async def relay(response: aiohttp.ClientResponse, reply: Reply, progress_s: floa
             if isinstance(error, TimeoutError):
                 raise
             raise Lost(what) from error
-        message = "the connection to the model broke and this answer is not complete; ask again"
+        message = f"the connection to the model broke and this answer is not complete ({why_no_journal}); ask again"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORD_S):
                 await reply.end(sse_error(message, "stream_lost"))
         raise Torn(what) from error
-    if reply.status is None:
-        await reply.start(response.status, towards_client(response.raw_headers))
-    await reply.end(events.rest)
+    await reply.stream(headers, events.rest)
+    await reply.end()
 
 
 class Events:

@@ -9,7 +9,13 @@ import time
 from collections.abc import Iterable
 
 from topmast_gateway.asgi import Header, Send
-from topmast_gateway.errors import Refusal
+from topmast_gateway.errors import Refusal, sse_error
+
+_EVENT_STREAM = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 
 
 class Reply:
@@ -19,24 +25,49 @@ class Reply:
         self._send = send
         self.request_id = request_id
         self.status: int | None = None
-        self.started_at = 0.0  # of the monotonic clock
+        self.answered_at: float | None = None  # monotonic: when the first byte of the answer itself went out
+        self._sent_at = time.monotonic()
+        self._ended = False
+
+    def quiet_s(self) -> float:
+        """Seconds since the client last got anything, or asked."""
+        return time.monotonic() - self._sent_at
 
     async def start(self, status: int, headers: Iterable[Header]) -> None:
         """Status line and headers."""
-        self.status, self.started_at = status, time.monotonic()
+        self.status = status
         stamped = [*headers, (b"x-request-id", self.request_id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": stamped})
 
+    async def stream(self, headers: Iterable[Header], events: bytes) -> None:
+        """Whole events of a stream, sent at once; begins it with `headers` where that was not done yet."""
+        if self.answered_at is None:
+            self.answered_at = time.monotonic()
+            if self.status is None:
+                await self.start(200, headers)
+        if events:
+            await self.chunk(events)
+
+    async def comment(self, text: str) -> None:
+        """A word to who waits for a stream: clients skip it, and proxies see that the connection lives."""
+        if self.status is None:
+            await self.start(200, _EVENT_STREAM)
+        await self.chunk(f": {text}\n\n".encode())
+
     async def chunk(self, body: bytes) -> None:
         """A piece of the body, sent at once; waits only while the client reads too slowly."""
+        self._sent_at = time.monotonic()
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self, body: bytes = b"") -> None:
-        """The last piece of the body."""
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        """The last piece of the body; a second end is none."""
+        if not self._ended:
+            self._ended = True
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def whole(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
         """A complete response."""
+        self.answered_at = time.monotonic()
         await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
         await self.end(body)
 
@@ -45,7 +76,10 @@ class Reply:
         await self.whole(status, body, [(b"content-type", b"application/json"), *headers])
 
     async def refuse(self, refusal: Refusal) -> None:
-        """The gateway's own error, complete in what it says; `end` closes it."""
+        """The gateway's own error, complete in what it says; `end` closes it. In a stream it is the last event."""
+        if self.status is not None:
+            await self.end(sse_error(str(refusal), refusal.code, refusal.kind))
+            return
         body = refusal.body()
         length = str(len(body)).encode()
         await self.start(

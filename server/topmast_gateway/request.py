@@ -1,6 +1,6 @@
-"""A completion request as the gateway sees it: its bytes, and the three fields that routing needs.
+"""A completion request as the gateway sees it: its bytes, and the few fields that decide how it is carried.
 
-The body is passed on as it came. What it means beyond `model`, `stream` and its size is the engine's business.
+The body is passed on as it came. What it means beyond these fields is the engine's business.
 """
 
 from __future__ import annotations
@@ -22,15 +22,27 @@ _ASSUMED_ANSWER_TOKENS = 256
 _LONGEST_ANSWER_TOKENS = 32_768  # one absurd max_tokens must not make a pod look full for ever
 
 
+_NO_JOURNAL = (
+    *("logprobs", "top_logprobs", "prompt_logprobs", "tools", "functions", "structured_outputs", "best_of"),
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "use_beam_search", "echo"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request for `model`; `tokens` estimates what it will cost a pod, prompt and answer together."""
+    """A request for `model`; `tokens` estimates what it will cost a pod, prompt and answer together.
+
+    `no_journal` says why its answer cannot go on elsewhere once it was begun, and is empty where it can: the state of a
+    grammar, and several answers at once, are not in the tokens that were passed on.
+    """
 
     path: str
     body: bytes
     model: str
     stream: bool
     tokens: int
+    no_journal: str = ""
+    timeout_s: float | None = None  # the body's own, from the request's arrival
 
 
 def too_large() -> Refusal:
@@ -89,7 +101,30 @@ def parse(path: str, body: bytes) -> Ask:
     model = fields.get("model")
     if not isinstance(model, str) or not model:
         raise Refusal(400, "missing_model", "`model` must be the name of a model, a string", param="model")
-    return Ask(path, body, model, fields.get("stream") is True, estimate_tokens(fields, len(body)))
+    if "continuation" in fields:
+        message = "`continuation` is between this gateway and its engines: send the whole conversation instead"
+        raise Refusal(400, "reserved_field", message, param="continuation")
+    stream, tokens = fields.get("stream") is True, estimate_tokens(fields, len(body))
+    return Ask(path, body, model, stream, tokens, why_no_journal(fields), _seconds(fields.get("timeout")))
+
+
+def why_no_journal(fields: Mapping[str, Any]) -> str:
+    """Why an answer to this request cannot be continued; empty where it can."""
+    for name in _NO_JOURNAL:
+        if fields.get(name):
+            return f"answers with {name} are not continued elsewhere"
+    shape = fields.get("response_format")
+    if isinstance(shape, dict) and shape.get("type") != "text":
+        return "answers with response_format are not continued elsewhere"
+    prompt = fields.get("prompt")
+    if fields.get("n") not in (None, 1) or (isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)):
+        return "several answers at once are not continued elsewhere"
+    return ""
+
+
+def _seconds(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value < 1e9 else None
 
 
 def estimate_tokens(fields: Mapping[str, Any], body_bytes: int) -> int:

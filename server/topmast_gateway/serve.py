@@ -21,8 +21,9 @@ from topmast_gateway.app import App
 from topmast_gateway.fleet import Fleet
 from topmast_gateway.listener import listener
 from topmast_gateway.metrics import Metrics
+from topmast_gateway.patience import Patience
 from topmast_gateway.pick import Loads
-from topmast_gateway.proxy import Patience, Proxy
+from topmast_gateway.proxy import Proxy
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ import aiohttp
 from yarl import URL
 
 from topmast_gateway.asgi import Header
-from topmast_gateway.request import Ask
 from topmast_gateway.routes import Pod
 
 CONNECT_S = 2.0
@@ -26,10 +25,14 @@ _LARGE_BYTES = 512 * 1024
 
 
 class Miss(Exception):
-    """Nothing reached the client. `kind` labels metrics; for `suspect_s` nobody should try this pod again."""
+    """A try that did not finish the answer. `kind` labels metrics; for `suspect_s` nobody should try this pod again.
+
+    `ran`: the request may have been worked on, and may even be the reason.
+    """
 
     kind = "miss"
     suspect_s = 0.0
+    ran = False
 
 
 class Refused(Miss):
@@ -54,9 +57,26 @@ class NotServing(Miss):
 
 
 class Lost(Miss):
-    """The connection broke before the answer: the request may have run, and may even be the reason."""
+    """The connection broke before the answer was complete."""
 
     kind = "lost"
+    ran = True
+
+
+class EngineGone(Miss):
+    """The engine itself says that it cannot finish: it is leaving, or its model process died."""
+
+    kind = "engine_gone"
+    suspect_s = 1.0
+    ran = True
+
+
+class Silent(Miss):
+    """The connection stands and nothing comes: the pod, its node or the way there hangs."""
+
+    kind = "silent"
+    suspect_s = 5.0
+    ran = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +112,14 @@ def session() -> aiohttp.ClientSession:
 
 @asynccontextmanager
 async def posted(
-    client: aiohttp.ClientSession, pod: Pod, ask: Ask, headers: dict[str, str]
+    client: aiohttp.ClientSession, pod: Pod, path: str, body: bytes, headers: dict[str, str]
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """Send the request and give its response, headers read; a Miss where there is none to give.
 
     Leaving the block before the body's end closes the connection, which is how an engine learns that it may stop.
     """
-    url = URL(f"http://{pod.address}{ask.path}", encoded=True)
-    data = ask.body if len(ask.body) <= _LARGE_BYTES else io.BytesIO(ask.body)
+    url = URL(f"http://{pod.address}{path}", encoded=True)
+    data = body if len(body) <= _LARGE_BYTES else io.BytesIO(body)
     try:
         response = await client.post(url, data=data, headers=headers, allow_redirects=False)
     except aiohttp.ClientConnectorError as error:

@@ -29,6 +29,7 @@ from topmast_server.supervisor.supervisor import EngineLost
 
 _log: Final = logging.getLogger(__name__)
 _REFUSALS: Final = frozenset({"server_full", "deadline_exceeded"})
+_ALIVE_S: Final = 1.0  # a journal's longest silence
 
 
 class GenerationEndpoint:
@@ -79,21 +80,25 @@ class GenerationEndpoint:
             job = await understand(request, asked, text, naming, context)
             service.input_tokens += job.prompt_tokens
             sequences = job.sequences(limits := job.limits(context))
-            self._correct(ticket, job.prompt_tokens * request.n)
+            self._correct(ticket, job.tokens_to_compute)
             service.metrics.accepted(job.prompt_tokens, max(limits), request.n)
             choices = [Choice(text.vocabulary, request.stop, arrived_s) for _ in sequences]
             generation = Generation(service.supervisor, sequences, choices, service.metrics, arrived_s)
             with generation:
-                watcher = asyncio.ensure_future(_when_client_leaves(receive, generation))
+                tasks = [asyncio.ensure_future(_when_client_leaves(receive, generation))]
                 try:
+                    if job.journal:
+                        await stream.keep_journal(job.prompt_tokens, job.shape.created)
+                        tasks.append(asyncio.ensure_future(_show_life(stream)))
                     if request.stream:
                         await _stream(job, generation, ticket, stream)
                     else:
-                        await _collect(job, generation, ticket, send)
+                        await _collect(job, generation, ticket, stream, send)
                     for choice in choices:
                         admission.forecast.answered(choice.tokens)
                 finally:
-                    watcher.cancel()
+                    for task in tasks:
+                        task.cancel()
                     service.metrics.cancelled("client_left", generation.left_early)
                     scope["state"]["tokens"] = (job.prompt_tokens, sum(choice.tokens for choice in choices))
 
@@ -129,6 +134,9 @@ class GenerationEndpoint:
 
 async def _stream(job: Job, generation: Generation, ticket: Ticket, stream: EventStream) -> None:
     opened: set[int] = set()
+    if job.replayed:
+        generation.choices[0].replay(job.replayed)
+        opened.add(0)
     while True:
         events: list[bytes] = []
         for piece in await _next(generation, ticket):
@@ -145,24 +153,48 @@ async def _stream(job: Job, generation: Generation, ticket: Ticket, stream: Even
                 events.append(job.shape.usage(job.usage(generation.choices)))
             if job.terms.timing:
                 events[-1] = with_timing(events[-1], timing_object(generation))
-            await stream.done(events)
+            await stream.done(events, *_journal(job, generation))
             return
-        if events:
-            await stream.events(events)
+        if events or job.journal:
+            await stream.events(events, *_journal(job, generation))
 
 
-async def _collect(job: Job, generation: Generation, ticket: Ticket, send: Send) -> None:
-    texts: list[list[str]] = [[] for _ in generation.choices]
+async def _collect(job: Job, generation: Generation, ticket: Ticket, stream: EventStream, send: Send) -> None:
+    texts: list[list[str]] = [[choice.replay(job.replayed)] for choice in generation.choices]
     while not generation.finished:
         for piece in await _next(generation, ticket):
             texts[piece.index].append(piece.text)
+        if job.journal and not generation.finished:
+            await stream.events([], *_journal(job, generation))
     answers = [("".join(parts), choice.finish or "") for parts, choice in zip(texts, generation.choices, strict=True)]
     body = job.shape.whole(answers, job.usage(generation.choices))
     if job.terms.timing:
         body = with_timing(body, timing_object(generation))
+    if job.journal:
+        await stream.done([body], *_journal(job, generation))
+        return
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _journal(job: Job, generation: Generation) -> tuple[list[int], int | None]:
+    """What the journal tells of the step: new tokens, and with the first of them what the cache had of the prompt."""
+    if not job.journal:
+        return [], None
+    choice = generation.choices[0]
+    news = choice.news()
+    is_first = choice.tokens == len(job.replayed) + len(news)
+    return news, min(choice.cached_tokens, job.prompt_tokens) if is_first and news else None
+
+
+async def _show_life(stream: EventStream) -> None:
+    """For as long as the engine is watched over: its hanging ends every request with an error of its own."""
+    while True:
+        stream.quiet = True
+        await asyncio.sleep(_ALIVE_S)
+        if stream.quiet:
+            await stream.alive()
 
 
 async def _fail(answer: ApiError, stream: EventStream, scope: Scope, receive: Receive, send: Send) -> None:

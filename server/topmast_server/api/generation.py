@@ -41,11 +41,12 @@ class Piece:
 class Choice:
     """One sequence as the reader sees it."""
 
-    __slots__ = ("_stops", "_text", "cached_tokens", "finish", "first_at_s", "last_at_s", "timing", "tokens")
+    __slots__ = ("_news", "_stops", "_text", "cached_tokens", "finish", "first_at_s", "last_at_s", "timing", "tokens")
 
     def __init__(self, vocabulary: Vocabulary, stops: list[str], arrived_s: float) -> None:
         self._text = Detokenizer(vocabulary)
         self._stops = StopStrings(stops)
+        self._news: list[int] = []
         self.tokens = 0
         self.cached_tokens = 0
         self.finish: str | None = None
@@ -57,10 +58,21 @@ class Choice:
         """Whether the reader has all of it."""
         return self.finish is not None
 
+    def replay(self, token_ids: list[int]) -> str:
+        """Tokens that another server has made: their text, which the reader has already unless the answer is whole."""
+        self.tokens += len(token_ids)
+        return "".join(self._stops.push(self._text.push(token_id)) for token_id in token_ids)
+
+    def news(self) -> list[int]:
+        """The tokens since the last call, those without text included."""
+        news, self._news = self._news, []
+        return news
+
     def take(self, token: Token) -> str:
         """What may be shown after this token; sets `finish` at the end."""
         if token.token_id >= 0:
             self.tokens += 1
+            self._news.append(token.token_id)
         self.cached_tokens = max(self.cached_tokens, token.cached_tokens)
         self.timing = token.timing or self.timing
         text = ""

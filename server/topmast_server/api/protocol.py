@@ -64,6 +64,13 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class Continuation(BaseModel):
+    """The part of an answer that another server has made already: its tokens, and when that answer was created."""
+
+    token_ids: Annotated[list[TokenId], Field(min_length=1)]
+    created: Annotated[int, Field(ge=0)] | None = None
+
+
 class Generation(BaseModel):
     """What both routes share."""
 
@@ -88,6 +95,7 @@ class Generation(BaseModel):
     timeout: Annotated[Finite, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     timing: bool = False
+    continuation: Continuation | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -121,6 +129,8 @@ class Generation(BaseModel):
             raise ValueError("best_of other than n is not supported; leave it out")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is for streams only; set stream to true or leave it out")
+        if self.continuation is not None and self.n > 1:
+            raise ValueError("only a single answer can be continued; set n to 1")
         return self
 
 
@@ -206,4 +216,6 @@ class CompletionRequest(Generation):
     def _bounded_sequences(self) -> CompletionRequest:
         if len(self.prompts) * self.n > MAX_SEQUENCES:
             raise ValueError(f"prompts times n is limited to {MAX_SEQUENCES}; send several requests instead")
+        if self.continuation is not None and len(self.prompts) > 1:
+            raise ValueError("only a single answer can be continued; send one prompt")
         return self

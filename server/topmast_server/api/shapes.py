@@ -38,7 +38,9 @@ def with_timing(body: bytes, timing: dict[str, Any]) -> bytes:
 
 
 class Shape(Protocol):
-    """One route's spelling of an answer. Chunks are JSON texts without SSE framing."""
+    """One route's spelling of an answer, created at a Unix time. Chunks are JSON texts without SSE framing."""
+
+    created: int
 
     def opening(self, index: int) -> bytes | None:
         """A chunk before the first text of a choice, where the route has one."""
@@ -59,8 +61,9 @@ class Shape(Protocol):
 class _Chunks:
     """What the chunks of both routes have in common."""
 
-    def __init__(self, answer_id: str, kind: str, model: str, include_usage: bool) -> None:
-        self._head = {"id": answer_id, "object": kind, "created": int(time.time()), "model": model}
+    def __init__(self, answer_id: str, kind: str, model: str, include_usage: bool, created: int | None) -> None:
+        self.created = int(time.time()) if created is None else created
+        self._head = {"id": answer_id, "object": kind, "created": self.created, "model": model}
         # OpenAI sends "usage": null in every other chunk of a stream that will carry usage.
         self._tail = b',"usage":null}' if include_usage else b"}"
         self._open = dump(self._head)[:-1] + b',"choices":[{"index":'
@@ -81,8 +84,8 @@ _quote: Final = json.JSONEncoder(ensure_ascii=False).encode
 class ChatShape(_Chunks):
     """`chat.completion` and `chat.completion.chunk`."""
 
-    def __init__(self, request_id: str, model: str, include_usage: bool) -> None:
-        super().__init__(f"chatcmpl-{request_id}", "chat.completion.chunk", model, include_usage)
+    def __init__(self, request_id: str, model: str, include_usage: bool, created: int | None = None) -> None:
+        super().__init__(f"chatcmpl-{request_id}", "chat.completion.chunk", model, include_usage, created)
 
     def opening(self, index: int) -> bytes:
         return self._choice(index, b'"delta":{"role":"assistant","content":""},"finish_reason":null}')
@@ -109,8 +112,8 @@ class ChatShape(_Chunks):
 class CompletionShape(_Chunks):
     """`text_completion`, the same object in streams and whole answers."""
 
-    def __init__(self, request_id: str, model: str, include_usage: bool) -> None:
-        super().__init__(f"cmpl-{request_id}", "text_completion", model, include_usage)
+    def __init__(self, request_id: str, model: str, include_usage: bool, created: int | None = None) -> None:
+        super().__init__(f"cmpl-{request_id}", "text_completion", model, include_usage, created)
 
     def opening(self, index: int) -> None:
         return None

@@ -16,22 +16,25 @@ from topmast_server.api.protocol import MAX_TIMEOUT_S, ChatRequest, CompletionRe
 
 _TIMEOUT: Final = "x-request-timeout"
 _TIMING: Final = "x-request-timing"
+_JOURNAL: Final = "x-topmast-journal"
 _SWITCH: Final = {"1": True, "true": True, "0": False, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """`deadline_s` is CLOCK_MONOTONIC; `timing` asks for the answer's timing object."""
+    """`deadline_s` is CLOCK_MONOTONIC; `timing` asks for the timing object, `journal` for a journal (stream.py)."""
 
     deadline_s: float | None
     timing: bool
+    journal: bool = False
 
 
 def terms(headers: Headers, request: ChatRequest | CompletionRequest, came_s: float) -> Terms:
     """Of body and header the shorter timeout counts, from when the request came; 400 for a header that is nonsense."""
     timeouts = [timeout for timeout in (request.timeout, _header_timeout(headers)) if timeout is not None]
     deadline_s = came_s + min(timeouts) if timeouts else None
-    return Terms(deadline_s, request.timing or _header_switch(headers))
+    timing, journal = (_header_switch(headers, name) for name in (_TIMING, _JOURNAL))
+    return Terms(deadline_s, request.timing or timing, journal)
 
 
 def _header_timeout(headers: Headers) -> float | None:
@@ -48,8 +51,8 @@ def _header_timeout(headers: Headers) -> float | None:
     return seconds
 
 
-def _header_switch(headers: Headers) -> bool:
-    text = headers.get(_TIMING, "0").lower()
+def _header_switch(headers: Headers, name: str) -> bool:
+    text = headers.get(name, "0").lower()
     if text not in _SWITCH:
-        raise bad_request(f"the header {_TIMING} is {text[:40]!r}; give 1 or 0", _TIMING)
+        raise bad_request(f"the header {name} is {text[:40]!r}; give 1 or 0", name)
     return _SWITCH[text]

@@ -1,0 +1,97 @@
+"""One pod's turn at an answer: send the request, and pass on what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import aiohttp
+
+from topmast_gateway import journal as journals
+from topmast_gateway.errand import Errand
+from topmast_gateway.errors import Refusal
+from topmast_gateway.headers import towards_client
+from topmast_gateway.journal import EngineError, Journal
+from topmast_gateway.metrics import Metrics
+from topmast_gateway.patience import Patience
+from topmast_gateway.relay import Torn, follow, relay
+from topmast_gateway.reply import Reply
+from topmast_gateway.routes import Pod
+from topmast_gateway.upstream import Answer, EngineGone, Silent, is_stream, posted, whole, why_503
+
+log = logging.getLogger(__name__)
+
+_TOKENISED_BYTES_PER_S = 200_000  # of a prompt, by a busy engine: it says nothing before that
+
+
+class Attempts:
+    """What all tries share: the connections, and which models' engines were seen to keep journals."""
+
+    def __init__(self, client: aiohttp.ClientSession, metrics: Metrics, patience: Patience) -> None:
+        self._client = client
+        self._metrics = metrics
+        self._patience = patience
+        self._journaling: set[str] = set()
+
+    async def at(self, pod: Pod, errand: Errand) -> None:
+        """Returns when the client has all that it will get; raises a Miss where another try may help."""
+        ask, patience = errand.ask, self._patience
+        wait_s = patience.progress if ask.stream else patience.answer
+        known = errand.journal is not None and errand.model in self._journaling
+        if known:
+            wait_s = patience.silence + len(ask.body) / _TOKENISED_BYTES_PER_S
+        sending = posted(self._client, pod, ask.path, errand.body(), errand.headers())
+        try:
+            async with asyncio.timeout(wait_s) as clock, sending as response:
+                if errand.journal is not None and journals.HEADER in response.headers:
+                    clock.reschedule(None)  # follow and relay have their own, which every byte moves
+                    self._journaling.add(errand.model)
+                    await follow(response, errand.journal, errand, patience)
+                    await _conclude(errand.journal, errand.reply)
+                    return
+                if is_stream(response):
+                    clock.reschedule(None)
+                    why = ask.no_journal or "this model's servers keep no journal"
+                    await relay(response, errand.reply, patience.progress, why)
+                    return
+                answer = await whole(response)
+        except TimeoutError:
+            if known:
+                self._journaling.discard(errand.model)  # it may be served by other engines from now on
+                raise Silent(f"no answer began within {wait_s:.0f} s") from None
+            self._metrics.upstream_errors.labels(errand.model, "timeout").inc()
+            message = f"the model did not begin to answer within {wait_s:.0f} s; ask for a shorter answer"
+            raise Refusal(504, "upstream_timeout", message, kind="server_error") from None
+        except Torn as torn:
+            self._metrics.upstream_errors.labels(errand.model, "torn").inc()
+            log.warning("%s: the stream from pod %s ended early: %s", errand.reply.request_id, pod.name, torn)
+            return
+        if answer.status == 503:
+            raise why_503(answer)
+        await hand_on(answer, errand.reply)
+
+
+async def _conclude(journal: Journal, reply: Reply) -> None:
+    """The last words of an answer with a journal: its end, or the error that it came to."""
+    error = journal.error
+    if error is not None and error.may_move:
+        raise EngineGone(error.code)
+    if error is not None:
+        await hand_on(_as_answer(error), reply)
+    elif reply.status is None:
+        await reply.json(200, journal.body)
+    else:
+        await reply.end()
+
+
+def _as_answer(error: EngineError) -> Answer:
+    retry = [(b"retry-after", str(error.retry_after_s).encode())] if error.retry_after_s else []
+    return Answer(error.status, [(b"content-type", b"application/json"), *retry], error.body)
+
+
+async def hand_on(answer: Answer, reply: Reply) -> None:
+    """An engine's complete answer. A stream that was begun has no status left for it, only a last event."""
+    if reply.status is None:
+        await reply.whole(answer.status, answer.body, towards_client(answer.headers))
+    else:
+        await reply.end(b"data: %b\n\n" % answer.body.replace(b"\n", b" "))

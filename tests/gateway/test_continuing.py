@@ -1,0 +1,183 @@
+"""An answer that was begun is finished by another pod; the client sees one answer, and nothing of the change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.journaling import JournalEngine, numbers
+from gateway.stage import KEY, Gateway, Stage, soon
+
+CHAT = "/v1/chat/completions"
+MESSAGES = [{"role": "user", "content": "count"}]
+
+
+@pytest.fixture(scope="module")
+def hasty(new_gateway: Callable[..., Gateway]) -> Gateway:
+    """A gateway that takes half a second of silence for death."""
+    return new_gateway("--silence-s", "0.6", "--hold-s", "5", "--hold-begun-s", "5").wait_ready()
+
+
+@pytest.fixture
+async def http(hasty: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(base_url=hasty.url, headers=headers, timeout=20, trust_env=False) as client:
+        yield client
+
+
+@asynccontextmanager
+async def serving(stage: Stage, gateway: Gateway, namespace: str, *engines: JournalEngine) -> AsyncIterator[str]:
+    """A model with these engines; the first one is asked first, because the others join after it is known."""
+    key = f"{namespace}/m"
+    stage.model(namespace, "m")
+    async with AsyncExitStack() as stack:
+        for count, engine in enumerate(engines, 1):
+            await stack.enter_async_context(engine)
+            stage.pod(namespace, "m", engine.ip)
+            gateway.sees(key, count)
+        yield key
+
+
+def text(stream: str) -> str:
+    events = [block.removeprefix("data: ") for block in stream.split("\n\n") if block and not block.startswith(":")]
+    assert events[-1] == "[DONE]", stream
+    return "".join(json.loads(event).get("text", "") for event in events[:-1])
+
+
+async def ask(http: httpx.AsyncClient, key: str, stream: bool, **fields: Any) -> httpx.Response:
+    return await http.post(CHAT, json={"model": key, "messages": MESSAGES, "stream": stream, **fields})
+
+
+@pytest.mark.parametrize("mode", ["tear", "stall", "engine_lost", "draining_late"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_broken_answer_goes_on_elsewhere(
+    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient, mode: str, stream: bool
+) -> None:
+    broken, sound = JournalEngine(mode), JournalEngine()
+    async with serving(stage, hasty, namespace, broken, sound) as key:
+        while not broken.asked:
+            answer = await ask(http, key, stream)
+            assert answer.status_code == 200
+            assert (text(answer.text) if stream else answer.json()["text"]) == numbers(6)
+        assert sound.continued_from[-1] == 2
+        assert sound.bodies[-1]["continuation"]["created"] == 1_700_000_000
+        assert hasty.metric("topmast_gateway_moves_total", model=key) == 1
+        assert hasty.metric("topmast_gateway_move_gap_seconds_count", model=key) == 1
+        assert "x-topmast-journal" not in answer.headers
+
+
+async def test_every_engine_may_break_as_long_as_each_makes_a_token(
+    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    engines = [JournalEngine("tear", chunks=12, made=1) for _ in range(2)]
+    async with serving(stage, hasty, namespace, *engines) as key:
+        assert text((await ask(http, key, True)).text) == numbers(12)
+        assert sum(engine.asked for engine in engines) >= 11
+
+
+async def test_a_request_that_breaks_every_engine_ends_after_three_tries(
+    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    engines = [JournalEngine("tear", made=2), JournalEngine("tear", made=0), JournalEngine("tear", made=0)]
+    async with serving(stage, hasty, namespace, *engines) as key:
+        answers = [(await ask(http, key, True)).text for _ in range(3)]
+        begun = next(answer for answer in answers if '"0 "' in answer)
+        assert text_before_error(begun) == numbers(2)
+        assert json.loads(begun.split("data: ")[-1])["error"]["code"] == "upstream_lost"
+        assert sum(engine.asked for engine in engines) <= 3 * 4
+
+
+def text_before_error(stream: str) -> str:
+    events = [json.loads(block.removeprefix("data: ")) for block in stream.split("\n\n") if block.startswith("data: ")]
+    return "".join(event.get("text", "") for event in events)
+
+
+async def test_the_only_engine_may_come_back_and_finish(
+    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    engine = JournalEngine("tear")
+    async with serving(stage, hasty, namespace, engine) as key:
+        async with http.stream("POST", CHAT, json={"model": key, "messages": MESSAGES, "stream": True}) as response:
+            pieces = []
+            async for piece in response.aiter_text():
+                pieces.append(piece)
+                engine.mode = "stream"
+        assert text("".join(pieces)) == numbers(6)
+
+
+async def test_an_engine_that_says_that_it_works_is_left_alone(
+    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    slow, other = JournalEngine("busy"), JournalEngine("busy")
+    async with serving(stage, hasty, namespace, slow, other) as key:
+        assert text((await ask(http, key, True)).text) == numbers(6)
+        assert slow.asked + other.asked == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_error_about_the_request_is_not_tried_elsewhere(
+    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient, stream: bool
+) -> None:
+    engines = [JournalEngine("deadline_exceeded"), JournalEngine("deadline_exceeded")]
+    async with serving(stage, hasty, namespace, *engines) as key:
+        answer = await ask(http, key, stream)
+        if stream:
+            assert text_before_error(answer.text) == numbers(2)
+            error = json.loads(answer.text.split("data: ")[-1])["error"]
+        else:
+            assert answer.status_code == 504
+            error = answer.json()["error"]
+        assert error["code"] == "deadline_exceeded"
+        assert sum(engine.asked for engine in engines) == 1
+
+
+async def test_a_timeout_counts_from_the_requests_arrival_at_the_gateway(
+    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    broken, sound = JournalEngine("stall"), JournalEngine()
+    async with serving(stage, hasty, namespace, broken, sound) as key:
+        while not broken.asked:
+            assert (await ask(http, key, True, timeout=3)).status_code == 200
+        first, second = broken.headers[-1]["x-request-timeout"], sound.headers[-1]["x-request-timeout"]
+        assert 2.5 < float(first) <= 3
+        assert 1.0 < float(second) < 2.5
+
+
+async def test_an_answer_that_cannot_be_continued_says_why_when_it_breaks(
+    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    from gateway.engines import Engine
+
+    async with Engine("tear") as engine:
+        stage.model(namespace, "m")
+        stage.pod(namespace, "m", engine.ip)
+        hasty.sees(f"{namespace}/m", 1)
+        answer = await ask(http, f"{namespace}/m", True, n=2)
+        assert "x-topmast-journal" not in engine.headers[-1]
+        error = json.loads(answer.text.split("data: ")[-1])["error"]
+        assert error["code"] == "stream_lost"
+        assert "several answers at once are not continued elsewhere" in error["message"]
+
+
+async def test_a_client_that_leaves_ends_the_continued_answer_at_once(
+    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    broken, sound = JournalEngine("tear", chunks=100), JournalEngine(chunks=100, pause_s=0.1)
+    async with serving(stage, hasty, namespace, broken, sound) as key:
+        while not broken.asked:
+            async with http.stream("POST", CHAT, json={"model": key, "messages": MESSAGES, "stream": True}) as stream:
+                async for piece in stream.aiter_text():
+                    if '"5 "' in piece:
+                        break
+        await soon(lambda: sound.running == 0, "the engine was told to stop", 1)
+
+
+async def test_a_caller_cannot_bring_a_continuation_along(http: httpx.AsyncClient) -> None:
+    answer = await ask(http, "any/m", True, continuation={"token_ids": [1]})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "reserved_field"
