@@ -38,7 +38,7 @@ def main() -> int:
     from serving_bench import machine
 
     model = load_model()
-    cases = {name: measure(model, batch_of(name, *sizes)) for name, *sizes in CASES}
+    cases = {name: measure(model, batch_of(*sizes)) for name, *sizes in CASES}
     for name, parts in cases.items():
         print(f"{name:34}", ", ".join(f"{part} {ms:.2f} ms" for part, ms in parts.items()), flush=True)
     report = {"machine": machine.describe(), "rounds": ROUNDS, "cases": cases}
@@ -62,7 +62,7 @@ def load_model() -> Any:
     return model
 
 
-def batch_of(name: str, sequences: int, start: int, count: int) -> Any:
+def batch_of(sequences: int, start: int, count: int) -> Any:
     """So many equal sequences; without any, the mixed step."""
     import numpy as np
 

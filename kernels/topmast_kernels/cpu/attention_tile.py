@@ -12,7 +12,8 @@ from numba.core import cgutils
 
 from topmast_kernels.cpu.jit import LANES
 from topmast_kernels.cpu.native import Body, link
-from topmast_kernels.cpu.simd import Simd, int64, strict_kernel
+from topmast_kernels.cpu.simd import Simd, strict_kernel
+from topmast_kernels.cpu.vector import const
 
 _WIDE = 4 if LANES == 16 else 2  # vectors of one row whose sums live in registers: 6 x 4 of 32, or 6 x 2 of 16
 _FULL = 6  # rows likewise
@@ -39,7 +40,7 @@ def _make_product(rows: int, half: bool) -> Body:
         adds: Any,
     ) -> None:
         builder = simd.builder
-        places = [[builder.add(out, int64(v * LANES * 4)) for v in range(vectors)] for out in outs]
+        places = [[builder.add(out, const(v * LANES * 4)) for v in range(vectors)] for out in outs]
         sums = [[cgutils.alloca_once(builder, simd.kind) for _ in row] for row in places]
         for row, targets in zip(places, sums, strict=True):
             for place, total in zip(row, targets, strict=True):
@@ -48,8 +49,8 @@ def _make_product(rows: int, half: bool) -> Body:
             line = builder.add(b, builder.mul(b_step, loop.index))
             if rows < _FULL:  # many rows share what the first of them has loaded
                 for offset in range(0, vectors * LANES * size, _LINE):
-                    simd.prefetch(builder.add(builder.add(line, ahead), int64(offset)))
-            parts = [simd.load(builder.add(line, int64(v * LANES * size)), half=half) for v in range(vectors)]
+                    simd.prefetch(builder.add(builder.add(line, ahead), const(offset)))
+            parts = [simd.load(builder.add(line, const(v * LANES * size)), half=half) for v in range(vectors)]
             for address, targets in zip(a_rows, sums, strict=True):
                 factor = simd.splat(simd.load_one(simd.at(address, loop.index, 4)))
                 for part, total in zip(parts, targets, strict=True):
@@ -72,17 +73,17 @@ def _make_product(rows: int, half: bool) -> Body:
         ahead: Any,
     ) -> None:
         simd = Simd(builder)
-        a_rows = [simd.at(a, builder.mul(a_stride, int64(r)), 4) for r in range(rows)]
-        out_rows = [simd.at(out, builder.mul(out_stride, int64(r)), 4) for r in range(rows)]
-        adds, b_step = builder.icmp_signed("!=", add, int64(0)), builder.mul(b_stride, int64(size))
-        done: Any = int64(0)
+        a_rows = [simd.at(a, builder.mul(a_stride, const(r)), 4) for r in range(rows)]
+        out_rows = [simd.at(out, builder.mul(out_stride, const(r)), 4) for r in range(rows)]
+        adds, b_step = builder.icmp_signed("!=", add, const(0)), builder.mul(b_stride, const(size))
+        done: Any = const(0)
         for vectors in sorted({_WIDE, 2, 1}, reverse=True):
-            tiles = builder.udiv(builder.sub(columns, done), int64(vectors * LANES))
+            tiles = builder.udiv(builder.sub(columns, done), const(vectors * LANES))
             with cgutils.for_range(builder, tiles) as loop:
-                first = builder.add(done, builder.mul(loop.index, int64(vectors * LANES)))
+                first = builder.add(done, builder.mul(loop.index, const(vectors * LANES)))
                 outs = [simd.at(row, first, 4) for row in out_rows]
                 tile(simd, vectors, a_rows, simd.at(b, first, size), b_step, count, outs, ahead, adds)
-            done = builder.add(done, builder.mul(tiles, int64(vectors * LANES)))
+            done = builder.add(done, builder.mul(tiles, const(vectors * LANES)))
 
     return body
 
@@ -93,25 +94,25 @@ def _softmax(builder: Any, scores: Any, valid: Any, padded: Any, state: Any) -> 
     A NaN score makes the sum NaN; the entries beyond `valid` may be anything before.
     """
     simd = Simd(builder)
-    vectors = builder.udiv(padded, int64(LANES))
+    vectors = builder.udiv(padded, const(LANES))
     best, total = (cgutils.alloca_once(builder, simd.kind) for _ in range(2))
     builder.store(simd.constant(_MINUS_INFINITY), best)
     builder.store(simd.constant(0.0), total)
     with cgutils.for_range(builder, vectors) as loop:
-        mask = simd.below(builder.mul(loop.index, int64(LANES)), valid)
+        mask = simd.below(builder.mul(loop.index, const(LANES)), valid)
         score = simd.load(simd.at(scores, loop.index, LANES * 4))
         seen = builder.select(mask, score, simd.constant(_MINUS_INFINITY))
         builder.store(simd.maximum(seen, builder.load(best)), best)
     most = simd.fold(builder.load(best), simd.maximum)
     with cgutils.for_range(builder, vectors) as loop:
-        mask = simd.below(builder.mul(loop.index, int64(LANES)), valid)
+        mask = simd.below(builder.mul(loop.index, const(LANES)), valid)
         place = simd.at(scores, loop.index, LANES * 4)
         weight = simd.exp2(builder.fsub(simd.load(place), simd.splat(most)))
         weight = builder.select(mask, weight, simd.constant(0.0))
         simd.store(weight, place)
         builder.store(builder.fadd(builder.load(total), weight), total)
     simd.store(most, state)
-    simd.store(simd.fold(builder.load(total), builder.fadd), builder.add(state, int64(4)))
+    simd.store(simd.fold(builder.load(total), builder.fadd), builder.add(state, const(4)))
 
 
 def _join(builder: Any, answer: Any, state: Any, part: Any, part_state: Any, width: Any) -> None:
@@ -124,10 +125,10 @@ def _join(builder: Any, answer: Any, state: Any, part: Any, part_state: Any, wid
     best = simd.maximum(mine, theirs)
     factors = [simd.exp2(simd.splat(builder.fsub(one, best))) for one in (mine, theirs)]
     first, second = (simd.first(factor) for factor in factors)
-    sums = [simd.load_one(builder.add(one, int64(4))) for one in (state, part_state)]
+    sums = [simd.load_one(builder.add(one, const(4))) for one in (state, part_state)]
     simd.store(best, state)
-    simd.store(simd.fma(sums[1], second, builder.fmul(sums[0], first)), builder.add(state, int64(4)))
-    with cgutils.for_range(builder, builder.udiv(width, int64(LANES))) as loop:
+    simd.store(simd.fma(sums[1], second, builder.fmul(sums[0], first)), builder.add(state, const(4)))
+    with cgutils.for_range(builder, builder.udiv(width, const(LANES))) as loop:
         place = simd.at(answer, loop.index, LANES * 4)
         value = builder.fmul(simd.load(place), factors[0])
         simd.store(simd.fma(simd.load(simd.at(part, loop.index, LANES * 4)), factors[1], value), place)
@@ -137,7 +138,7 @@ def _divide(builder: Any, values: Any, by: Any, out: Any, width: Any) -> None:
     """out[:width] = values / the float32 at address `by`."""
     simd = Simd(builder)
     factor = builder.fdiv(simd.constant(1.0), simd.splat(simd.load_one(by)))
-    with cgutils.for_range(builder, builder.udiv(width, int64(LANES))) as loop:
+    with cgutils.for_range(builder, builder.udiv(width, const(LANES))) as loop:
         value = builder.fmul(simd.load(simd.at(values, loop.index, LANES * 4)), factor)
         simd.store(value, simd.at(out, loop.index, LANES * 4))
 

@@ -28,7 +28,7 @@ class Dot:
 
     def __init__(self, builder: Any, *, signed: bool) -> None:
         """signed: the weights are int8, else nibbles."""
-        self._builder, self._signed = builder, signed
+        self._builder = builder
         # Sums of nibbles fit into 16 bits for a whole block: 8 x 2 x 15 x 127 < 32768.
         self._short = not HAS_VNNI and HAS_MADD and not signed
         # Unsigned instructions get int8 weights 128 too large, and `total` takes it off again.

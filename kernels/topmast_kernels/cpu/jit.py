@@ -30,7 +30,6 @@ def _has(*features: str) -> bool:
 
 LANES = 16 if _has("avx512f") else 8  # float32 values in one vector
 PANELS = 3  # of LANES weight rows each, in one tile
-BATCH_TILE = 8 if LANES == 16 else 4  # rows of x in one tile: 3 x 8 sums in 32 registers, or 3 x 4 in 16
 HAS_VNNI = _has("avx512f", "avx512vnni") if LANES == 16 else _has("avxvnni")  # products of bytes, four at a time
 HAS_MADD = _has("avx512bw") if LANES == 16 else _has("avx2")  # products of bytes, two at a time
 

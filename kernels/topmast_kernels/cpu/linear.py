@@ -18,52 +18,10 @@ from topmast_kernels.cpu.simd import take_number
 from topmast_kernels.cpu.table import FORMAT, count_groups, find_group
 from topmast_kernels.cpu.tile import FUNCTIONS, ROUNDED_BLOCK
 
-_F32, _Q4_1, _Q8_0 = (int(kind) for kind in (Format.F32, Format.Q4_1, Format.Q8_0))
-_exact_f32, _exact_q4_0, _exact_q4_1, _exact_q8_0 = (FUNCTIONS[f"exact_{kind.name.lower()}"] for kind in Format)
-_rounded_q4_0, _rounded_q4_1, _rounded_q8_0 = (FUNCTIONS[f"rounded_{name}"] for name in ("q4_0", "q4_1", "q8_0"))
-_round_blocks = FUNCTIONS["round_blocks"]
+_F32 = int(Format.F32)
+_exact, _rounded, _round_blocks = (FUNCTIONS[name] for name in ("exact", "rounded", "round_blocks"))
 _SERIAL = 1 << 14  # values that one thread rounds about as fast as several: waking them takes microseconds
 _CACHE_LINE = 8  # int64 values: threads that count in one line slow each other down
-
-
-@kernel()
-def _multiply_exactly(
-    kind: int,
-    panels: tuple[int, int, int],
-    x: int,
-    x_bytes: int,
-    outs: tuple[int, int, int],
-    out_bytes: int,
-    blocks: int,
-    rows: int,
-) -> None:
-    if kind == _Q4_1:
-        _exact_q4_1(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
-    elif kind == _Q8_0:
-        _exact_q8_0(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
-    elif kind == _F32:
-        _exact_f32(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
-    else:
-        _exact_q4_0(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
-
-
-@kernel()
-def _multiply_rounded(
-    kind: int,
-    panels: tuple[int, int, int],
-    x: int,
-    x_bytes: int,
-    outs: tuple[int, int, int],
-    out_bytes: int,
-    blocks: int,
-    rows: int,
-) -> None:
-    if kind == _Q4_1:
-        _rounded_q4_1(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
-    elif kind == _Q8_0:
-        _rounded_q8_0(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
-    else:
-        _rounded_q4_0(*panels, x, x_bytes, *outs, out_bytes, blocks, rows)
 
 
 @kernel()
@@ -76,9 +34,9 @@ def _compute_group(
     outs = (target + columns[0] * 4, target + columns[1] * 4, target + columns[2] * 4)
     rows, blocks = x.shape[0], x.shape[1] // BLOCK
     if kind == _F32 or rounded.size == 0:
-        _multiply_exactly(kind, panels, x.ctypes.data, x.shape[1] * 4, outs, step, blocks, rows)
+        _exact(kind, *panels, x.ctypes.data, x.shape[1] * 4, *outs, step, blocks, rows)
     else:
-        _multiply_rounded(kind, panels, rounded.ctypes.data, blocks * ROUNDED_BLOCK, outs, step, blocks, rows)
+        _rounded(kind, *panels, rounded.ctypes.data, blocks * ROUNDED_BLOCK, *outs, step, blocks, rows)
 
 
 @kernel()

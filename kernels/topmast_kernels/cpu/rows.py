@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from topmast_kernels.cpu.jit import LANES, kernel
 from topmast_kernels.cpu.native import link
-from topmast_kernels.cpu.simd import F32, Simd, int64, strict_kernel
+from topmast_kernels.cpu.simd import Simd, strict_kernel
+from topmast_kernels.cpu.vector import F32, const
 
 _LOG2_E = 1.4426950408889634
 _SERIAL = 1 << 15  # values that one thread works off about as fast as several: waking them takes microseconds
@@ -27,10 +28,10 @@ _SILU_STEP = 512  # values per piece of parallel work
 def _norm(builder: Any, x: Any, added: Any, weight: Any, epsilon: Any, out: Any, width: Any) -> None:
     """x += added (unless its address is 0); out = x / sqrt(mean(x^2) + the float32 at `epsilon`) * weight."""
     simd = Simd(builder)
-    vectors = builder.udiv(width, int64(LANES))
+    vectors = builder.udiv(width, const(LANES))
     total = cgutils.alloca_once(builder, simd.kind)
     builder.store(simd.constant(0.0), total)
-    adds = builder.icmp_signed("!=", added, int64(0))
+    adds = builder.icmp_signed("!=", added, const(0))
     source = builder.select(adds, added, x)  # some address that can be read
     with cgutils.for_range(builder, vectors) as loop:
         place = simd.at(x, loop.index, LANES * 4)
@@ -45,7 +46,7 @@ def _norm(builder: Any, x: Any, added: Any, weight: Any, epsilon: Any, out: Any,
     size = builder.call(root, [builder.fadd(mean, simd.load_one(epsilon))])
     factor = simd.splat(builder.fdiv(ir.Constant(F32, 1.0), size))
     with cgutils.for_range(builder, vectors) as loop:
-        offset = builder.mul(loop.index, int64(LANES * 4))
+        offset = builder.mul(loop.index, const(LANES * 4))
         scaled = builder.fmul(simd.load(builder.add(x, offset)), factor)
         simd.store(builder.fmul(scaled, simd.load(builder.add(weight, offset))), builder.add(out, offset))
 
@@ -53,8 +54,8 @@ def _norm(builder: Any, x: Any, added: Any, weight: Any, epsilon: Any, out: Any,
 def _silu(builder: Any, gate: Any, up: Any, out: Any, count: Any) -> None:
     """out = gate / (1 + e^-gate) * up, for `count` values, a multiple of LANES."""
     simd = Simd(builder)
-    with cgutils.for_range(builder, builder.udiv(count, int64(LANES))) as loop:
-        offset = builder.mul(loop.index, int64(LANES * 4))
+    with cgutils.for_range(builder, builder.udiv(count, const(LANES))) as loop:
+        offset = builder.mul(loop.index, const(LANES * 4))
         value = simd.load(builder.add(gate, offset))
         power = simd.exp2(builder.fmul(value, simd.constant(-_LOG2_E)))
         gated = builder.fdiv(value, builder.fadd(power, simd.constant(1.0)))
@@ -71,9 +72,9 @@ def _turn(simd: Simd, cosines: Any, sines: Any, index: Any, first: Any, second: 
 
 def _rotate(builder: Any, x: Any, cosines: Any, sines: Any, out: Any, pairs: Any, scale: Any) -> None:
     """out = x rotated, times the float32 at `scale`: pairs (i, i + pairs); cosines and sines [pairs]."""
-    simd, half = Simd(builder, _PAIRS), builder.mul(pairs, int64(4))
+    simd, half = Simd(builder, _PAIRS), builder.mul(pairs, const(4))
     factor = simd.splat(simd.load_one(scale))
-    with cgutils.for_range(builder, builder.udiv(pairs, int64(_PAIRS))) as loop:
+    with cgutils.for_range(builder, builder.udiv(pairs, const(_PAIRS))) as loop:
         source, target = (simd.at(one, loop.index, _PAIRS * 4) for one in (x, out))
         first, second = simd.load(source), simd.load(builder.add(source, half))
         left, right = _turn(simd, cosines, sines, loop.index, first, second, factor)
@@ -83,9 +84,9 @@ def _rotate(builder: Any, x: Any, cosines: Any, sines: Any, out: Any, pairs: Any
 
 def _rotate_interleaved(builder: Any, x: Any, cosines: Any, sines: Any, out: Any, pairs: Any, scale: Any) -> None:
     """The same with pairs (2i, 2i + 1), as GGUF's llama has them."""
-    simd, step = Simd(builder, _PAIRS), int64(_PAIRS * 4)
+    simd, step = Simd(builder, _PAIRS), const(_PAIRS * 4)
     factor = simd.splat(simd.load_one(scale))
-    with cgutils.for_range(builder, builder.udiv(pairs, int64(_PAIRS))) as loop:
+    with cgutils.for_range(builder, builder.udiv(pairs, const(_PAIRS))) as loop:
         source, target = (simd.at(one, loop.index, 2 * _PAIRS * 4) for one in (x, out))
         low, high = simd.load(source), simd.load(builder.add(source, step))
         even, odd = (simd.pick(low, high, range(n, 2 * _PAIRS, 2)) for n in (0, 1))

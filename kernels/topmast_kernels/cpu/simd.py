@@ -12,16 +12,15 @@ from typing import Any, TypeVar
 import numba
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
+from topmast_kernels.cpu import vector
 from topmast_kernels.cpu.cache import cache_folder
 from topmast_kernels.cpu.jit import LANES
+from topmast_kernels.cpu.vector import F16, F32, I32, I64
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-F32, F16 = ir.FloatType(), ir.HalfType()
-I32, I64 = ir.IntType(32), ir.IntType(64)
 # 2^f on [-1/2, 1/2], relative error 8e-8; the constant term is 1, so that 2^0 is exactly 1.
 _EXP2_HIGH = (0.00015353361959569156, 0.0013398875016719103, 0.00961843691766262)
 _EXP2_LOW = (0.055503323674201965, 0.24022647738456726, 0.6931471824645996, 1.0)
@@ -37,13 +36,8 @@ def strict_kernel(function: _Function) -> _Function:
     return numba.njit(nogil=True, fastmath=False, cache=cache_folder() is not None)(function)  # type: ignore[no-any-return]
 
 
-def int64(value: int) -> Any:
-    """A constant."""
-    return ir.Constant(I64, value)
-
-
 class Simd:
-    """Instructions on vectors of `lanes` float32 values."""
+    """vector.py's instructions for any number of lanes, and what is made of them."""
 
     def __init__(self, builder: Any, lanes: int = LANES) -> None:
         self.builder, self.lanes = builder, lanes
@@ -60,7 +54,7 @@ class Simd:
 
     def at(self, address: Any, index: Any, size: int) -> Any:
         """address + index * size."""
-        return self.builder.add(address, self.builder.mul(index, int64(size)))
+        return vector.multiple(self.builder, address, index, size)
 
     def load(self, address: Any, *, half: bool = False) -> Any:
         """A vector from memory, widened where it is float16."""
@@ -77,12 +71,7 @@ class Simd:
 
     def prefetch(self, address: Any) -> None:
         """Ask for a cache line that will be read soon; any address will do."""
-        kinds = [ir.IntType(8).as_pointer(), I32, I32, I32]
-        function = cgutils.get_or_insert_function(
-            self.builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0"
-        )
-        read, soon, data = (ir.Constant(I32, n) for n in (0, 2, 1))
-        self.builder.call(function, [self.builder.inttoptr(address, kinds[0]), read, soon, data])
+        vector.prefetch(self.builder, address, vector.CACHE_LINE)
 
     def store(self, value: Any, address: Any, *, half: bool = False) -> None:
         """A vector or a scalar to memory, rounded to float16 where that is stored."""
@@ -100,8 +89,7 @@ class Simd:
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """a * b + c, rounded once; vectors or scalars."""
         name = "llvm.fma.f32" if a.type == F32 else f"llvm.fma.v{self.lanes}f32"
-        signature = ir.FunctionType(a.type, [a.type] * 3)
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), [a, b, c])
+        return vector.call(self.builder, name, a.type, a, b, c)
 
     def maximum(self, a: Any, b: Any) -> Any:
         """The larger of two; `b` where a is NaN."""
@@ -153,6 +141,6 @@ def take_number(_typing: Any, counter: Any) -> Any:
 
     def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
         place = builder.inttoptr(values[0], I64.as_pointer())
-        return builder.atomic_rmw("add", place, int64(1), "monotonic")
+        return builder.atomic_rmw("add", place, vector.const(1), "monotonic")
 
     return types.int64(types.int64), generate

@@ -13,7 +13,7 @@ from numba.core import cgutils
 
 from topmast_kernels.cpu.dot import Dot
 from topmast_kernels.cpu.formats import BLOCK, Format
-from topmast_kernels.cpu.jit import BATCH_TILE, LANES, PANELS
+from topmast_kernels.cpu.jit import LANES, PANELS
 from topmast_kernels.cpu.native import Body, link
 from topmast_kernels.cpu.panel import byte_groups, minimum, piece_bytes, scale, weights
 from topmast_kernels.cpu.simd import Simd
@@ -37,6 +37,7 @@ from topmast_kernels.cpu.vector import (
 ROUNDED_BLOCK = BLOCK + 12  # 32 int8, their scale, the scale times their sum (both float32), their sum (int32)
 _SCALE, _SCALED_SUM, _SUM = BLOCK, BLOCK + 4, BLOCK + 8
 _OFFSETS = {Format.Q4_0: 8, Format.Q4_1: 0, Format.Q8_0: 0}  # what byte_groups has too much
+_BATCHES = (4, 2, 1)  # rows of x in one tile: 3 x 4 sums fit into 16 registers
 _LARGEST = 127.0
 _ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer, ties to even, in the low bits
 
@@ -121,7 +122,7 @@ def _rows(kind: Format, *, exact: bool) -> Body:
             arguments[8:],
         )
         done: Any = const(0)
-        for batch in _batches():
+        for batch in _BATCHES:
             tiles = builder.udiv(builder.sub(rows, done), const(batch))
             name = f"topmast_{_name(kind, exact=exact)}_{batch}"
             tile = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [I64] * 10), name)
@@ -173,9 +174,28 @@ def _magnitude(builder: Any, value: Any) -> Any:
     return builder.bitcast(bits, FLOATS)
 
 
-def _batches() -> list[int]:
-    """Rows of x in one tile, the largest first."""
-    return [batch for batch in (4, 2, 1) if batch <= BATCH_TILE]
+def _by_kind(*, exact: bool) -> Body:
+    """`_rows` of the format whose number is the first argument."""
+
+    def write(builder: Any, kind: Any, *arguments: Any) -> None:
+        end = builder.append_basic_block("end")
+        choice = builder.switch(kind, end)
+        for each in _kinds(exact=exact):
+            block = builder.append_basic_block(each.name)
+            choice.add_case(const(int(each)), block)
+            builder.position_at_end(block)
+            signature = ir.FunctionType(ir.VoidType(), [I64] * len(arguments))
+            rows = cgutils.get_or_insert_function(builder.module, signature, f"topmast_{_name(each, exact=exact)}")
+            builder.call(rows, arguments)
+            builder.branch(end)
+        builder.position_at_end(end)
+
+    return write
+
+
+def _kinds(*, exact: bool) -> list[Format]:
+    """Plain floats get exact products alone."""
+    return [kind for kind in Format if exact or kind is not Format.F32]
 
 
 def _name(kind: Format, *, exact: bool) -> str:
@@ -186,11 +206,11 @@ def _bodies() -> dict[str, tuple[int, Body]]:
     """Every function by name, with the number of its arguments."""
     bodies: dict[str, tuple[int, Body]] = {"round_blocks": (3, _round_blocks)}
     for exact in (True, False):
-        for kind in Format:
-            if exact or kind is not Format.F32:
-                name = _name(kind, exact=exact)
-                bodies[name] = 11, _rows(kind, exact=exact)
-                bodies |= {f"{name}_{batch}": (10, _tile(kind, batch, exact=exact)) for batch in _batches()}
+        bodies["exact" if exact else "rounded"] = 12, _by_kind(exact=exact)
+        for kind in _kinds(exact=exact):
+            name = _name(kind, exact=exact)
+            bodies[name] = 11, _rows(kind, exact=exact)
+            bodies |= {f"{name}_{batch}": (10, _tile(kind, batch, exact=exact)) for batch in _BATCHES}
     return bodies
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from topmast_server.models.kv_memory import lazy_zeros
+from topmast_server.models.lazy_memory import lazy_zeros
 from topmast_server.weights.matrix import Matrix
 
 if TYPE_CHECKING:

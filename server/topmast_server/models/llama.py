@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from topmast_kernels.cpu.layout import Layout, Paged, supported
 from topmast_server.models.batch import Batch
-from topmast_server.models.kv_memory import lazy_zeros
+from topmast_server.models.lazy_memory import lazy_zeros
 from topmast_server.models.precision import Precision
 from topmast_server.models.projection import Projection
 from topmast_server.models.rope import rope_tables

@@ -1,4 +1,4 @@
-"""Memory for the KV cache: zeros that cost nothing until a request reaches them."""
+"""Memory for weights and the KV cache: zeros that cost nothing until somebody writes there."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from topmast_server.models.kv_memory import lazy_zeros
+from topmast_server.models.lazy_memory import lazy_zeros
 
 MB = 1 << 20
 
