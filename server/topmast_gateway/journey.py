@@ -17,6 +17,7 @@ from topmast_gateway.fleet import Fleet
 from topmast_gateway.metrics import Metrics
 from topmast_gateway.patience import Patience
 from topmast_gateway.pick import Loads
+from topmast_gateway.retries import RetryBudget
 from topmast_gateway.routes import Pod, Route
 from topmast_gateway.upstream import CONNECT_S, Answer, Full, Miss
 
@@ -33,7 +34,14 @@ class Journey:
     """One request's way to the end of its answer. `tell` is given a sentence while there is nobody to ask."""
 
     def __init__(
-        self, errand: Errand, fleet: Fleet, loads: Loads, metrics: Metrics, patience: Patience, tell: Tell
+        self,
+        errand: Errand,
+        fleet: Fleet,
+        loads: Loads,
+        metrics: Metrics,
+        patience: Patience,
+        retries: RetryBudget,
+        tell: Tell,
     ) -> None:
         self._errand = errand
         self._model = errand.model
@@ -41,6 +49,7 @@ class Journey:
         self._loads = loads
         self._metrics = metrics
         self._patience = patience
+        self._retries = retries
         self._tell = tell
         self._tried: set[str] = set()
         self._sends = self._moves = 0
@@ -76,7 +85,9 @@ class Journey:
             self._full = self._without_since = None
         self._last = miss
         self._tried.add(pod.uid)
-        self._sends += miss.ran
+        if miss.ran:
+            may_go_on = self._errand.begun or self._retries.spend()
+            self._sends = self._sends + 1 if may_go_on else MAX_SENDS
         if miss.suspect_s:
             self._fleet.suspect(pod, miss.suspect_s)
         if miss.suspect_s or isinstance(miss, Full):
@@ -121,7 +132,7 @@ class Journey:
     def _give_up(self) -> Answer:
         if isinstance(self._last, Full):
             return self._last.answer
-        message = f"the model's servers broke the connection {self._sends} times before they answered; ask again"
+        message = "the model's servers broke the connection before they answered; ask again"
         if self._errand.begun:
             message = "the model's servers broke off this answer again and again, and it is not complete; ask again"
         raise Refusal(502, "upstream_lost", message, kind="server_error")

@@ -21,6 +21,7 @@ from topmast_gateway.patience import Patience
 from topmast_gateway.pick import Loads
 from topmast_gateway.reply import Reply
 from topmast_gateway.request import Ask
+from topmast_gateway.retries import RetryBudget
 from topmast_gateway.tally import Tally
 from topmast_gateway.upstream import Answer, Miss
 
@@ -40,12 +41,14 @@ class Proxy:
         self._metrics = metrics
         self._patience = patience
         self._attempts = Attempts(client, metrics, patience)
+        self._retries = RetryBudget()
 
     async def forward(self, ask: Ask, model: str, headers: Mapping[bytes, bytes], reply: Reply, tally: Tally) -> None:
         """Answer by the model's pods; a Refusal when none can. `model` is its key; `tally` is told what it takes."""
         errand = Errand(ask, model, headers, reply, tally, self._metrics.gap.labels(model).observe)
         waiting = _Waiting(errand)
-        journey = Journey(errand, self._fleet, self._loads, self._metrics, self._patience, waiting.tell)
+        self._retries.earn()
+        journey = Journey(errand, self._fleet, self._loads, self._metrics, self._patience, self._retries, waiting.tell)
         while True:
             stop = await journey.next_stop()
             if isinstance(stop, Answer):
