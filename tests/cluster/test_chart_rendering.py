@@ -72,6 +72,12 @@ def test_with_a_secret_of_ones_own_no_key_is_made() -> None:
     assert rule["resourceNames"] == ["our-keys"]
 
 
+def test_without_the_gateway_nothing_of_it_is_left() -> None:
+    names = [item["metadata"]["name"] for item in render("gateway.enabled=false")]
+    assert any("operator" in name for name in names)
+    assert not [name for name in names if "gateway" in name or "key" in name]
+
+
 def test_images_come_from_the_named_registry_with_the_charts_version() -> None:
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     objects = render('images.registry="registry.example.org:5000/team"', 'images.server.tag="next"')
