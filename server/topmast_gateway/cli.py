@@ -97,11 +97,14 @@ def _name(text: str) -> str:
 
 
 def _url(text: str) -> str:
+    """A base URL; `tcp://` is how Kubernetes writes a Service's address into the environment of a pod."""
+    if "$(" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} was not replaced: the operator's Service did not exist yet")
     parts = urlsplit(text)
-    is_base = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment
+    is_base = parts.scheme in ("http", "https", "tcp") and parts.hostname and not parts.query and not parts.fragment
     if text and not is_base:
         raise argparse.ArgumentTypeError(f"{text!r} is not a base URL such as http://topmast-operator:8080")
-    return text
+    return parts._replace(scheme="http").geturl() if parts.scheme == "tcp" else text
 
 
 def _port(text: str) -> int:
