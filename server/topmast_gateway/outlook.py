@@ -22,7 +22,7 @@ _ORDER = list(_WORDS.values())
 class Outlook:
     """`left_s` is what the engine says of its loading; `due` is the Unix time by which such wakes were mostly done.
 
-    `asleep`: nothing starts yet, and a wake usually takes `usual_s`.
+    `asleep`: nothing starts yet, and a wake usually takes `usual_s`. `stalled`: nothing will start before a human acts.
     """
 
     phase: str = ""
@@ -31,6 +31,7 @@ class Outlook:
     due: float | None = None
     usual_s: float | None = None
     asleep: bool = False
+    stalled: bool = False
 
     def eta_s(self, now: float | None = None) -> float | None:
         """Seconds until the model should be ready; None when nobody knows, or when it takes longer than usual."""
@@ -62,9 +63,16 @@ def outlook_of(status: Mapping[str, Any]) -> Outlook:
     due = began + usual_s if began and usual_s else None
     pods = [pod for pod in status.get("pods") or () if pod.get("phase") not in ("Draining", "Ready")]
     first = max(pods, key=_nearness, default=None)
+    if first is None and _is_stalled(status):
+        return Outlook("it cannot start", stalled=True)
     if first is None:
         return Outlook("waking" if waking else "", due=due)
     return Outlook(_word(first), first.get("percent"), first.get("etaSeconds"), due)
+
+
+def _is_stalled(status: Mapping[str, Any]) -> bool:
+    conditions = status.get("conditions") or ()
+    return any(item.get("type") == "Stalled" and item.get("status") == "True" for item in conditions)
 
 
 def _word(pod: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from topmast_gateway.waking import Waker
 
 _LOOK_AGAIN_S = 0.5  # while waiting; a pod's return is seen at once, the end of a suspicion within this time
 _LONGEST_PAUSE_S = 5.0  # before a full engine is asked again
-_SUSPENDED_RETRY_S = 60
+_HUMAN_RETRY_S = 60  # where a human has to act first
 
 Tell = Callable[[str], Awaitable[None]]
 
@@ -113,7 +113,10 @@ class Wait:
         model = route.model
         if model.suspended:
             message = f"the model {model.key} is suspended: unset spec.suspend of its LLMDeployment"
-            raise unavailable("model_suspended", message, _SUSPENDED_RETRY_S)
+            raise unavailable("model_suspended", message, _HUMAN_RETRY_S)
+        if model.outlook.stalled and not self._errand.begun:
+            message = f"the model {model.key} cannot start: its LLMDeployment's condition Stalled says why"
+            raise unavailable("model_stalled", message, _HUMAN_RETRY_S)
         if model.sleeps:
             await self._waker.call(model.key)
         left_s, outlook = self.left_s(model), self._waker.outlook(model)

@@ -36,6 +36,8 @@ def loading(percent: int, eta_s: int) -> dict[str, Any]:
         ({"pods": [loading(20, 40), {"phase": "Unschedulable"}]}, 0, "loading weights, 20 %, about 40 s", 40),
         ({"pods": [{"phase": "Ready"}, {"phase": "Draining"}]}, 0, "no replica is ready", None),
         ({"pods": [loading(50, 10)]}, 0, "loading weights, 50 %, about 10 s", 10),
+        ({"conditions": [{"type": "Stalled", "status": "True"}]}, 0, "it cannot start", None),
+        ({"conditions": [{"type": "Stalled", "status": "True"}], "pods": [{}]}, 0, "starting", None),
         ({}, 0, "no replica is ready", None),
     ],
 )  # fmt: skip

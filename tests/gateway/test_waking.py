@@ -141,14 +141,21 @@ async def test_a_wake_that_takes_longer_than_the_client_has_is_told_at_once_with
     assert pieces.text.endswith("data: [DONE]\n\n")
 
 
-async def test_suspended_is_never_called_and_what_never_sleeps_is_held_as_ever(
+async def test_what_a_human_stopped_is_never_called_and_what_never_sleeps_is_held_as_ever(
     stage: Stage, waking: Gateway, operator: PlayOperator, namespace: str, client: httpx.AsyncClient
 ) -> None:
     stage.model(namespace, "night", suspend=True, sleep={})
+    stage.model(namespace, "broken", **SLEEP)
+    stalled = {"type": "Stalled", "status": "True", "reason": "ModelCorrupt", "message": "cut off"}
+    began = {"state": "Waking", "since": "2026-01-01T00:00:00Z", "reason": "a request"}
+    stalled["lastTransitionTime"] = began["since"]
+    status(stage, namespace, "broken", conditions=[stalled], sleep=began)
     stage.model(namespace, "plain")
     await soon(lambda: waking.ready_pods(f"{namespace}/plain") == 0, "the models are seen")
     response = await client.post(CHAT, json={"model": "night"})
     assert response.json()["error"]["code"] == "model_suspended" and response.elapsed.total_seconds() < 1
+    response = await client.post(CHAT, json={"model": "broken", "stream": True})
+    assert response.json()["error"]["code"] == "model_stalled" and response.elapsed.total_seconds() < 1
     response = await client.post(CHAT, json={"model": "plain"})
     assert response.json()["error"]["code"] == "no_ready_pod" and response.elapsed.total_seconds() > 1.5
     assert operator.calls == []

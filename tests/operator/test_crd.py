@@ -68,6 +68,12 @@ def test_a_name_that_fits_no_child_is_refused(whole_world: World, name: str, sen
     assert sentence in said, said
 
 
+@pytest.mark.parametrize("name", ["autoscaling", "sleeping", "smollm2"])
+def test_the_examples_are_accepted(whole_world: World, name: str) -> None:
+    text = (CRD.parents[1] / "examples" / f"{name}.yaml").read_text()
+    assert "created" in whole_world.kubectl("apply", "--dry-run=server", "-f", "-", stdin=text)
+
+
 def test_every_rule_of_the_crd_has_a_test() -> None:
     told = [sentence for *_, sentence in (*REFUSED, *NAMES)]
     rules = [rule["message"] for rule in _rules(yaml.safe_load(CRD.read_text()))]

@@ -47,7 +47,8 @@ def decide(facts: Facts) -> Rest | None:
     if before is None:
         return _first(model, bool(ready), now)
     if before.state is State.ASLEEP:
-        if model.called_unix_s is not None and model.called_unix_s > before.since:
+        # Both are whole seconds: a call of the same second counts, rather than being lost.
+        if model.called_unix_s is not None and model.called_unix_s >= before.since:
             return Rest(State.WAKING, now, "a request asked for it")
         return before
     if before.state is State.WAKING:
