@@ -162,7 +162,12 @@ async def test_what_a_human_stopped_is_never_called_and_what_never_sleeps_is_hel
 
 
 async def test_without_its_operator_a_sleeping_model_costs_its_clients_their_patience_and_nobody_else_anything(
-    stage: Stage, waking: Gateway, operator: PlayOperator, namespace: str, client: httpx.AsyncClient
+    stage: Stage,
+    waking: Gateway,
+    operator: PlayOperator,
+    namespace: str,
+    client: httpx.AsyncClient,
+    tmp_path: Path,
 ) -> None:
     operator.status = 503
     stage.model(namespace, "m", **SLEEP)
@@ -172,11 +177,13 @@ async def test_without_its_operator_a_sleeping_model_costs_its_clients_their_pat
         await soon(lambda: waking.ready_pods(f"{namespace}/awake") == 1, "the pod is seen")
         waiting = asyncio.create_task(client.post(CHAT, json={"model": "m", "timeout": 4}))
         await soon(lambda: operator.called(f"{namespace}/m") == 1, "the call")
+        (tmp_path / "token").write_text("rotated")
         assert (await client.post(CHAT, json={"model": "awake"})).elapsed.total_seconds() < 1
         response = await waiting
     assert (response.status_code, response.json()["error"]["code"]) == (503, "model_waking")
     assert response.headers["retry-after"] == "5" and 3.5 < response.elapsed.total_seconds() < 6
     assert operator.called(f"{namespace}/m") == 2, "called again every three seconds while somebody waits"
+    assert operator.calls[-1][2] == "Bearer rotated"
     assert any("HTTP 503" in line for line in waking.lines)
     assert not any(TOKEN in line for line in waking.lines)
 
