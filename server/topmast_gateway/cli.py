@@ -7,6 +7,8 @@ import gc
 import logging
 import re
 import sys
+from pathlib import Path
+from urllib.parse import urlsplit
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
@@ -22,7 +24,7 @@ def main() -> int:
     from topmast_gateway import kube
     from topmast_gateway.listener import bind
     from topmast_gateway.patience import Patience
-    from topmast_gateway.serve import Leave, Scope, serve
+    from topmast_gateway.serve import Leave, Scope, Wake, serve
 
     keys_namespace = flags.keys_namespace or kube.own_namespace()
     scope = Scope(tuple(dict.fromkeys(flags.namespace)), keys_namespace, flags.keys_secret)
@@ -36,9 +38,12 @@ def main() -> int:
         flags.hold_s, flags.hold_begun_s, flags.silence_s, flags.progress_timeout_s, flags.answer_timeout_s
     )
     leave = Leave(flags.drain_notice_s, flags.drain_timeout_s)
+    wake = Wake(flags.operator_url, flags.wake_token_file, flags.max_held_per_model)
     gc.freeze()  # what the imports made lives for ever; a full collection over it would stop every stream
     try:
-        uvloop.run(serve(public, admin, scope, patience=patience, max_streams=flags.max_streams, leave=leave))
+        uvloop.run(
+            serve(public, admin, scope, patience=patience, max_streams=flags.max_streams, leave=leave, wake=wake)
+        )
     except kube.NoCluster as error:
         return _failed(str(error))
     except Exception:
@@ -68,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--admin-port", default=8081, type=_port)
     add("--hold-s", default=60.0, type=_seconds, help="wait for a pod when none is ready (default %(default)s)")
     add("--hold-begun-s", default=300.0, type=_seconds, help="the same for an answer that was begun (%(default)s)")
+    add("--max-held-per-model", default=200, type=_count, help="requests that may wait for it (default %(default)s)")
+    add("--operator-url", default="", type=_url, metavar="URL", help="who wakes models that sleep; default: nobody")
+    add("--wake-token-file", type=Path, metavar="PATH", help="the token that the operator knows us by")
     add("--silence-s", default=5.0, type=_positive, help="longest silence of an engine of ours (default %(default)s)")
     add("--progress-timeout-s", default=120.0, type=_positive, help="longest silence of a stream (default %(default)s)")
     add(
@@ -86,6 +94,17 @@ def _name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a Kubernetes name: use lower-case letters, digits and '-'")
     return text
+
+
+def _url(text: str) -> str:
+    """A base URL; `tcp://` is how Kubernetes writes a Service's address into the environment of a pod."""
+    if "$(" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} was not replaced: the operator's Service did not exist yet")
+    parts = urlsplit(text)
+    is_base = parts.scheme in ("http", "https", "tcp") and parts.hostname and not parts.query and not parts.fragment
+    if text and not is_base:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a base URL such as http://topmast-operator:8080")
+    return parts._replace(scheme="http").geturl() if parts.scheme == "tcp" else text
 
 
 def _port(text: str) -> int:

@@ -44,6 +44,12 @@ class Metrics:
             ["model", "kind"],
             registry=self.registry,
         )
+        self.wake_calls = Counter(
+            "topmast_gateway_wake_calls",
+            "Calls at the operator for a model that sleeps, by result",
+            ["model", "result"],
+            registry=self.registry,
+        )
         self.moves = Counter(
             "topmast_gateway_moves",
             "Answers that were begun and went on elsewhere, by what ended the try before",

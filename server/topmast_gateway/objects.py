@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from topmast_gateway.keys import Keys, from_secret
+from topmast_gateway.outlook import outlook_of
 from topmast_gateway.routes import Model, Pod
 
 Json = dict[str, Any]
@@ -21,12 +22,15 @@ ENGINE_PORT = 8000
 
 def model_of(resource: Json) -> Model:
     """An LLMDeployment as a routing fact."""
-    meta = resource["metadata"]
+    meta, spec = resource["metadata"], resource.get("spec") or {}
+    suspended = spec.get("suspend") is True
     return Model(
         namespace=meta["namespace"],
         name=meta["name"],
         created=_unix(meta.get("creationTimestamp")),
-        suspended=(resource.get("spec") or {}).get("suspend") is True,
+        suspended=suspended,
+        sleeps=spec.get("sleep") is not None and not suspended,
+        outlook=outlook_of(resource.get("status") or {}),
     )
 
 

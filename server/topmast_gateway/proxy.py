@@ -15,6 +15,7 @@ import aiohttp
 from topmast_gateway.attempt import Attempts, hand_on
 from topmast_gateway.errand import Errand
 from topmast_gateway.fleet import Fleet
+from topmast_gateway.hall import Hall
 from topmast_gateway.journey import Journey
 from topmast_gateway.metrics import Metrics
 from topmast_gateway.patience import Patience
@@ -24,6 +25,8 @@ from topmast_gateway.request import Ask
 from topmast_gateway.retries import RetryBudget
 from topmast_gateway.tally import Tally
 from topmast_gateway.upstream import Answer, Miss
+from topmast_gateway.wait import Wait
+from topmast_gateway.waking import Waker
 
 log = logging.getLogger(__name__)
 
@@ -34,21 +37,31 @@ class Proxy:
     """Sends requests to pods."""
 
     def __init__(
-        self, client: aiohttp.ClientSession, fleet: Fleet, loads: Loads, metrics: Metrics, patience: Patience
+        self,
+        client: aiohttp.ClientSession,
+        fleet: Fleet,
+        loads: Loads,
+        metrics: Metrics,
+        patience: Patience,
+        hall: Hall,
+        waker: Waker,
     ) -> None:
         self._fleet = fleet
         self._loads = loads
         self._metrics = metrics
         self._patience = patience
+        self._hall = hall
+        self._waker = waker
         self._attempts = Attempts(client, metrics, patience)
         self._retries = RetryBudget()
 
     async def forward(self, ask: Ask, model: str, headers: Mapping[bytes, bytes], reply: Reply, tally: Tally) -> None:
         """Answer by the model's pods; a Refusal when none can. `model` is its key; `tally` is told what it takes."""
         errand = Errand(ask, model, headers, reply, tally, self._metrics.gap.labels(model).observe)
-        waiting = _Waiting(errand)
         self._retries.earn()
-        journey = Journey(errand, self._fleet, self._loads, self._metrics, self._patience, self._retries, waiting.tell)
+        tell = _Waiting(errand).tell
+        wait = Wait(errand, self._patience, self._fleet, self._hall, self._waker, self._metrics, tell)
+        journey = Journey(errand, self._fleet, self._loads, self._metrics, self._retries, wait)
         while True:
             stop = await journey.next_stop()
             if isinstance(stop, Answer):

@@ -9,15 +9,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from topmast_gateway.outlook import UNKNOWN, Outlook
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One LLMDeployment. `created` is in Unix seconds; a suspended model is not worth waiting for."""
+    """One LLMDeployment. `created` is in Unix seconds; a suspended model is not worth waiting for, and one that may
+    sleep wakes when it is called.
+    """
 
     namespace: str
     name: str
     created: int = 0
     suspended: bool = False
+    sleeps: bool = False
+    outlook: Outlook = UNKNOWN
 
     @property
     def key(self) -> str:

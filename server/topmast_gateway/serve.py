@@ -13,17 +13,20 @@ import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from topmast_gateway import kube, upstream
 from topmast_gateway.admin import Admin
 from topmast_gateway.admission import Admission
 from topmast_gateway.app import App
 from topmast_gateway.fleet import Fleet
+from topmast_gateway.hall import Hall
 from topmast_gateway.listener import listener
 from topmast_gateway.metrics import Metrics
 from topmast_gateway.patience import Patience
 from topmast_gateway.pick import Loads
 from topmast_gateway.proxy import Proxy
+from topmast_gateway.waking import Waker
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,15 @@ class Leave:
     drain: float = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """How to have models woken: no URL is nobody to call. `max_held` requests wait for each model at most."""
+
+    operator_url: str = ""
+    token_file: Path | None = None
+    max_held: int = 200
+
+
 async def serve(
     public: socket.socket,
     admin: socket.socket,
@@ -55,6 +67,7 @@ async def serve(
     patience: Patience,
     max_streams: int,
     leave: Leave,
+    wake: Wake,
 ) -> None:
     """Run until a signal, then drain. Raises kube.NoCluster when there is nothing to watch."""
     signals = _Signals()
@@ -73,7 +86,9 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(cluster.close)
         client = await stack.enter_async_context(upstream.session())
-        app = App(fleet, Proxy(client, fleet, loads, metrics, patience), admission, metrics)
+        waker = Waker(client, metrics, wake.operator_url, wake.token_file)
+        proxy = Proxy(client, fleet, loads, metrics, patience, Hall(wake.max_held), waker)
+        app = App(fleet, proxy, admission, metrics)
         door = listener(app, drain_timeout_s=leave.drain)
         side = listener(Admin(metrics, why_not_ready), drain_timeout_s=_ADMIN_LAST_S)
         watching = asyncio.create_task(fleet.follow(cluster))

@@ -28,6 +28,7 @@ class Engine:
 
     def __init__(self, mode: str = "stream", *, chunks: int = 4, pause_s: float = 0.0, ip: str | None = None) -> None:
         self.ip = ip or free_address()
+        self.retry_after_s = 7  # of a full one
         self.mode, self.chunks, self.pause_s = mode, chunks, pause_s
         self.headers: list[dict[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
@@ -71,7 +72,7 @@ class Engine:
     async def _misbehave(self, request: web.Request) -> web.StreamResponse:
         match self.mode:
             case "full":
-                return _error(503, "server_full", {"Retry-After": "7"})
+                return _error(503, "server_full", {"Retry-After": str(self.retry_after_s)})
             case "not_ready" | "draining" | "engine_failed":
                 return _error(503, self.mode, {"Retry-After": "1"})
             case "bad_request":

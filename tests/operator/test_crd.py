@@ -46,6 +46,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("replicas", {"replicas": -1}, "should be greater than or equal to 0"),
     ("bounds", {"autoscaling": {"minReplicas": 3, "maxReplicas": 2}}, "lower minReplicas or raise maxReplicas"),
     ("zero", {"autoscaling": {"minReplicas": 0, "maxReplicas": 2}}, "set spec.suspend: true to run no replica"),
+    ("nap", {"sleep": {"idleSeconds": 1}}, "spec.sleep.idleSeconds"),
     ("typo", {"modle": {}}, 'unknown field "spec.modle"'),
 ]
 
@@ -67,6 +68,12 @@ def test_a_name_that_fits_no_child_is_refused(whole_world: World, name: str, sen
     assert sentence in said, said
 
 
+@pytest.mark.parametrize("name", ["autoscaling", "sleeping", "smollm2"])
+def test_the_examples_are_accepted(whole_world: World, name: str) -> None:
+    text = (CRD.parents[1] / "examples" / f"{name}.yaml").read_text()
+    assert "created" in whole_world.kubectl("apply", "--dry-run=server", "-f", "-", stdin=text)
+
+
 def test_every_rule_of_the_crd_has_a_test() -> None:
     told = [sentence for *_, sentence in (*REFUSED, *NAMES)]
     rules = [rule["message"] for rule in _rules(yaml.safe_load(CRD.read_text()))]
@@ -82,7 +89,7 @@ def _rules(node: Any) -> list[dict[str, Any]]:
 
 
 def test_defaults_are_the_api_servers(world: World) -> None:
-    world.apply(world.model("plain", autoscaling={"maxReplicas": 2}, resources={"accelerator": {"count": 1}}))
+    world.apply(world.model("plain", autoscaling={"maxReplicas": 2}, sleep={}, resources={"accelerator": {"count": 1}}))
     found = world.get("llm", "plain")
     assert found is not None
     spec = found["spec"]
@@ -92,6 +99,7 @@ def test_defaults_are_the_api_servers(world: World) -> None:
     assert spec["autoscaling"] == {
         "minReplicas": 1, "maxReplicas": 2, "scaleDownHoldSeconds": 300, "targetUtilization": 0.65,
     }  # fmt: skip
+    assert spec["sleep"] == {"idleSeconds": 600}
     assert found["status"]["observedGeneration"] == -1, "so that kstatus tools wait for the operator"
     assert "plain" in world.kubectl("get", "all")
     assert "PHASE" in world.kubectl("get", "llm") and "REVISION" in world.kubectl("get", "llm")

@@ -12,6 +12,20 @@
 {{ include "topmast.fullname" . }}-first-key
 {{- end }}
 
+{{- define "topmast.wakeSecret" -}}
+{{ .Values.operator.wakeToken.existingSecret | default (printf "%s-wake-token" (include "topmast.fullname" .)) }}
+{{- end }}
+
+{{- /* Optional: without its token the operator wakes nothing, which is no reason to run nothing. */}}
+{{- define "topmast.wakeVolume" -}}
+- name: wake-token
+  secret: {secretName: {{ include "topmast.wakeSecret" . }}, optional: true}
+{{- end }}
+
+{{- define "topmast.wakeMount" -}}
+- {name: wake-token, mountPath: /etc/topmast/wake, readOnly: true}
+{{- end }}
+
 {{- /* Cluster-scoped names carry the namespace, so that two releases of one name do not meet. */}}
 {{- define "topmast.clusterName" -}}
 {{ .Release.Namespace }}-{{ include "topmast.fullname" . }}

@@ -40,6 +40,7 @@ class EngineState:
     offered_input_tokens_per_s: float = 0.0  # over the poller's window
     output_tokens_per_s: float = 0.0
     age_s: float = 0.0  # since this was read
+    idle_s: float | None = None  # without work or a new request until then; counted from when it became ready
 
 
 @dataclass(frozen=True)

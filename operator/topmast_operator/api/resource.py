@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from topmast_operator.api.names import ANNOTATION_RETRY
+from topmast_operator.api.times import to_unix
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,18 @@ class Autoscaling:
 
 
 @dataclass(frozen=True)
+class Sleep:
+    """The model sleeps after `idle_s` without a request, and a call wakes it."""
+
+    idle_s: float
+
+
+@dataclass(frozen=True)
 class Model:
-    """One LLMDeployment. `status` is what the operator itself wrote earlier: its memory across restarts."""
+    """One LLMDeployment. `status` is what a pass of the operator wrote earlier: its memory across restarts.
+
+    `called_unix_s` is when somebody last called a model that may sleep; it is written by the call, not by a pass.
+    """
 
     namespace: str
     name: str
@@ -65,8 +76,10 @@ class Model:
     replicas: int
     suspend: bool
     autoscaling: Autoscaling | None
+    sleep: Sleep | None
     drain_timeout_s: int
     status: Mapping[str, Any]
+    called_unix_s: float | None = None
 
     @property
     def key(self) -> str:
@@ -77,7 +90,9 @@ def parse(body: Mapping[str, Any]) -> Model:
     """An LLMDeployment from its JSON. KeyError when a required field is missing, which the schema rules out."""
     meta, spec = body["metadata"], body["spec"]
     engine, resources, placement = spec["engine"], spec["resources"], spec["placement"]
-    accelerator, autoscaling = resources.get("accelerator"), spec.get("autoscaling")
+    accelerator, autoscaling, sleep = resources.get("accelerator"), spec.get("autoscaling"), spec.get("sleep")
+    status = dict(body.get("status", {}))
+    called = status.pop("wake", {}).get("calledAt")
     return Model(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -107,8 +122,10 @@ def parse(body: Mapping[str, Any]) -> Model:
         replicas=spec["replicas"],
         suspend=spec["suspend"],
         autoscaling=_autoscaling(autoscaling) if autoscaling else None,
+        sleep=Sleep(float(sleep["idleSeconds"])) if sleep is not None else None,
         drain_timeout_s=spec["drain"]["timeoutSeconds"],
-        status=body.get("status", {}),
+        status=status,
+        called_unix_s=to_unix(called) if called else None,
     )
 
 

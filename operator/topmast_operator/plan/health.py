@@ -22,6 +22,7 @@ from topmast_operator.api.resource import Model
 from topmast_operator.plan.failures import Kind, Problem
 from topmast_operator.plan.progress import slowest
 from topmast_operator.plan.rollout import Rollout, Strategy
+from topmast_operator.plan.sleep import Rest, State
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,20 @@ class Health:
     blocker: Problem | None  # not about pods: a name that is taken, a quota
     room: Room | None
     autoscaling_reason: str | None
+    rest: Rest | None = None  # only of a model that may sleep
 
     @property
     def settled(self) -> bool:
         """Nothing more is to be done for this spec."""
         return self.ready_new >= self.wanted and self.present == self.wanted
+
+    @property
+    def asleep(self) -> bool:
+        return self.rest is not None and self.rest.asleep
+
+    @property
+    def waking(self) -> bool:
+        return self.rest is not None and self.rest.state is State.WAKING
 
     @property
     def enough(self) -> int:
@@ -71,7 +81,7 @@ def phase(health: Health) -> str:
     if health.stalled or (health.blocker and health.blocker.permanent):
         return "Stalled"
     if health.wanted == 0:
-        idle = "Suspended" if health.model.suspend else "Scaled to 0"
+        idle = "Suspended" if health.model.suspend else "Sleeping" if health.asleep else "Scaled to 0"
         return idle if health.present == 0 else "Draining"
     if health.settled:
         return "Ready"
@@ -79,13 +89,19 @@ def phase(health: Health) -> str:
     if trouble and health.ready_new < health.wanted:
         return {Kind.CAPACITY: "Pending"}.get(trouble.kind, trouble.reason)
     progress = slowest(health.pods)
+    if health.waking:
+        return f"Waking: {progress.lower()}" if progress else "Waking"
     if progress:
         return progress
     return "Rolling out" if health.present > len(health.pods) else "Starting"
 
 
 def _ready(health: Health) -> Condition:
-    if health.wanted == 0:
+    if health.rest and health.asleep and not _gave_up(health):
+        # Healthy, also while the last replica finishes what it has: asleep is how such a model is most of the time.
+        told = f"No replica runs: {health.rest.reason}. A request through the gateway wakes the model."
+        return Condition(READY, True, "Sleeping", told)
+    if health.wanted == 0 and not health.asleep:
         if health.present:
             leaving = "1 replica finishes" if health.present == 1 else f"{health.present} replicas finish"
             return Condition(READY, False, "Draining", f"{leaving} what runs, then no replica is left, as asked.")
@@ -106,7 +122,7 @@ def _ready(health: Health) -> Condition:
         return Condition(READY, False, "RollingOut", told)
     progress = slowest(health.pods)
     told = f"{_part(health.ready_new, health.wanted)} ready" + (f"; {progress.lower()}." if progress else ".")
-    return Condition(READY, False, "Starting", told)
+    return Condition(READY, False, "Waking" if health.waking else "Starting", told)
 
 
 def _serving(health: Health) -> str:
@@ -190,6 +206,8 @@ def _autoscaling(health: Health) -> Condition:
     if health.autoscaling_reason is None:
         told = f"spec.autoscaling is not set: spec.replicas asks for {health.model.replicas}."
         return Condition(AUTOSCALING_ACTIVE, False, "NotConfigured", told)
+    if health.asleep:
+        return Condition(AUTOSCALING_ACTIVE, False, "Sleeping", "The model sleeps, so nothing is scaled.")
     if health.model.suspend:
         return Condition(AUTOSCALING_ACTIVE, False, "Suspended", "spec.suspend is true, so nothing is scaled.")
     told = f"{_sentence(health.autoscaling_reason)} spec.replicas is not used."

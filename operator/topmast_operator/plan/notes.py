@@ -62,7 +62,7 @@ def _condition(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Note
     kind, status, reason = after["type"], after["status"], after["reason"]
     if kind == "Ready":
         if status == "True" and (before.get("status"), before.get("reason")) != (status, reason):
-            return [Note(False, "Ready", "Observe", after["message"])]
+            return [Note(False, reason if reason == "Sleeping" else "Ready", "Observe", after["message"])]
         if status == "False" and before.get("status") == "True":
             return [Note(reason not in _PLANNED, "NotReady", "Observe", after["message"])]
         told = reason != before.get("reason") and reason in _NOT_TOLD_OTHERWISE
@@ -72,5 +72,5 @@ def _condition(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Note
     return []
 
 
-_PLANNED = frozenset({"Draining", "RollingOut", "Starting"})
+_PLANNED = frozenset({"Draining", "RollingOut", "Starting", "Waking"})
 _NOT_TOLD_OTHERWISE = frozenset({"ImagePull", "ContainerConfig"})

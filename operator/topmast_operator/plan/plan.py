@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from topmast_operator.api.facts import Facts, PodFacts, RevisionFacts
-from topmast_operator.plan import autoscale, children, failures
+from topmast_operator.api.resource import Model
+from topmast_operator.plan import autoscale, children, failures, sleep
 from topmast_operator.plan.failures import Kind, Problem
 from topmast_operator.plan.health import Health
 from topmast_operator.plan.notes import Note, notes_of
@@ -38,8 +39,9 @@ def make_plan(facts: Facts, default_image: str) -> Plan:
     known = {revision.revision: revision for revision in facts.revisions}
     target = known.get(target_name)
     template = target.template if target else render_template(model, target_name, default_image)
-    decision = _autoscale(facts)
-    wanted = 0 if model.suspend else decision.desired if decision else model.replicas
+    rest = sleep.decide(facts)
+    decision = _autoscale(facts, rest)
+    wanted = _wanted(model, rest, decision)
     stalled = _stalled(facts, target, target_name)
     rollout = plan_rollout(
         wanted,
@@ -57,7 +59,7 @@ def make_plan(facts: Facts, default_image: str) -> Plan:
     drain, undrain = _announcements(facts, rollout)
     deletions = [("Deployment", known[name].name) for name in rollout.delete]
     extra, gone = _others(facts, wanted)
-    health = _health(facts, target_name, wanted, rollout, stalled, decision)
+    health = _health(facts, target_name, wanted, rollout, stalled, decision, rest)
     status = render_status(health, facts, decision)
     return Plan(
         grow=(*grow, *extra),
@@ -70,7 +72,15 @@ def make_plan(facts: Facts, default_image: str) -> Plan:
     )
 
 
-def _autoscale(facts: Facts) -> autoscale.Decision | None:
+def _wanted(model: Model, rest: sleep.Rest | None, decision: autoscale.Decision | None) -> int:
+    """Replicas to run. A model that a request woke needs one, whatever spec.replicas says."""
+    if model.suspend or (rest and rest.asleep):
+        return 0
+    wanted = decision.desired if decision else model.replicas
+    return max(1, wanted) if rest else wanted
+
+
+def _autoscale(facts: Facts, rest: sleep.Rest | None) -> autoscale.Decision | None:
     policy = facts.model.autoscaling
     if policy is None:
         return None
@@ -78,6 +88,9 @@ def _autoscale(facts: Facts) -> autoscale.Decision | None:
     memory = autoscale.remember(facts.model.status, policy, running)
     if facts.model.suspend:
         return autoscale.Decision(memory, "nothing is scaled while spec.suspend is true")
+    if rest and rest.asleep:
+        least = autoscale.Memory(policy.min_replicas, None, memory.last_change)
+        return autoscale.Decision(least, "nothing is scaled while the model sleeps")
     return autoscale.decide(policy, memory, autoscale.measure(facts.pods), facts.now)
 
 
@@ -191,6 +204,7 @@ def _health(
     rollout: Rollout,
     stalled: Problem | None,
     decision: autoscale.Decision | None,
+    rest: sleep.Rest | None,
 ) -> Health:
     pods = facts.pods_of(target)
     staying = [pod for pod in facts.pods if not pod.deleting]
@@ -208,6 +222,7 @@ def _health(
         blocker=_blocker(facts, target),
         room=facts.room,
         autoscaling_reason=decision.reason if decision else None,
+        rest=rest,
     )
 
 

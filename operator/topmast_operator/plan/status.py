@@ -14,6 +14,8 @@ from topmast_operator.plan.autoscale import Decision
 from topmast_operator.plan.health import Health, conditions, phase
 from topmast_operator.plan.progress import describe
 from topmast_operator.plan.rollout import Strategy
+from topmast_operator.plan.sleep import measured_starts
+from topmast_operator.plan.sleep import render as render_rest
 
 # Sorts pods and revisions, so that equal facts give equal status.
 
@@ -42,6 +44,10 @@ def render_status(health: Health, facts: Facts, decision: Decision | None) -> di
         status["rollout"] = {"strategy": str(health.rollout.strategy), "reason": health.rollout.reason}
     if decision:
         status["autoscaling"] = _autoscaling(decision)
+    if health.rest:
+        status["sleep"] = render_rest(health.rest)
+    if start := measured_starts(model.status, health.rest):
+        status["start"] = start
     return status
 
 

@@ -9,12 +9,14 @@ import random
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from topmast_operator.act import paths
 from topmast_operator.act.client import Api, ApiError, ApiUnreachableError
 from topmast_operator.run.lease import Lease, LostLeaseError
 from topmast_operator.run.metrics import Metrics
 from topmast_operator.run.queue import WorkQueue
+from topmast_operator.run.wake import WakeDoor
 from topmast_operator.run.web import serve
 from topmast_operator.run.worker import Reconciler, explain
 from topmast_operator.watch.engines import Engines
@@ -37,6 +39,7 @@ class Options:
     metrics_host: str
     metrics_port: int
     resync_s: float
+    wake_token_file: Path | None = None  # None: nobody can wake a model
 
 
 class Operator:
@@ -62,7 +65,9 @@ class Operator:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         options = self._options
-        web = await serve(options.metrics_host, options.metrics_port, self._metrics, self._wrong, self._not_ready)
+        token_file = options.wake_token_file
+        more = WakeDoor(self._api, options.namespaces, token_file).routes() if token_file else ()
+        web = await serve(options.metrics_host, options.metrics_port, self._metrics, self._wrong, self._not_ready, more)
         try:
             return await self._until_stopped(asyncio.create_task(self._act()))
         finally:

@@ -1,6 +1,6 @@
-"""`/metrics`, `/healthz` and `/readyz` of the operator process."""
+"""`/metrics`, `/healthz` and `/readyz` of the operator process, and whatever routes it is given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
@@ -9,7 +9,9 @@ from topmast_operator.run.metrics import Metrics
 Check = Callable[[], str]  # what is wrong, empty when nothing is
 
 
-async def serve(host: str, port: int, metrics: Metrics, healthy: Check, ready: Check) -> web.AppRunner:
+async def serve(
+    host: str, port: int, metrics: Metrics, healthy: Check, ready: Check, more: Iterable[web.RouteDef] = ()
+) -> web.AppRunner:
     """Listen; the caller ends it with `cleanup()`."""
 
     def answer(check: Check) -> web.Response:
@@ -26,7 +28,9 @@ async def serve(host: str, port: int, metrics: Metrics, healthy: Check, ready: C
         return answer(ready)
 
     app = web.Application()
-    app.add_routes([web.get("/metrics", on_metrics), web.get("/healthz", on_healthz), web.get("/readyz", on_readyz)])
+    app.add_routes(
+        [web.get("/metrics", on_metrics), web.get("/healthz", on_healthz), web.get("/readyz", on_readyz), *more]
+    )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, host, port).start()

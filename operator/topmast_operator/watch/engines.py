@@ -16,7 +16,7 @@ import aiohttp
 
 from topmast_operator.api.facts import EngineState, Facts
 from topmast_operator.api.names import ADMIN_PORT
-from topmast_operator.watch.state import parse_state, tokens_so_far
+from topmast_operator.watch.state import parse_state, requests_so_far, tokens_so_far
 
 WINDOW_S = 20.0
 LEAST_SPAN_S = 3.0  # a rate over less is noise
@@ -43,6 +43,8 @@ class Target:
     ip: str
     every_s: float
     scaled: bool  # its load decides about replicas
+    active_at: float = float("-inf")  # monotonic; work, or a new request, or not ready yet
+    requests: int = 0
     next_at: float = 0.0
     heard_at: float = float("-inf")
     state: EngineState | None = None
@@ -74,7 +76,7 @@ class Engines:
         for gone in [at for at, target in self._targets.items() if target.model == key and at not in wanted]:
             del self._targets[gone]
         for at, pod in wanted.items():
-            serving = SCALED_EVERY_S if facts.model.autoscaling else SERVING_EVERY_S
+            serving = SCALED_EVERY_S if facts.model.autoscaling or facts.model.sleep else SERVING_EVERY_S
             every_s = serving if pod.ready else STARTING_EVERY_S
             target = self._targets.get(at)
             if target is None or target.ip != pod.ip:
@@ -131,8 +133,13 @@ def _read(body: Mapping[str, Any], target: Target, now: float) -> EngineState:
         samples.popleft()
     # Divided by half a window at least: the first seconds of a load are no rate to scale a fleet by.
     spread_s = max(now - samples[0].at, WINDOW_S / 2)
+    requests = requests_so_far(body)
+    if target.state is None or state.phase != "ready" or state.running or state.waiting or requests != target.requests:
+        target.active_at = now
+    target.requests = requests
     return replace(
         state,
+        idle_s=now - target.active_at,
         offered_input_tokens_per_s=(sample.input_tokens - samples[0].input_tokens) / spread_s,
         output_tokens_per_s=(sample.output_tokens - samples[0].output_tokens) / spread_s,
     )

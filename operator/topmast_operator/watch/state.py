@@ -29,3 +29,8 @@ def tokens_so_far(body: Mapping[str, Any]) -> tuple[int, int]:
     """Offered input and generated output tokens since the engine started."""
     work = body.get("work") or {}
     return work.get("input_tokens_total") or 0, work.get("output_tokens_total") or 0
+
+
+def requests_so_far(body: Mapping[str, Any]) -> int:
+    """Requests that arrived since the engine started."""
+    return (body.get("work") or {}).get("requests_total") or 0

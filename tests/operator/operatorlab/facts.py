@@ -35,6 +35,8 @@ def body(**spec: Any) -> dict[str, Any]:
     if scaling := stored.get("autoscaling"):
         defaults = {"minReplicas": 1, "scaleDownHoldSeconds": 300, "targetUtilization": 0.65}
         stored["autoscaling"] = {**defaults, **scaling}
+    if "sleep" in stored:
+        stored["sleep"] = {"idleSeconds": 600, **stored["sleep"]}
     metadata = {"name": "m", "namespace": "ns", "uid": "u", "generation": 1, "annotations": {}}
     return {"metadata": metadata, "spec": stored}
 

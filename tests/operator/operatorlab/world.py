@@ -47,6 +47,16 @@ class Process:
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
+    def wake(self, path: str, token: str) -> tuple[int, Object]:
+        """A gateway's call, with its answer."""
+        headers = {"Authorization": f"Bearer {token}"}
+        call = urllib.request.Request(f"http://127.0.0.1:{self.port}/wake/{path}", b"", headers, method="POST")
+        try:
+            with urllib.request.urlopen(call, timeout=5) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
     def metric(self, line: str) -> float:
         """The value of one sample, named as it is printed."""
         for text in self.get("/metrics")[1].splitlines():

@@ -1,0 +1,208 @@
+"""Models that sleep, as a client meets them: held and answered, or told at once how long it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from aiohttp import web
+
+from gateway.engines import Engine
+from gateway.stage import KEY, Gateway, Stage, soon
+
+CHAT = "/v1/chat/completions"
+TOKEN = "a-token-of-the-tests"
+SLEEP = {"replicas": 0, "sleep": {}}
+
+
+class PlayOperator:
+    """The operator's side of a call: a real HTTP server that counts and answers as told."""
+
+    def __init__(self) -> None:
+        self.status, self.eta_s = 202, 0.5
+        self.calls: list[tuple[float, str, str]] = []  # monotonic time, path, authorization
+        self.url = ""
+
+    async def serve(self) -> AsyncIterator[PlayOperator]:
+        app = web.Application()
+        app.router.add_post("/wake/{namespace}/{name}", self._answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = "http://{}:{}".format(*runner.addresses[0])
+        yield self
+        await runner.cleanup()
+
+    def called(self, model: str) -> int:
+        return sum(path == f"/wake/{model}" for _, path, _ in self.calls)
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        self.calls.append((time.monotonic(), request.path, request.headers.get("Authorization", "")))
+        told = {"phase": "Sleeping", "eta_s": self.eta_s} if self.status == 202 else {"error": "no", "code": "x"}
+        return web.json_response(told, status=self.status)
+
+
+@pytest.fixture
+async def operator() -> AsyncIterator[PlayOperator]:
+    async for played in PlayOperator().serve():
+        yield played
+
+
+@pytest.fixture
+async def waking(
+    new_gateway: Callable[..., Gateway], operator: PlayOperator, tmp_path: Path, namespace: str
+) -> AsyncIterator[Gateway]:
+    """A gateway that knows the operator, with a small hall."""
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    flags = ["--operator-url", operator.url, "--wake-token-file", str(tmp_path / "token"), "--max-held-per-model", "8"]
+    gateway = new_gateway("--namespace", namespace, "--hold-s", "3", *flags)
+    await soon(lambda: gateway.ready() == 200, "ready", 30)
+    yield gateway
+    gateway.close()
+
+
+@pytest.fixture
+async def client(waking: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(base_url=waking.url, headers=headers, timeout=20, trust_env=False) as client:
+        yield client
+
+
+def status(stage: Stage, namespace: str, model: str, **status: object) -> None:
+    stage.custom.patch_namespaced_custom_object_status(
+        "topmast.dev", "v1alpha1", namespace, "llmdeployments", model, {"status": status}
+    )
+
+
+def asleep(p90_s: int) -> dict[str, object]:
+    since = {"state": "Asleep", "since": "2026-01-01T00:00:00Z", "reason": "idle"}
+    return {"sleep": since, "start": {"p90Seconds": p90_s}}
+
+
+async def test_a_herd_wakes_a_sleeping_model_with_one_call_and_is_answered(
+    stage: Stage, waking: Gateway, operator: PlayOperator, namespace: str, client: httpx.AsyncClient
+) -> None:
+    stage.model(namespace, "m", **SLEEP)
+    await soon(lambda: waking.ready_pods(f"{namespace}/m") == 0, "the model is seen")
+    async with Engine() as engine:
+        herd = [asyncio.create_task(client.post(CHAT, json={"model": "m", "stream": n % 2 == 0})) for n in range(8)]
+        await soon(lambda: operator.called(f"{namespace}/m") == 1, "the call")
+        await soon(lambda: waking.metric("topmast_gateway_requests_held") == 8, "all of them wait")
+        await asyncio.sleep(0.3)
+        beyond = await client.post(CHAT, json={"model": "m"})
+        assert (beyond.status_code, beyond.json()["error"]["code"]) == (503, "too_many_waiting")
+        assert int(beyond.headers["retry-after"]) >= 1
+        stage.pod(namespace, "m", engine.ip)
+        answers = await asyncio.wait_for(asyncio.gather(*herd), 5)
+        assert [answer.status_code for answer in answers] == [200] * 8 and engine.asked == 8
+    assert operator.called(f"{namespace}/m") == 1, "one call for all, and none too soon after it"
+    assert {authorization for _, _, authorization in operator.calls} == {f"Bearer {TOKEN}"}
+    assert waking.metric("topmast_gateway_wake_calls_total", result="accepted") == 1
+    assert waking.metric("topmast_gateway_requests_held") == 0
+
+
+async def test_a_wake_that_takes_longer_than_the_client_has_is_told_at_once_with_the_measured_time(
+    stage: Stage, waking: Gateway, operator: PlayOperator, namespace: str, client: httpx.AsyncClient
+) -> None:
+    stage.model(namespace, "slow", **SLEEP)
+    status(stage, namespace, "slow", **asleep(34))
+    operator.eta_s = 34.0
+    await soon(lambda: waking.ready_pods(f"{namespace}/slow") == 0, "the model is seen")
+    await asyncio.sleep(0.3)
+    response = await client.post(CHAT, json={"model": "slow"})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "model_waking")
+    assert 33 <= int(response.headers["retry-after"]) <= 34 and response.elapsed.total_seconds() < 1.5
+    assert "about 34 s" in response.json()["error"]["message"]
+    assert operator.called(f"{namespace}/slow") == 1, "it is woken all the same"
+    # One with more time waits, by either way to say so; one with less is told at once.
+    patient = asyncio.create_task(client.post(CHAT, json={"model": "slow", "timeout": 50}))
+    stream = asyncio.create_task(client.post(CHAT, json={"model": "slow", "stream": True}))
+    hasty = await client.post(CHAT, json={"model": "slow", "timeout": 50}, headers={"x-request-timeout": "20"})
+    assert hasty.status_code == 503
+    await soon(lambda: waking.metric("topmast_gateway_requests_held") == 2, "both wait")
+    # The engine says how far it is; the pod comes earlier than such wakes usually do.
+    loading = {"name": "p", "phase": "Loading", "percent": 60, "etaSeconds": 20}
+    began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    sleep = {"state": "Waking", "since": began, "reason": "a request"}
+    status(stage, namespace, "slow", sleep=sleep, pods=[loading])
+    await asyncio.sleep(0.3)
+    told = (await client.post(CHAT, json={"model": "slow"})).json()["error"]["message"]
+    assert "loading weights, 60 %, about 3" in told
+    async with Engine() as engine:
+        await asyncio.sleep(3.5)  # silent for three seconds first, so that a short wait can still end in a plain 503
+        stage.pod(namespace, "slow", engine.ip)
+        whole, pieces = [await asyncio.wait_for(task, 5) for task in (patient, stream)]
+    assert (whole.status_code, pieces.status_code) == (200, 200) and "served_by" in whole.text
+    assert ": waiting for a pod of slow: loading weights, 60 %, about " in pieces.text
+    assert pieces.text.endswith("data: [DONE]\n\n")
+
+
+async def test_what_a_human_stopped_is_never_called_and_what_never_sleeps_is_held_as_ever(
+    stage: Stage, waking: Gateway, operator: PlayOperator, namespace: str, client: httpx.AsyncClient
+) -> None:
+    stage.model(namespace, "night", suspend=True, sleep={})
+    stage.model(namespace, "broken", **SLEEP)
+    stalled = {"type": "Stalled", "status": "True", "reason": "ModelCorrupt", "message": "cut off"}
+    began = {"state": "Waking", "since": "2026-01-01T00:00:00Z", "reason": "a request"}
+    stalled["lastTransitionTime"] = began["since"]
+    status(stage, namespace, "broken", conditions=[stalled], sleep=began)
+    stage.model(namespace, "plain")
+    await soon(lambda: waking.ready_pods(f"{namespace}/plain") == 0, "the models are seen")
+    response = await client.post(CHAT, json={"model": "night"})
+    assert response.json()["error"]["code"] == "model_suspended" and response.elapsed.total_seconds() < 1
+    response = await client.post(CHAT, json={"model": "broken", "stream": True})
+    assert response.json()["error"]["code"] == "model_stalled" and response.elapsed.total_seconds() < 1
+    response = await client.post(CHAT, json={"model": "plain"})
+    assert response.json()["error"]["code"] == "no_ready_pod" and response.elapsed.total_seconds() > 1.5
+    assert operator.calls == []
+
+
+async def test_without_its_operator_a_sleeping_model_costs_its_clients_their_patience_and_nobody_else_anything(
+    stage: Stage,
+    waking: Gateway,
+    operator: PlayOperator,
+    namespace: str,
+    client: httpx.AsyncClient,
+    tmp_path: Path,
+) -> None:
+    operator.status = 503
+    stage.model(namespace, "m", **SLEEP)
+    stage.model(namespace, "awake")
+    async with Engine() as engine:
+        stage.pod(namespace, "awake", engine.ip)
+        await soon(lambda: waking.ready_pods(f"{namespace}/awake") == 1, "the pod is seen")
+        waiting = asyncio.create_task(client.post(CHAT, json={"model": "m", "timeout": 4}))
+        await soon(lambda: operator.called(f"{namespace}/m") == 1, "the call")
+        (tmp_path / "token").write_text("rotated")
+        assert (await client.post(CHAT, json={"model": "awake"})).elapsed.total_seconds() < 1
+        response = await waiting
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "model_waking")
+    assert response.headers["retry-after"] == "5" and 3.5 < response.elapsed.total_seconds() < 6
+    assert operator.called(f"{namespace}/m") == 2, "called again every three seconds while somebody waits"
+    assert operator.calls[-1][2] == "Bearer rotated"
+    assert any("HTTP 503" in line for line in waking.lines)
+    assert not any(TOKEN in line for line in waking.lines)
+
+
+async def test_the_herd_goes_to_a_new_pod_in_order_and_waits_for_its_room(
+    stage: Stage, waking: Gateway, namespace: str, client: httpx.AsyncClient
+) -> None:
+    stage.model(namespace, "m", **SLEEP)
+    await soon(lambda: waking.ready_pods(f"{namespace}/m") == 0, "the model is seen")
+    async with Engine("full") as engine:
+        engine.retry_after_s = 1
+        herd = []
+        for number in range(6):
+            herd.append(asyncio.create_task(client.post(CHAT, json={"model": "m", "number": number})))
+            await soon(lambda n=number: waking.metric("topmast_gateway_requests_held") == n + 1, "it waits")  # type: ignore[misc]
+        stage.pod(namespace, "m", engine.ip)
+        await soon(lambda: engine.asked == 6, "each was sent once")
+        assert [body["number"] for body in engine.bodies] == list(range(6)), "in the order of their arrival"
+        engine.mode = "stream"
+        answers = await asyncio.wait_for(asyncio.gather(*herd), 5)
+        assert [answer.status_code for answer in answers] == [200] * 6, "a full pod was no reason to refuse them"
+        assert [body["number"] for body in engine.bodies[6:]] == list(range(6))
