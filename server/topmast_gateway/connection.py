@@ -19,6 +19,7 @@ MAX_HEADERS = 128
 _MAX_BARE_BYTES = 16 * 1024  # in a body's time without a byte of body: chunk extensions, trailers
 HEAD_S = 10.0
 _LINGER_S = 10.0  # for the rest of a body that was answered already
+_LAST_S, _DROPPED_BYTES = 1.0, 1024 * 1024  # of what a client sends before it reads that it is refused
 _ONLY_ONCE = (b"host", b"authorization")
 _PHRASES = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
@@ -41,7 +42,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = self._in_body = False
         self._deaf = False  # what still comes is dropped, and the connection ends with the answer under way
         self._head_began = self._body_came = False  # in the data that is being looked at
-        self._head_bytes = self._bare_bytes = 0
+        self._head_bytes = self._bare_bytes = self._dropped_bytes = 0
         super().connection_made(transport)
         if len(self.connections) > self.max_connections:
             transport.abort()
@@ -54,6 +55,9 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > _DROPPED_BYTES:
+                self.transport.close()
             return
         self._head_began = self._body_came = False
         super().data_received(data)
@@ -158,10 +162,19 @@ class Connection(HttpToolsProtocol):
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self.transport.close()
         if self._in_body:
             self.cycle.disconnected = True  # the application must not write behind this answer
             self.cycle.message_event.set()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Closing on what is still being sent would reset the connection, and the answer would be lost with it."""
+        self._deaf = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._start_clock(_LAST_S)
+        else:
+            self.transport.close()
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
