@@ -229,3 +229,9 @@ async def test_a_connection_goes_on_after_a_refused_request_whose_body_came_late
     writer.write(GET)
     assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"ok"), 3)
     writer.close()
+
+
+async def test_a_refused_request_with_a_broken_body_gets_one_answer_not_two(seen: Seen) -> None:
+    seen.refuse = True
+    assert statuses(await seen.exchange(CHUNKED + b"-1\r\n")) == [b"400"]
+    assert statuses(await seen.exchange(CHUNKED, b"-1\r\n")) == [b"401"]
