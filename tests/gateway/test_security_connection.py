@@ -231,7 +231,10 @@ async def test_a_connection_goes_on_after_a_refused_request_whose_body_came_late
     writer.close()
 
 
-async def test_a_refused_request_with_a_broken_body_gets_one_answer_not_two(seen: Seen) -> None:
+async def test_a_refused_request_with_a_broken_body_gets_one_answer_not_two(
+    seen: Seen, caplog: pytest.LogCaptureFixture
+) -> None:
     seen.refuse = True
     assert statuses(await seen.exchange(CHUNKED + b"-1\r\n")) == [b"400"]
     assert statuses(await seen.exchange(CHUNKED, b"-1\r\n")) == [b"401"]
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
