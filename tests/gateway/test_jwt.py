@@ -108,6 +108,7 @@ def hmac_by_public_key() -> bytes:
         (lambda: token(headers={"kid": "none-such"}), "does not publish"),
         (lambda: unsigned(alg="ES256"), "does not publish"),
         (lambda: token(headers={"kid": "RS256"}), "signature"),
+        (lambda: token(key=OTHER, headers={"jwk": public("ES256", OTHER), "jku": "https://evil.example"}), "signature"),
         (lambda: unsigned(alg="none", kid="ES256"), "signature"),
         (lambda: unsigned(alg="None"), "publish"),
         (hmac_by_public_key, "signature"),
@@ -186,6 +187,19 @@ def test_only_public_keys_for_these_signatures_are_taken() -> None:
     for raw in (b"", b"[]", b"{}", b'{"keys": 3}', b'{"keys": [3]}', b'{"keys": []}', b"[" * 100_000):
         with pytest.raises(ValueError):
             parse_jwks(raw)
+
+
+ODD = st.dictionaries(
+    st.sampled_from(["n", "e", "x", "y", "crv", "kid", "use", "alg", "kty"]),
+    st.none() | st.integers() | st.text(max_size=5) | st.lists(st.none(), max_size=1),
+    max_size=4,
+)
+
+
+@given(st.sampled_from(list(PRIVATE)), ODD)
+def test_an_odd_key_does_not_cost_the_others(algorithm: str, odd: dict[str, Any]) -> None:
+    keys = parse_jwks(json.dumps({"keys": [{**public(algorithm), **odd}, public("EdDSA", kid="good")]}).encode())
+    assert keys[-1].kid == "good"
 
 
 async def test_a_file_that_is_replaced_counts_at_once_and_a_broken_one_does_not(

@@ -1,5 +1,6 @@
 """What the gateway reads: keys, request bodies, headers, pods and streams, one pure function at a time."""
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -84,6 +85,18 @@ JSON = st.recursive(
 )
 def test_no_field_makes_a_request_free_or_endless(fields: dict[str, Any], size: int) -> None:
     assert 1 <= request.estimate_tokens(fields, size) <= size + 32_768 * 128
+
+
+async def test_a_body_that_stops_coming_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "_BODY_PROGRESS_S", 0.05)
+    pieces = [{"type": "http.request", "body": b"x", "more_body": True}] * 2
+
+    async def receive() -> dict[str, Any]:
+        return pieces.pop() if pieces else await asyncio.Future()
+
+    with pytest.raises(Refusal) as refused:
+        await request.read_body(receive, {})
+    assert refused.value.status == 408 and (b"connection", b"close") in refused.value.headers
 
 
 def test_a_longer_prompt_and_a_longer_answer_cost_more() -> None:
