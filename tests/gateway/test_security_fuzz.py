@@ -20,7 +20,7 @@ from topmast_gateway.admission import Admission
 from topmast_gateway.app import App
 from topmast_gateway.connection import Connection
 from topmast_gateway.entries import parse
-from topmast_gateway.errors import Refusal
+from topmast_gateway.errors import Refusal, unavailable
 from topmast_gateway.fleet import Fleet
 from topmast_gateway.guesses import Guesses
 from topmast_gateway.identity import Identity
@@ -29,7 +29,6 @@ from topmast_gateway.listener import listener
 from topmast_gateway.metrics import Metrics
 from topmast_gateway.peers import Peers
 from topmast_gateway.pick import Loads
-from topmast_gateway.proxy import Patience, Proxy
 from topmast_gateway.routes import Model, Routes
 
 ASK = b'{"model": "m"}'
@@ -102,15 +101,22 @@ class Answers:
         self.statuses.append(self._parser.get_status_code())
 
 
+class NoPods:
+    """What stands behind the application: it has nobody to send a request to."""
+
+    async def forward(self, *_: Any, **__: Any) -> None:
+        raise unavailable("no_ready_pod", "no pod is ready", 5)
+
+
 def application() -> App:
-    """The real one, with a key and a model that has no pod."""
-    loads, metrics = Loads(), Metrics()
-    fleet = Fleet(["ns"], "ns", "keys", loads)
+    """The real one, with a key and a model."""
+    metrics = Metrics()
+    fleet = Fleet(["ns"], "ns", "keys", Loads())
     for mirror in fleet.mirrors:
         mirror.synced = True
-    fleet.routes, fleet.keys = Routes([Model("ns", "m", suspended=True)]), Keys([parse("fuzz", hashed(KEY))])
-    proxy = Proxy(None, fleet, loads, metrics, Patience(hold=0.0))  # type: ignore[arg-type]
-    return App(fleet, Identity(fleet, metrics, Peers(), Guesses(0), None), proxy, Admission(1000), metrics)
+    fleet.routes, fleet.keys = Routes([Model("ns", "m")]), Keys([parse("fuzz", hashed(KEY))])
+    identity = Identity(fleet, metrics, Peers(), Guesses(0), None)
+    return App(fleet, identity, NoPods(), Admission(1000), metrics)  # type: ignore[arg-type]
 
 
 async def talked(app: App, pieces: list[bytes]) -> tuple[bytes, list[str]]:
@@ -140,7 +146,6 @@ def test_no_bytes_get_more_than_an_honest_answer(pieces: list[bytes], at_once: b
         written, complaints = runner.run(talked(application(), [b"".join(pieces)] if at_once else pieces))
     assert complaints == []
     statuses = [status for status in Answers(written).statuses if status != 100]
-    # 503: the model is suspended, and nothing else here is.
     assert all(status in (200, 503) or 400 <= status < 500 for status in statuses)
     assert b'"internal"' not in written and KEY.encode() not in written
 
