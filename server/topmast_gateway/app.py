@@ -6,7 +6,6 @@ Plain ASGI, because a framework's routing and middleware would cost more than al
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -14,15 +13,16 @@ from collections.abc import Mapping
 from topmast_gateway import request
 from topmast_gateway.admission import Admission
 from topmast_gateway.asgi import Receive, Scope, Send
-from topmast_gateway.errors import Refusal, unavailable
+from topmast_gateway.caller import Caller
+from topmast_gateway.catalogue import Catalogue
+from topmast_gateway.errors import Refusal
 from topmast_gateway.fleet import Fleet
 from topmast_gateway.headers import request_id
-from topmast_gateway.keys import bearer
+from topmast_gateway.identity import Identity
 from topmast_gateway.leaving import ClientGone, until_the_client_leaves
 from topmast_gateway.metrics import NO_MODEL, Metrics
 from topmast_gateway.proxy import Proxy
 from topmast_gateway.reply import Reply
-from topmast_gateway.routes import Ambiguous, Model, Route, Unknown
 from topmast_gateway.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 _COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 _MODELS = "/v1/models"
 _LINGER_S, _LINGER_BYTES = 5.0, 64 * 1024 * 1024
-_LISTED_MODELS = 50
 
 
 class App:
     """One call per request."""
 
-    def __init__(self, fleet: Fleet, proxy: Proxy, admission: Admission, metrics: Metrics) -> None:
+    def __init__(self, fleet: Fleet, identity: Identity, proxy: Proxy, admission: Admission, metrics: Metrics) -> None:
         self._fleet = fleet
+        self._identity = identity
         self._proxy = proxy
         self._admission = admission
         self._metrics = metrics
@@ -69,24 +69,31 @@ class App:
         self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, reply: Reply, visit: _Visit
     ) -> None:
         path, method = scope["path"], scope["method"]
-        self._authenticate(headers)
+        caller = await self._identity.caller(scope, headers)
         if path in _COMPLETIONS:
             _allow(method, "POST", path)
-            await self._complete(path, headers, receive, reply, visit)
+            await self._complete(caller, path, headers, receive, reply, visit)
         elif path == _MODELS:
             _allow(method, "GET", path)
-            await reply.json(200, self._model_list())
+            await reply.json(200, self._catalogue(caller).listing())
         elif path.startswith(_MODELS + "/"):
             _allow(method, "GET", path)
-            route = self._find(path.removeprefix(_MODELS + "/"))
+            catalogue = self._catalogue(caller)
+            route = catalogue.find(path.removeprefix(_MODELS + "/"))
             visit.model = route.model.key
-            await reply.json(200, json.dumps(self._card(route.model)).encode())
+            await reply.json(200, catalogue.card(route))
         else:
             choices = ", ".join((*_COMPLETIONS, _MODELS))
             raise Refusal(404, "not_found", f"there is no route {path[:200]}: use {choices}")
 
     async def _complete(
-        self, path: str, headers: Mapping[bytes, bytes], receive: Receive, reply: Reply, visit: _Visit
+        self,
+        caller: Caller,
+        path: str,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        reply: Reply,
+        visit: _Visit,
     ) -> None:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Refusal(415, "unsupported_encoding", "the body must not be compressed: leave out Content-Encoding")
@@ -94,7 +101,7 @@ class App:
             body = await request.read_body(receive, headers)
             place.settle(len(body))
             ask = request.parse(path, body)
-            route = self._find(ask.model)
+            route = self._catalogue(caller).find(ask.model)
             visit.model = route.model.key
             try:
                 async with until_the_client_leaves(receive):
@@ -103,41 +110,8 @@ class App:
                 if reply.answered_at is not None and reply.status == 200:
                     self._metrics.ttfb.labels(visit.model).observe(reply.answered_at - visit.arrived_at)
 
-    def _authenticate(self, headers: Mapping[bytes, bytes]) -> None:
-        if not self._fleet.synced:
-            raise unavailable("starting", "the gateway is starting: it has not seen the models and keys yet", 1)
-        key = bearer(headers.get(b"authorization"))
-        if key is None:
-            message = "an API key is needed: send it as 'Authorization: Bearer tm-...'"
-        elif self._fleet.keys.name_of(key) is None:
-            message = "this API key is not valid: it was mistyped or revoked, ask your administrator for one"
-        else:
-            return
-        raise Refusal(401, "invalid_api_key", message, headers=((b"www-authenticate", b"Bearer"),))
-
-    def _find(self, asked: str) -> Route:
-        found = self._fleet.routes.find(asked)
-        if isinstance(found, Route):
-            return found
-        if isinstance(found, Ambiguous):
-            message = f"several namespaces have a model {asked!r}: say {' or '.join(found.choices)}"
-            raise Refusal(404, "model_ambiguous", message, param="model")
-        raise self._unknown(found)
-
-    def _unknown(self, found: Unknown) -> Refusal:
-        names = self._fleet.routes.names()
-        listed = ", ".join(names[:_LISTED_MODELS]) + (" ..." if len(names) > _LISTED_MODELS else "")
-        known = f"this gateway has {listed}" if names else "this gateway has no models: apply an LLMDeployment"
-        message = f"there is no model {found.asked[:200]!r}: {known}"
-        return Refusal(404, "model_not_found", message, param="model")
-
-    def _model_list(self) -> bytes:
-        cards = [self._card(route.model) for route in self._fleet.routes]
-        return json.dumps({"object": "list", "data": cards}).encode()
-
-    def _card(self, model: Model) -> dict[str, str | int]:
-        name = self._fleet.routes.public_name(model)
-        return {"id": name, "object": "model", "created": model.created, "owned_by": model.namespace}
+    def _catalogue(self, caller: Caller) -> Catalogue:
+        return Catalogue(self._fleet.routes, caller)
 
 
 class _Visit:

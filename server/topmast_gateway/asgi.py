@@ -1,4 +1,4 @@
-"""The three types of an ASGI application, as this package uses them."""
+"""The types of an ASGI application, as this package uses them."""
 
 from __future__ import annotations
 
@@ -10,3 +10,4 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from topmast_gateway import access_flags
+
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
@@ -17,17 +19,21 @@ def main() -> int:
     """Run the gateway with the command line's flags."""
     flags = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every malformed request: anybody's to send
 
     import uvloop  # imported late, so that --help and a wrong flag answer at once
 
-    from topmast_gateway import kube
+    from topmast_gateway import access, kube
     from topmast_gateway.listener import bind
     from topmast_gateway.patience import Patience
     from topmast_gateway.serve import Leave, Scope, Wake, serve
 
     keys_namespace = flags.keys_namespace or kube.own_namespace()
     scope = Scope(tuple(dict.fromkeys(flags.namespace)), keys_namespace, flags.keys_secret)
+    try:
+        allowed = access.read_flags(flags)
+    except access.CannotStart as error:
+        return _failed(str(error))
     try:
         public = bind(flags.host, flags.port)
         admin = bind(flags.admin_host, flags.admin_port)
@@ -42,7 +48,16 @@ def main() -> int:
     gc.freeze()  # what the imports made lives for ever; a full collection over it would stop every stream
     try:
         uvloop.run(
-            serve(public, admin, scope, patience=patience, max_streams=flags.max_streams, leave=leave, wake=wake)
+            serve(
+                public,
+                admin,
+                scope,
+                allowed,
+                patience=patience,
+                max_streams=flags.max_streams,
+                leave=leave,
+                wake=wake,
+            )
         )
     except kube.NoCluster as error:
         return _failed(str(error))
@@ -67,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--keys-secret", required=True, type=_name, metavar="NAME", help="the Secret of API keys")
     add("--keys-namespace", type=_name, metavar="NS", help="where it is; default: the pod's own")
+    access_flags.add_flags(parser)
     add("--host", default="0.0.0.0")
     add("--port", default=8080, type=_port)
     add("--admin-host", default="0.0.0.0")

@@ -8,51 +8,51 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import hmac
 import logging
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from topmast_gateway.entries import BadEntry, Key, parse
 
 log = logging.getLogger(__name__)
 
-_ENTRY = re.compile(r"sha256:([0-9a-f]{64})")
 _LONGEST_KEY = 256
 
 
 class Keys:
-    """An immutable set of named key hashes."""
+    """An immutable set of keys."""
 
-    def __init__(self, hashes: Mapping[str, bytes] | None = None) -> None:
-        self._hashes = dict(hashes or {})
+    def __init__(self, keys: Iterable[Key] = ()) -> None:
+        self._by_digest = {key.digest: key for key in keys}
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return len(self._by_digest)
 
-    def name_of(self, key: bytes) -> str | None:
-        """The name of the key that the caller presented, or None. Every hash is compared, whatever matches."""
+    def find(self, key: bytes) -> Key | None:
+        """What is known of the key that the caller presented, expired or not, or None.
+
+        A plain lookup, however many keys there are: its time depends on the SHA-256 of what was presented, which
+        nobody can steer towards a known one, so it tells nothing of how much of a key was right.
+        """
         if not 0 < len(key) <= _LONGEST_KEY:
             return None
-        digest = hashlib.sha256(key).digest()
-        found = None
-        for name, known in self._hashes.items():
-            if hmac.compare_digest(digest, known):
-                found = name
-        return found
+        return self._by_digest.get(hashlib.sha256(key).digest())
 
 
 def from_secret(data: Mapping[str, str]) -> Keys:
-    """Keys of a Secret's `data` (base64 of `sha256:<64 hex digits>` by key name). A bad entry is nobody's key."""
-    hashes = {}
-    for name, encoded in data.items():
+    """Keys of a Secret's `data`: entries in base64 by key name. A bad entry is nobody's key."""
+    found: dict[bytes, Key] = {}
+    for name, encoded in sorted(data.items()):
         try:
-            text = base64.b64decode(encoded, validate=True).decode("ascii").strip()
+            key = parse(name, base64.b64decode(encoded, validate=True).decode())
+        except BadEntry as bad:
+            log.warning("entry %r of the Secret of API keys opens nothing: %s", name, bad)
         except (binascii.Error, UnicodeDecodeError):
-            text = ""
-        if match := _ENTRY.fullmatch(text):
-            hashes[name] = bytes.fromhex(match[1])
+            log.warning("entry %r of the Secret of API keys opens nothing: it is not text", name)
         else:
-            log.warning("entry %r of the Secret of API keys is not 'sha256:' and 64 hex digits: it opens nothing", name)
-    return Keys(hashes)
+            if (first := found.setdefault(key.digest, key)) is not key:
+                named = (name, first.caller.name)
+                log.warning("entry %r of the Secret of API keys opens nothing: its key is %r too, remove one", *named)
+    return Keys(found.values())
 
 
 def bearer(authorization: bytes | None) -> bytes | None:

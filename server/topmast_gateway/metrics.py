@@ -32,6 +32,12 @@ class Metrics:
             ["model", "code"],
             registry=self.registry,
         )
+        self.authentication_failures = Counter(
+            "topmast_gateway_authentication_failures",
+            "Requests without a valid key or token (throttled: too many from one address)",
+            ["reason"],
+            registry=self.registry,
+        )
         self.upstream_errors = Counter(
             "topmast_gateway_upstream_errors",
             "Failures between gateway and engine",

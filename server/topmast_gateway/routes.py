@@ -104,10 +104,6 @@ class Routes:
         """The shortest name that `find` resolves to this model."""
         return model.name if len(self._keys[model.name]) == 1 else model.key
 
-    def names(self) -> tuple[str, ...]:
-        """What a caller may write as `model`, sorted."""
-        return tuple(sorted(self.public_name(route.model) for route in self))
-
     def __iter__(self) -> Iterator[Route]:
         return iter(self._routes.values())
 

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from topmast_gateway import kube, upstream
+from topmast_gateway.access import Access
 from topmast_gateway.admin import Admin
 from topmast_gateway.admission import Admission
 from topmast_gateway.app import App
+from topmast_gateway.cors import Cors
 from topmast_gateway.fleet import Fleet
 from topmast_gateway.hall import Hall
 from topmast_gateway.listener import listener
@@ -63,6 +65,7 @@ async def serve(
     public: socket.socket,
     admin: socket.socket,
     scope: Scope,
+    access: Access,
     *,
     patience: Patience,
     max_streams: int,
@@ -88,25 +91,26 @@ async def serve(
         client = await stack.enter_async_context(upstream.session())
         waker = Waker(client, metrics, wake.operator_url, wake.token_file)
         proxy = Proxy(client, fleet, loads, metrics, patience, Hall(wake.max_held), waker)
-        app = App(fleet, proxy, admission, metrics)
-        door = listener(app, drain_timeout_s=leave.drain)
+        app = App(fleet, access.identity(fleet, metrics), proxy, admission, metrics)
+        door = listener(Cors(app, access.cors_origins), drain_timeout_s=leave.drain, tls=access.tls)
         side = listener(Admin(metrics, why_not_ready), drain_timeout_s=_ADMIN_LAST_S)
         watching = asyncio.create_task(fleet.follow(cluster))
+        renewing = asyncio.create_task(access.follow())
         serving = asyncio.create_task(door.serve(sockets=[public]))
         telling = asyncio.create_task(side.serve(sockets=[admin]))
         log.info("listening on %s, admin on %s", _address(public), _address(admin))
         leaving = asyncio.create_task(signals.leave.wait())
         # None of them ends by itself; if one does, its exception ends the process.
-        await asyncio.wait({leaving, watching, serving, telling}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({leaving, watching, renewing, serving, telling}, return_when=asyncio.FIRST_COMPLETED)
         log.info("leaving: %d requests are open", admission.streams)
         if leaving.done():
             await signals.hurry_or(leave.notice)
         door.should_exit = True
         await signals.hurry_or(None, serving)
         side.should_exit = side.force_exit = True
-        for task in (watching, leaving):
+        for task in (watching, renewing, leaving):
             task.cancel()
-        ends = await asyncio.gather(watching, serving, telling, leaving, return_exceptions=True)
+        ends = await asyncio.gather(watching, renewing, serving, telling, leaving, return_exceptions=True)
         for end in ends:
             if isinstance(end, Exception):
                 raise end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import tomllib
+from typing import Any
 
 import pytest
 import yaml
@@ -93,6 +94,28 @@ def test_gateways_and_operators_share_a_token_and_nobody_else_reads_it() -> None
     assert "topmast-wake-token" not in [item["metadata"]["name"] for item in of_kind(own, "Secret")]
 
 
+def test_tls_and_cors_are_off_unless_named() -> None:
+    def gateway(*values: str) -> tuple[list[str], dict[str, Any]]:
+        spec = named(render(*values), "Deployment", "topmast-gateway")["spec"]["template"]["spec"]
+        return [word for word in spec["containers"][0]["args"] if word.startswith(("--tls", "--cors"))], spec
+
+    arguments, spec = gateway()
+    volumes, mounts = spec["volumes"], spec["containers"][0]["volumeMounts"]
+    assert arguments == [] and "tls" not in [item["name"] for item in (*volumes, *mounts)]
+    arguments, spec = gateway(
+        'gateway.tls.secretName="our-tls"', 'gateway.corsOrigins=["https://chat.example.org", "*"]'
+    )
+    assert arguments == [
+        "--tls-cert=/etc/topmast/tls/tls.crt",
+        "--tls-key=/etc/topmast/tls/tls.key",
+        "--cors-origin=https://chat.example.org",
+        "--cors-origin=*",
+    ]
+    assert spec["volumes"][1:] == [{"name": "tls", "secret": {"secretName": "our-tls"}}]
+    mounts = spec["containers"][0]["volumeMounts"][1:]
+    assert mounts == [{"name": "tls", "mountPath": "/etc/topmast/tls", "readOnly": True}]
+
+
 def test_images_come_from_the_named_registry_with_the_charts_version() -> None:
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     objects = render('images.registry="registry.example.org:5000/team"', 'images.server.tag="next"')
@@ -123,6 +146,7 @@ def test_a_disruption_budget_is_made_only_where_it_leaves_a_pod() -> None:
         ('namespaces=["Team_A"]', "namespaces"),
         ('images.registry="https://registry.example.org"', "registry"),
         ('gateway.service.type="Ingress"', "type"),
+        ('gateway.corsOrigins=["chat.example.org"]', "corsOrigins"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_name(value: str, word: str) -> None:

@@ -1,5 +1,6 @@
 """What the gateway reads: keys, request bodies, headers, pods and streams, one pure function at a time."""
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -19,18 +20,23 @@ def secret(**entries: str) -> dict[str, str]:
     return {name: base64.b64encode(text.encode()).decode() for name, text in entries.items()}
 
 
+def name_of(known: keys.Keys, key: bytes) -> str | None:
+    found = known.find(key)
+    return found.caller.name if found else None
+
+
 def test_a_key_opens_by_its_hash_alone() -> None:
     known = keys.from_secret(secret(alice=hashed(KEY), bob=hashed("tm-other") + "\n"))
-    assert (known.name_of(KEY.encode()), known.name_of(b"tm-other")) == ("alice", "bob")
+    assert (name_of(known, KEY.encode()), name_of(known, b"tm-other")) == ("alice", "bob")
     for wrong in (b"", KEY[:-1].encode(), hashed(KEY).encode(), hashed(KEY)[7:].encode(), b"x" * 100_000):
-        assert known.name_of(wrong) is None
+        assert known.find(wrong) is None
 
 
 @pytest.mark.parametrize("entry", ["", KEY, "sha256:", "sha256:" + "g" * 64, "sha256:" + "A" * 64, "md5:" + "a" * 32])
 def test_a_malformed_entry_opens_nothing(entry: str) -> None:
     known = keys.from_secret(secret(bad=entry, good=hashed(KEY)))
     assert len(known) == 1
-    assert known.name_of(entry.encode()) in (None, "good")
+    assert name_of(known, entry.encode()) in (None, "good")
 
 
 @pytest.mark.parametrize(
@@ -79,6 +85,18 @@ JSON = st.recursive(
 )
 def test_no_field_makes_a_request_free_or_endless(fields: dict[str, Any], size: int) -> None:
     assert 1 <= request.estimate_tokens(fields, size) <= size + 32_768 * 128
+
+
+async def test_a_body_that_stops_coming_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "_BODY_PROGRESS_S", 0.05)
+    pieces = [{"type": "http.request", "body": b"x", "more_body": True}] * 2
+
+    async def receive() -> dict[str, Any]:
+        return pieces.pop() if pieces else await asyncio.Future()
+
+    with pytest.raises(Refusal) as refused:
+        await request.read_body(receive, {})
+    assert refused.value.status == 408 and (b"connection", b"close") in refused.value.headers
 
 
 def test_a_longer_prompt_and_a_longer_answer_cost_more() -> None:

@@ -1,0 +1,112 @@
+"""Who may call: what the flags of access_flags.py ask for, checked and turned into what serves it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from topmast_gateway.caller import Limits
+from topmast_gateway.guesses import Guesses
+from topmast_gateway.identity import Identity, Known, Tokens
+from topmast_gateway.metrics import Metrics
+from topmast_gateway.peers import Network, Peers
+from topmast_gateway.tls import Certificate
+
+if TYPE_CHECKING:
+    from topmast_gateway.jwks import KeySet
+
+
+class CannotStart(Exception):
+    """A flag asks for what is not there; the text says which, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What the flags ask for, read and checked."""
+
+    failures_per_minute: int = 20
+    trusted_proxies: tuple[Network, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    certificate: Certificate | None = None
+    token_keys: KeySet | None = None
+    tokens: Tokens | None = None
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """What the public port encrypts with."""
+        return self.certificate.context if self.certificate else None
+
+    def identity(self, known: Known, metrics: Metrics) -> Identity:
+        """Who decides about each request."""
+        peers, guesses = Peers(self.trusted_proxies), Guesses(self.failures_per_minute)
+        return Identity(known, metrics, peers, guesses, self.tokens)
+
+    async def follow(self) -> None:
+        """Keep the certificate and the tokens' keys up to date until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for part in (self.certificate, self.token_keys):
+                if part:
+                    group.create_task(part.follow())
+            await asyncio.Event().wait()
+
+
+def read_flags(flags: argparse.Namespace) -> Access:
+    """What the flags ask for; CannotStart when a file is not usable or flags do not go together."""
+    keys, tokens = _tokens(flags)
+    return Access(
+        flags.failures_per_minute,
+        tuple(flags.trusted_proxies),
+        tuple(flags.cors_origin),
+        _certificate(flags.tls_cert, flags.tls_key),
+        keys,
+        tokens,
+    )
+
+
+def _certificate(cert: Path | None, key: Path | None) -> Certificate | None:
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise CannotStart("--tls-cert and --tls-key need each other: give both or none")
+    try:
+        return Certificate(cert, key)
+    except OSError as error:
+        raise CannotStart(f"cannot use the certificate {cert} with the key {key}: {error}; mount PEM files") from error
+
+
+def _tokens(flags: argparse.Namespace) -> tuple[KeySet | None, Tokens | None]:
+    given = (flags.jwt_jwks, flags.jwt_issuer, flags.jwt_audience)
+    if not any(given):
+        return None, None
+    if not all(given):
+        raise CannotStart("--jwt-jwks, --jwt-issuer and --jwt-audience need each other: give all three or none")
+    where = urlsplit(flags.jwt_jwks)
+    if where.scheme == "http" and where.hostname not in ("127.0.0.1", "::1", "localhost"):
+        raise CannotStart("--jwt-jwks must be https, or a file: whoever changes keys on their way lets anybody in")
+    # Imported late: who uses no tokens pays for no cryptography.
+    from topmast_gateway.jwks import key_set
+    from topmast_gateway.jwt_callers import JwtCallers, Terms
+
+    try:
+        keys = key_set(flags.jwt_jwks)
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"cannot read --jwt-jwks {flags.jwt_jwks}: {error}") from error
+    limits = Limits(
+        requests_per_minute=flags.jwt_requests_per_minute,
+        tokens_per_minute=flags.jwt_tokens_per_minute,
+        max_streams=flags.jwt_max_streams,
+    )
+    terms = Terms(
+        flags.jwt_issuer,
+        flags.jwt_audience,
+        flags.jwt_name_claim,
+        flags.jwt_models_claim,
+        tuple(flags.jwt_default_models),
+        limits,
+    )
+    return keys, JwtCallers(keys, terms)

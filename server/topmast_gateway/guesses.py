@@ -1,0 +1,63 @@
+"""Counts failed authentications per address, so that guessing is answered by 429 and shows in one line of the log.
+
+It never stands between a valid key and its answer: others behind the same address must not suffer, and what keeps a
+key from being guessed is its 240 random bits. So a key is always looked up; a failure is what gets dearer.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+_WINDOW_S = 60.0
+MAX_ADDRESSES = 10_000
+
+
+@dataclass(slots=True)
+class _Window:
+    began: float
+    failures: int = 0
+
+
+class Guesses:
+    """At most `per_minute` failures are told why; 0 is no limit. The oldest of too many addresses is forgotten."""
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._windows: OrderedDict[str, _Window] = OrderedDict()  # in the order in which they began
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def failed(self, address: str) -> int | None:
+        """Count a failure; the seconds after which to come back when there were too many, else None."""
+        if not self._per_minute:
+            return None
+        now, peer = self._clock(), _household(address)
+        window = self._windows.get(peer)
+        if window is None or now - window.began >= _WINDOW_S:
+            self._windows.pop(peer, None)
+            window = self._windows[peer] = _Window(now)
+            if len(self._windows) > MAX_ADDRESSES:
+                self._windows.popitem(last=False)
+        window.failures += 1
+        if window.failures <= self._per_minute:
+            return None
+        if window.failures == self._per_minute + 1:
+            log.warning("more than %d failed authentications within a minute from %s", self._per_minute, peer)
+        return max(1, math.ceil(window.began + _WINDOW_S - now))
+
+
+def _household(address: str) -> str:
+    """The address, or an IPv6 address's /64: whoever has one of those has all of them."""
+    if ":" not in address:
+        return address
+    return str(ipaddress.ip_network((address, 64), strict=False))

@@ -1,0 +1,75 @@
+"""Browsers: pages of the named origins may call, all answers tell them so, and nobody else is told anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from topmast_gateway.cors import Cors, origin
+
+PAGE = "https://chat.example.org"
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    headers = [(b"x-request-id", b"1"), (b"Access-Control-Allow-Origin", b"engine"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def called(origins: tuple[str, ...], method: str = "POST", **headers: str) -> tuple[int, dict[str, str]]:
+    """Status and headers of an answer; a header that came twice fails."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    given = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    await Cors(application, origins)({"method": method, "headers": given}, None, send)  # type: ignore[arg-type]
+    got = [(name.decode().lower(), value.decode()) for name, value in sent[0]["headers"]]
+    assert len(dict(got)) == len(got) and sent[-1]["more_body"] is False
+    return sent[0]["status"], dict(got)
+
+
+def told(headers: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.startswith("access-control-")}
+
+
+async def test_a_preflight_is_answered_without_a_key() -> None:
+    asks = {"origin": PAGE, "access_control_request_method": "POST", "access_control_request_headers": "authorization"}
+    status, headers = await called((PAGE,), "OPTIONS", **asks)
+    assert status == 204 and headers["access-control-allow-origin"] == PAGE and headers["vary"] == "origin"
+    assert (
+        "authorization" in headers["access-control-allow-headers"] and "POST" in headers["access-control-allow-methods"]
+    )
+    assert (await called(("*",), "OPTIONS", **asks))[1]["access-control-allow-origin"] == "*"
+
+
+async def test_every_answer_carries_the_headers_and_never_allows_credentials() -> None:
+    for origins, allowed in (((PAGE,), PAGE), (("*",), "*"), (("https://other.example", PAGE), PAGE)):
+        status, headers = await called(origins, origin=PAGE)
+        assert status == 401 and headers["x-request-id"] == "1"
+        assert told(headers)["access-control-allow-origin"] == allowed
+        assert "access-control-allow-credentials" not in headers
+
+
+@pytest.mark.parametrize(
+    "page", ["https://chat.example.org.evil.example", "https://evil.example", "null", "", PAGE + "/"]
+)
+async def test_another_origin_is_told_nothing_and_its_preflight_needs_a_key(page: str) -> None:
+    for method in ("POST", "OPTIONS"):
+        status, headers = await called((PAGE,), method, origin=page, access_control_request_method="POST")
+        assert status == 401 and "engine" in told(headers).values()
+
+
+async def test_without_origins_nothing_changes() -> None:
+    assert (await called((), "OPTIONS", origin=PAGE, access_control_request_method="POST"))[0] == 401
+
+
+@pytest.mark.parametrize(
+    "wrong", ["chat.example.org", "https://a/b", "https://a/", "", "https://*.example.org", "null"]
+)
+def test_a_wrong_origin_is_refused_with_an_example(wrong: str) -> None:
+    with pytest.raises(ValueError, match=r"https://chat\.example\.org"):
+        origin(wrong)
+    assert origin("*") == "*" and origin("http://localhost:3000") == "http://localhost:3000"
