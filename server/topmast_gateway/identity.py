@@ -60,12 +60,13 @@ class Identity:
         presented = bearer(headers.get(b"authorization"))
         if presented is None:
             raise self._no("missing", "an API key is needed: send it as 'Authorization: Bearer tm-...'")
-        if key := self._known.keys.find(presented):
-            if key.expires_s is not None and time.time() >= key.expires_s:
-                message = f"the API key {key.caller.name!r} has expired: ask your administrator for a new one"
-                raise self._no("expired", message, "expired_api_key")
-            return key.caller
         message = "this API key is not valid: it was mistyped or revoked, ask your administrator for one"
+        key = self._known.keys.find(presented)
+        if key and not self._guesses.holds_back(self._peers.address(scope), key.caller.name):
+            if key.expires_s is not None and time.time() >= key.expires_s:
+                expired = f"the API key {key.caller.name!r} has expired: ask your administrator for a new one"
+                raise self._no("expired", expired, "expired_api_key")
+            return key.caller
         if self._tokens and presented.count(b".") == 2:
             try:
                 return await self._tokens.caller(presented)

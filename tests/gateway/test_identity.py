@@ -61,13 +61,24 @@ async def test_an_expired_key_is_told_so() -> None:
     assert "expired" in str(refused) and "'old'" in str(refused)
 
 
-async def test_guessing_ends_in_429_and_a_valid_key_behind_the_same_address_still_works() -> None:
+async def test_guessing_ends_in_429_and_a_key_known_from_the_same_address_still_works() -> None:
     who = identity(per_minute=3)
+    assert await outcome(who, KEY) == "alice"
     assert [(await outcome(who, f"tm-{number}")).status for number in range(5)] == [401, 401, 401, 429, 429]
     refused = await outcome(who, "tm-again")
     assert refused.code == "too_many_failures" and 1 <= int(dict(refused.headers)[b"retry-after"]) <= 60
     assert await outcome(who, KEY) == "alice"
     assert (await outcome(who, "tm-other", "10.0.0.2")).status == 401
+
+
+async def test_a_guesser_who_is_held_back_does_not_learn_that_a_key_is_right() -> None:
+    who = identity(per_minute=3)
+    for number in range(3):
+        await outcome(who, f"tm-{number}")
+    right, wrong = await outcome(who, KEY), await outcome(who, "tm-wrong")
+    assert (right.status, right.code, str(right)) == (wrong.status, wrong.code, str(wrong))
+    assert right.status == 429
+    assert await outcome(who, KEY, "10.0.0.2") == "alice"
 
 
 async def test_a_missing_or_an_expired_key_is_no_guess() -> None:
