@@ -1,10 +1,14 @@
-"""The admin port: `/metrics`, `/healthz`, `/readyz`. Nothing here needs a key, so nothing here may tell one."""
+"""The admin port: `/metrics`, `/healthz`, `/readyz`, and `/usage` for other gateways.
+
+Nothing here needs a key, so nothing here may tell one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from topmast_gateway.asgi import Receive, Scope, Send
+from topmast_gateway.exchange import Exchange
 from topmast_gateway.metrics import Metrics
 from topmast_gateway.reply import Reply
 
@@ -15,8 +19,9 @@ _PROMETHEUS = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
 class Admin:
     """`why_not_ready` says in a sentence what is missing, and nothing when all is well."""
 
-    def __init__(self, metrics: Metrics, why_not_ready: Callable[[], str]) -> None:
+    def __init__(self, metrics: Metrics, why_not_ready: Callable[[], str], exchange: Exchange) -> None:
         self._metrics = metrics
+        self._exchange = exchange
         self._why_not_ready = why_not_ready
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,5 +34,7 @@ class Admin:
                 await reply.whole(503 if why else 200, f"{why or 'ok'}\n".encode(), _TEXT)
             case "/metrics":
                 await reply.whole(200, self._metrics.text(), _PROMETHEUS)
+            case "/usage":
+                await reply.json(200, self._exchange.answer(scope["query_string"]))
             case _:
-                await reply.whole(404, b"use /metrics, /healthz or /readyz\n", _TEXT)
+                await reply.whole(404, b"use /metrics, /usage, /healthz or /readyz\n", _TEXT)

@@ -23,6 +23,7 @@ from topmast_gateway.leaving import ClientGone, until_the_client_leaves
 from topmast_gateway.metrics import NO_MODEL, Metrics
 from topmast_gateway.proxy import Proxy
 from topmast_gateway.reply import Reply
+from topmast_gateway.shares import Shares
 from topmast_gateway.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -35,11 +36,20 @@ _LINGER_S, _LINGER_BYTES = 5.0, 64 * 1024 * 1024
 class App:
     """One call per request."""
 
-    def __init__(self, fleet: Fleet, identity: Identity, proxy: Proxy, admission: Admission, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        identity: Identity,
+        proxy: Proxy,
+        admission: Admission,
+        shares: Shares,
+        metrics: Metrics,
+    ) -> None:
         self._fleet = fleet
         self._identity = identity
         self._proxy = proxy
         self._admission = admission
+        self._shares = shares
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,9 +113,13 @@ class App:
             ask = request.parse(path, body)
             route = self._catalogue(caller).find(ask.model)
             visit.model = route.model.key
+            model, tally = route.model.key, Tally()
             try:
-                async with until_the_client_leaves(receive):
-                    await self._proxy.forward(ask, route.model.key, headers, reply, Tally())
+                async with (
+                    until_the_client_leaves(receive),
+                    self._shares.turn(caller, model, ask, headers, reply, tally) as (ask, headers),
+                ):
+                    await self._proxy.forward(ask, model, headers, reply, tally)
             finally:
                 if reply.answered_at is not None and reply.status == 200:
                     self._metrics.ttfb.labels(visit.model).observe(reply.answered_at - visit.arrived_at)

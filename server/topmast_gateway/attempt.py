@@ -8,6 +8,7 @@ import logging
 import aiohttp
 
 from topmast_gateway import journal as journals
+from topmast_gateway import told
 from topmast_gateway.errand import Errand
 from topmast_gateway.errors import Refusal
 from topmast_gateway.headers import towards_client
@@ -52,7 +53,7 @@ class Attempts:
                 if is_stream(response):
                     clock.reschedule(None)
                     why = ask.no_journal or "this model's servers keep no journal"
-                    await relay(response, errand.reply, patience.progress, why)
+                    await relay(response, errand.reply, errand.tally, patience.progress, why)
                     return
                 answer = await whole(response)
         except TimeoutError:
@@ -68,6 +69,8 @@ class Attempts:
             return
         if answer.status == 503:
             raise why_503(answer)
+        if answer.status == 200:
+            told.by_answer(answer.body, errand.tally)
         await hand_on(answer, errand.reply)
 
 

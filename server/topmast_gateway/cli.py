@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from topmast_gateway import access_flags
+from topmast_gateway import access_flags, sharing
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
@@ -55,6 +55,7 @@ def main() -> int:
                 allowed,
                 patience=patience,
                 max_streams=flags.max_streams,
+                sharing=sharing.Sharing.of(flags),
                 leave=leave,
                 wake=wake,
             )
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-streams", default=2000, type=_count, help="requests at once (default %(default)s)")
     add("--drain-notice-s", default=3.0, type=_seconds, help="keep taking requests after SIGTERM (default %(default)s)")
     add("--drain-timeout-s", default=600.0, type=_positive, help="then let open streams finish (default %(default)s)")
+    sharing.add_flags(parser)
     return parser
 
 

@@ -32,7 +32,7 @@ class Errand:
         tally: Tally,
         mended: Callable[[float], None],
     ) -> None:
-        self.ask, self.model, self.reply = ask, model, reply
+        self.ask, self.model, self.reply, self.tally = ask, model, reply, tally
         self.journal = None if ask.no_journal else Journal(tally, whole=not ask.stream)
         self._headers = towards_engine(headers, reply.request_id)
         if self.journal is not None:

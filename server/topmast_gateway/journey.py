@@ -85,6 +85,7 @@ class Journey:
             self._wait.begins()
         if isinstance(miss, Full):
             self._full = miss
+            self._loads.was_full(pod)
 
     def _route(self) -> Route:
         if (route := self._fleet.routes.by_key(self._model)) is None:

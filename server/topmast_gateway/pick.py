@@ -5,6 +5,7 @@ Owns the count of what this gateway has sent to each pod and not yet got back. I
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Loads:
     def __init__(self) -> None:
         self._loads: dict[str, Load] = {}
         self._turn = 0
+        self.full: dict[str, tuple[int, float]] = {}  # by uid: what a pod had when it refused more, and when that was
 
     def least(self, pods: Sequence[Pod]) -> Pod:
         """The pod with the fewest tokens, then requests, in flight; among equals the one that waited longest."""
@@ -47,11 +49,17 @@ class Loads:
             load.tokens -= tokens
             load.requests -= 1
 
+    def was_full(self, pod: Pod) -> None:
+        """The pod refused a request for want of room: remember with how many it did."""
+        load = self._loads.get(pod.uid)
+        self.full[pod.uid] = (load.requests if load else 0, time.monotonic())
+
     def forget(self, present: set[str]) -> None:
         """Drop pods that are gone and idle, so that the table does not grow with every rollout."""
         gone = [uid for uid, load in self._loads.items() if uid not in present and load.requests == 0]
         for uid in gone:
             del self._loads[uid]
+        self.full = {uid: seen for uid, seen in self.full.items() if uid in present}
 
     def __iter__(self) -> Iterator[Load]:
         return iter(list(self._loads.values()))

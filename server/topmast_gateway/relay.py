@@ -11,6 +11,7 @@ import contextlib
 
 import aiohttp
 
+from topmast_gateway import told
 from topmast_gateway.errand import Errand
 from topmast_gateway.errors import sse_error
 from topmast_gateway.headers import towards_client
@@ -19,6 +20,7 @@ from topmast_gateway.leaving import ClientGone
 from topmast_gateway.patience import Patience
 from topmast_gateway.reply import Reply
 from topmast_gateway.silence import Silence
+from topmast_gateway.tally import Tally
 from topmast_gateway.upstream import Lost, Silent
 
 _LONGEST_EVENT_BYTES = 4 * 1024 * 1024
@@ -58,7 +60,9 @@ async def follow(response: aiohttp.ClientResponse, journal: Journal, errand: Err
         raise Lost("the stream ended before the answer did")
 
 
-async def relay(response: aiohttp.ClientResponse, reply: Reply, progress_s: float, why_no_journal: str) -> None:
+async def relay(
+    response: aiohttp.ClientResponse, reply: Reply, tally: Tally, progress_s: float, why_no_journal: str
+) -> None:
     """Send a stream without a journal to the client. Lost before its first byte; Torn after it."""
     events = Events()
     headers = towards_client(response.raw_headers)
@@ -66,6 +70,7 @@ async def relay(response: aiohttp.ClientResponse, reply: Reply, progress_s: floa
         async with Silence(progress_s) as silence:
             async for piece in response.content.iter_any():
                 if complete := events.feed(piece):
+                    told.by_events(complete, tally)
                     await reply.stream(headers, complete)
                 silence.heard()
     except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError

@@ -28,6 +28,7 @@ class Reply:
         self.answered_at: float | None = None  # monotonic: when the first byte of the answer itself went out
         self._sent_at = time.monotonic()
         self._ended = False
+        self.stamps: tuple[Header, ...] = ()  # on whatever the answer will be
 
     def quiet_s(self) -> float:
         """Seconds since the client last got anything, or asked."""
@@ -36,7 +37,7 @@ class Reply:
     async def start(self, status: int, headers: Iterable[Header]) -> None:
         """Status line and headers."""
         self.status = status
-        stamped = [*headers, (b"x-request-id", self.request_id.encode())]
+        stamped = [*headers, *self.stamps, (b"x-request-id", self.request_id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": stamped})
 
     async def stream(self, headers: Iterable[Header], events: bytes) -> None:

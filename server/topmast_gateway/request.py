@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from topmast_gateway.asgi import Receive
+from topmast_gateway.bands import band_of
+from topmast_gateway.caller import Band
 from topmast_gateway.errors import Refusal
 from topmast_gateway.leaving import ClientGone
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 _BODY_PROGRESS_S = 30.0
-_BYTES_PER_TOKEN = 4  # English text; a guess that only has to rank pods
+BYTES_PER_TOKEN = 4  # English text; a guess that only has to rank pods
 _ASSUMED_ANSWER_TOKENS = 256
 _LONGEST_ANSWER_TOKENS = 32_768  # one absurd max_tokens must not make a pod look full for ever
 
@@ -43,6 +45,8 @@ class Ask:
     tokens: int
     no_journal: str = ""
     timeout_s: float | None = None  # the body's own, from the request's arrival
+    prompt: int = 0  # of `tokens`
+    band: Band | None = None  # that it asks for
 
 
 def too_large() -> Refusal:
@@ -104,8 +108,9 @@ def parse(path: str, body: bytes) -> Ask:
     if "continuation" in fields:
         message = "`continuation` is between this gateway and its engines: send the whole conversation instead"
         raise Refusal(400, "reserved_field", message, param="continuation")
-    stream, tokens = fields.get("stream") is True, estimate_tokens(fields, len(body))
-    return Ask(path, body, model, stream, tokens, why_no_journal(fields), _seconds(fields.get("timeout")))
+    stream, tokens, prompt = fields.get("stream") is True, estimate_tokens(fields, len(body)), _prompt_tokens(len(body))
+    timeout_s, band = _seconds(fields.get("timeout")), band_of(fields.get("priority"))
+    return Ask(path, body, model, stream, tokens, why_no_journal(fields), timeout_s, prompt, band)
 
 
 def why_no_journal(fields: Mapping[str, Any]) -> str:
@@ -131,9 +136,13 @@ def estimate_tokens(fields: Mapping[str, Any], body_bytes: int) -> int:
     """Prompt tokens by size plus the answer's upper bound, per choice. Nonsense counts as absent."""
     answer = _count(fields, "max_completion_tokens") or _count(fields, "max_tokens") or _ASSUMED_ANSWER_TOKENS
     choices = min(_count(fields, "n") or 1, 128)
-    return max(1, body_bytes // _BYTES_PER_TOKEN + min(answer, _LONGEST_ANSWER_TOKENS) * choices)
+    return max(1, _prompt_tokens(body_bytes) + min(answer, _LONGEST_ANSWER_TOKENS) * choices)
 
 
 def _count(fields: Mapping[str, Any], name: str) -> int | None:
     value = fields.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _prompt_tokens(body_bytes: int) -> int:
+    return body_bytes // BYTES_PER_TOKEN

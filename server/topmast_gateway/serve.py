@@ -28,6 +28,9 @@ from topmast_gateway.metrics import Metrics
 from topmast_gateway.patience import Patience
 from topmast_gateway.pick import Loads
 from topmast_gateway.proxy import Proxy
+from topmast_gateway.room import Room
+from topmast_gateway.shares import Shares
+from topmast_gateway.sharing import Sharing
 from topmast_gateway.waking import Waker
 
 log = logging.getLogger(__name__)
@@ -69,6 +72,7 @@ async def serve(
     *,
     patience: Patience,
     max_streams: int,
+    sharing: Sharing,
     leave: Leave,
     wake: Wake,
 ) -> None:
@@ -78,39 +82,47 @@ async def serve(
     fleet = Fleet(scope.namespaces, scope.keys_namespace, scope.keys_secret, loads)
     metrics, admission = Metrics(), Admission(max_streams)
     metrics.watch(fleet, loads, admission)
+    shares = Shares(sharing, Room(fleet, loads, sharing.requests_per_pod).free_places)
+    metrics.registry.register(shares.usage)
 
     def why_not_ready() -> str:
         if signals.leave.is_set():
             return "leaving: open streams finish, new requests belong elsewhere"
         waiting = [mirror.name for mirror in fleet.mirrors if not mirror.synced]
-        return f"starting: no list yet of {', '.join(waiting)}" if waiting else ""
+        if waiting:
+            return f"starting: no list yet of {', '.join(waiting)}"
+        return "" if shares.caught_up else "starting: the usage log is being read"
 
     cluster = await kube.connect()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(cluster.close)
         client = await stack.enter_async_context(upstream.session())
+        shares.open()
+        stack.push_async_callback(shares.close)
         waker = Waker(client, metrics, wake.operator_url, wake.token_file)
         proxy = Proxy(client, fleet, loads, metrics, patience, Hall(wake.max_held), waker)
-        app = App(fleet, access.identity(fleet, metrics), proxy, admission, metrics)
+        app = App(fleet, access.identity(fleet, metrics), proxy, admission, shares, metrics)
         door = listener(Cors(app, access.cors_origins), drain_timeout_s=leave.drain, tls=access.tls)
-        side = listener(Admin(metrics, why_not_ready), drain_timeout_s=_ADMIN_LAST_S)
+        side = listener(Admin(metrics, why_not_ready, shares.exchange), drain_timeout_s=_ADMIN_LAST_S)
         watching = asyncio.create_task(fleet.follow(cluster))
         renewing = asyncio.create_task(access.follow())
+        counting = asyncio.create_task(shares.follow(client))
         serving = asyncio.create_task(door.serve(sockets=[public]))
         telling = asyncio.create_task(side.serve(sockets=[admin]))
         log.info("listening on %s, admin on %s", _address(public), _address(admin))
         leaving = asyncio.create_task(signals.leave.wait())
         # None of them ends by itself; if one does, its exception ends the process.
-        await asyncio.wait({leaving, watching, renewing, serving, telling}, return_when=asyncio.FIRST_COMPLETED)
+        tasks = {leaving, watching, renewing, counting, serving, telling}
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         log.info("leaving: %d requests are open", admission.streams)
         if leaving.done():
             await signals.hurry_or(leave.notice)
         door.should_exit = True
         await signals.hurry_or(None, serving)
         side.should_exit = side.force_exit = True
-        for task in (watching, renewing, leaving):
+        for task in (watching, renewing, counting, leaving):
             task.cancel()
-        ends = await asyncio.gather(watching, renewing, serving, telling, leaving, return_exceptions=True)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
         for end in ends:
             if isinstance(end, Exception):
                 raise end

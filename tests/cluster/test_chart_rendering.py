@@ -137,6 +137,27 @@ def test_a_disruption_budget_is_made_only_where_it_leaves_a_pod() -> None:
     assert {item["metadata"]["name"] for item in both} == {"topmast-gateway", "topmast-operator"}
 
 
+def test_gateways_find_each_other_whether_they_are_ready_or_not() -> None:
+    objects = render()
+    service = named(objects, "Service", "topmast-gateway-peers")["spec"]
+    gateway = named(objects, "Deployment", "topmast-gateway")["spec"]
+    assert service["clusterIP"] == "None" and service["publishNotReadyAddresses"]
+    assert service["selector"] == gateway["selector"]["matchLabels"]
+    arguments = gateway["template"]["spec"]["containers"][0]["args"]
+    assert f"--peers=topmast-gateway-peers.{SYSTEM}.svc:8081" in arguments
+    assert not any("usage-log" in argument for argument in arguments)
+
+
+def test_the_usage_log_goes_to_standard_output_or_to_a_claim() -> None:
+    pod = named(render("gateway.usageLog.stdout=true"), "Deployment", "topmast-gateway")["spec"]["template"]["spec"]
+    assert "--usage-log=-" in pod["containers"][0]["args"]
+    assert "usage" not in str(pod["volumes"])
+    pod = named(render('gateway.usageLog.claim="usage"'), "Deployment", "topmast-gateway")["spec"]["template"]["spec"]
+    assert "--usage-log=/usage" in pod["containers"][0]["args"] and pod["securityContext"]["fsGroup"] == 65532
+    assert {"name": "usage", "persistentVolumeClaim": {"claimName": "usage"}} in pod["volumes"]
+    assert {"name": "usage", "mountPath": "/usage"} in pod["containers"][0]["volumeMounts"]
+
+
 @pytest.mark.parametrize(
     ("value", "word"),
     [

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 import uvloop
 
@@ -15,6 +16,10 @@ from gateway.stage import KEY, SYSTEM, Gateway, Stage
 from topmast_cluster.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
+
+# How long one example takes says nothing here: clusters and engines run beside the tests.
+hypothesis.settings.register_profile("gateway", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("gateway")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,0 +1,119 @@
+"""What lies between "this caller may use this model" and "a pod works on it": limits, the queue, the account after.
+
+Puts together ledger, turnstile, usage and their exchange with other gateways. It knows no pods and reads no answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+
+from topmast_gateway import terms
+from topmast_gateway.caller import Caller
+from topmast_gateway.counters import Counters
+from topmast_gateway.errors import Refusal
+from topmast_gateway.estimate import Estimates
+from topmast_gateway.exchange import Exchange
+from topmast_gateway.leaving import ClientGone
+from topmast_gateway.ledger import Ledger
+from topmast_gateway.reply import Reply
+from topmast_gateway.request import Ask
+from topmast_gateway.room import FreePlaces
+from topmast_gateway.sharing import Sharing
+from topmast_gateway.tally import Tally
+from topmast_gateway.turns import Turns, Wanted
+from topmast_gateway.usage import Usage, Use
+from topmast_gateway.usage_log import UsageLog, replay
+
+
+class Shares:
+    """`free_places` says how many more requests a model's pods can take."""
+
+    def __init__(self, sharing: Sharing, free_places: FreePlaces) -> None:
+        self._sharing = sharing
+        self._counters = Counters(uuid.uuid4().hex[:16])
+        self.ledger = Ledger(self._counters, time.time)
+        self.turns = Turns(free_places, sharing.queue_requests)
+        self.exchange = Exchange(self._counters, self.ledger)
+        self.usage = Usage(self.turns.waiting)
+        self._estimates = Estimates()
+        self._log: UsageLog | None = None
+        self.caught_up = False  # with what was used before this process began
+
+    @asynccontextmanager
+    async def turn(
+        self, caller: Caller, model: str, ask: Ask, headers: Mapping[bytes, bytes], reply: Reply, tally: Tally
+    ) -> AsyncIterator[tuple[Ask, Mapping[bytes, bytes]]]:
+        """Reserve, wait for a turn, and account for what the tally says in the end; a Refusal where it ends before.
+
+        Gives the request and the headers for the engine. `model` is its key, which the caller may call.
+        """
+        ask = self._estimates.better(ask, model)
+        band, timeout_s = terms.band_for(ask, caller.band), terms.timeout_s(ask, headers)
+        patience_s = self._sharing.queue_s if timeout_s is None else timeout_s
+        begun_s, queued_s, finish, status = time.monotonic(), 0.0, "answered", None
+        try:
+            with self.ledger.reserved(caller, ask.tokens, tally) as left:
+                reply.stamps = left
+                async with self.turns.turn(model, Wanted(caller, band, ask.prompt, patience_s), tally) as queued_s:
+                    try:
+                        yield terms.told(ask, band), terms.after_waiting(headers, timeout_s, queued_s)
+                    finally:
+                        _fill(tally, ask, reply)
+        except Refusal as refusal:
+            finish, status = "refused", refusal.status
+            raise
+        except (asyncio.CancelledError, ClientGone):
+            finish, status = "cancelled", 499
+            raise
+        except BaseException:
+            finish, status = "failed", 500
+            raise
+        finally:
+            status = status or reply.status or 500
+            finish = "failed" if finish == "answered" and status >= 400 else finish
+            seconds = time.monotonic() - begun_s
+            self._estimates.learn(len(ask.body), model, tally)
+            self._account(
+                Use(time.time(), reply.request_id, caller.name, model, tally, status, finish, seconds, queued_s)
+            )
+
+    def open(self) -> None:
+        """Begin the usage log."""
+        if (where := self._sharing.usage_log) is not None:
+            self._log = UsageLog(where, self._counters.replica)
+
+    async def follow(self, client: aiohttp.ClientSession) -> None:
+        """Take up what the usage log says, and keep in step with the other gateways until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._catch_up())
+            group.create_task(self.exchange.follow(self._sharing.peers, client))
+
+    async def close(self) -> None:
+        """Write the last lines of the usage log."""
+        if self._log:
+            await asyncio.to_thread(self._log.close)
+
+    async def _catch_up(self) -> None:
+        if (where := self._sharing.usage_log) not in (None, "-"):
+            now = time.time()
+            self._counters.merge(await asyncio.to_thread(replay, Path(where), now), now)
+        self.caught_up = True
+
+    def _account(self, use: Use) -> None:
+        self.usage.count(use)
+        if self._log:
+            self._log.write(use)
+
+
+def _fill(tally: Tally, ask: Ask, reply: Reply) -> None:
+    """What an engine that answered has not told is charged by the estimate."""
+    if not tally.exact and reply.answered_at is not None and reply.status == 200:
+        tally.prompt = tally.prompt or ask.prompt
+        tally.output = tally.output or ask.tokens - ask.prompt

@@ -1,0 +1,172 @@
+"""Who goes next at one model, and who may wait: bands of priority above fair shares, and a bounded queue.
+
+Pure: the clock is an argument, and turns.py does the waiting. A worse band that has waited long enough gets one turn in
+PASSES + 1: it never starves, and costs the better bands a known part. Where several callers come, the last places are
+kept for those below their share, who would wait for a noisy one's answers to end otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict, deque
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Final
+
+from topmast_gateway.caller import Band, Caller
+from topmast_gateway.vtc import Line, Ticket
+
+PATIENCE_S: Final = 10.0  # a band that has waited this long may no longer be passed over without end
+PASSES: Final = 7  # turns of better bands before it has one
+SEEN_S: Final = 60.0  # a caller counts as one who comes for so long after its last request
+_MEASURE_S: Final = 0.05  # how often running requests are charged
+_DRAIN_TURNS: Final = 32  # from so many turns the speed of the queue is known
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """No place in the queue. `own` tells whether the caller itself fills its share of it."""
+
+    own: bool
+
+
+def kept_back(places: int) -> int:
+    """Of so many places, those for callers below their share: by the square root, as bursts of arrivals grow."""
+    return round(math.sqrt(places) / 2)
+
+
+class Turnstile:
+    """The queue of one model. Every ticket ends by `leave` while it waits, or by `finish` after its turn."""
+
+    def __init__(self, max_waiting: int) -> None:
+        self._max_waiting = max_waiting
+        self._lines = {band: Line() for band in Band}
+        self._passed = dict.fromkeys(Band, 0)  # turns of better bands while this one waited
+        self._running: set[Ticket] = set()
+        self._places: Counter[str] = Counter()  # of running requests, by caller
+        self._seen: dict[str, tuple[float, float]] = {}  # callers who come: weight, and when they came last
+        self._measured_s = 0.0
+        self._turns_s: deque[float] = deque(maxlen=_DRAIN_TURNS)  # of the current queue, when they were
+        self.waiting = 0
+
+    @property
+    def running(self) -> int:
+        """Requests that had their turn and have not ended."""
+        return len(self._running)
+
+    @property
+    def idle(self) -> bool:
+        """Nobody waits and nothing runs: whatever else it knows has no effect on who comes next."""
+        return not self.waiting and not self._running
+
+    def arrive(self, ticket: Ticket) -> Full | Ticket | None:
+        """Stand in line. Full when there is no place; a ticket that lost its own place to this one, else None.
+
+        Who waits with less than its share always gets in: the newest request of whoever has most has to go.
+        """
+        name, weight = ticket.caller.name, ticket.caller.weight
+        bumped = None
+        if self.waiting >= self._max_waiting:
+            lengths = self._lengths()
+            mine = lengths[name][1] if name in lengths else 0
+            if mine == self.waiting:
+                return Full(own=False)
+            if mine + 1 > self._max_waiting * self.share(ticket.caller):
+                return Full(own=mine > 0)
+            greediest = max(lengths, key=lambda other: lengths[other][1] / lengths[other][0])
+            bumped = next(found for band in reversed(Band) if (found := self._lines[band].newest(greediest)))
+            self.leave(bumped)
+        self._seen[name] = (weight, ticket.arrived_s)
+        self._lines[ticket.band].arrive(ticket)
+        self.waiting += 1
+        return bumped
+
+    def leave(self, ticket: Ticket) -> None:
+        """Go without a turn."""
+        self._lines[ticket.band].leave(ticket)
+        self._one_less()
+
+    def next(self, now_s: float, free: int) -> Ticket | None:
+        """Let one through to one of `free` places; None when nobody who waits may have it."""
+        if free <= 0 or not self.waiting:
+            return None
+        self.measure(now_s)
+        allowed = self._allowed(now_s, free)
+        band = self._next_band(now_s, allowed)
+        if band is None:
+            return None
+        self._passed[band] = 0
+        for worse in Band:
+            if worse > band:
+                self._passed[worse] = self._passed[worse] + 1 if self._lines[worse] else 0
+        ticket = self._lines[band].pop(allowed)
+        self._running.add(ticket)
+        self._places[ticket.caller.name] += 1
+        self._turns_s.append(now_s)
+        self._one_less()
+        return ticket
+
+    def runs(self, ticket: Ticket) -> bool:
+        """Whether the ticket had its turn and has not ended."""
+        return ticket in self._running
+
+    def finish(self, ticket: Ticket) -> None:
+        """A request that had its turn has ended."""
+        self._running.remove(ticket)
+        self._places -= Counter((ticket.caller.name,))  # this drops who has none left
+        self._lines[ticket.band].finish(ticket)
+
+    def measure(self, now_s: float) -> None:
+        """Charge what running requests have got since the last time, now and then."""
+        if now_s - self._measured_s >= _MEASURE_S:
+            self._measured_s = now_s
+            for ticket in self._running:
+                self._lines[ticket.band].charge(ticket)
+
+    def share(self, caller: Caller) -> float:
+        """The caller's part among those who wait, itself included: 1 when nobody else does."""
+        others = sum(weight for name, (weight, _) in self._lengths().items() if name != caller.name)
+        return caller.weight / (caller.weight + others)
+
+    def wait_s(self, caller: Caller, now_s: float) -> float | None:
+        """How long one more request of the caller would wait, from how the queue drains; None while nobody knows."""
+        if len(self._turns_s) < _DRAIN_TURNS // 4 or now_s <= self._turns_s[0]:
+            return None
+        per_s = len(self._turns_s) / (now_s - self._turns_s[0])
+        mine = self._lengths().get(caller.name, (caller.weight, 0))[1]
+        return (mine + 1) / (per_s * self.share(caller))
+
+    def _allowed(self, now_s: float, free: int) -> Container[str]:
+        """Everybody who waits; for the last places only those below their share, as far as there are such who come."""
+        places = self.running + free
+        if free > kept_back(places):
+            return self._seen
+        waiting = self._lengths()
+        for name in [name for name, (_, at_s) in self._seen.items() if now_s - at_s > SEEN_S]:
+            if name not in waiting and name not in self._places:
+                del self._seen[name]
+        per_weight = places / sum(weight for weight, _ in self._seen.values())
+        below = {name: per_weight * weight - self._places[name] for name, (weight, _) in self._seen.items()}
+        below = {name: missing for name, missing in below.items() if missing > 0}
+        return below if free <= sum(below.values()) else self._seen
+
+    def _next_band(self, now_s: float, allowed: Container[str]) -> Band | None:
+        """The best band that waits, unless a worse one has been passed over for too long."""
+        waiting = [band for band in Band if self._lines[band].waits(allowed)]
+        for band in reversed(waiting):
+            if self._passed[band] >= PASSES and now_s - self._lines[band].oldest_s() >= PATIENCE_S:
+                return band
+        return waiting[0] if waiting else None
+
+    def _lengths(self) -> dict[str, tuple[float, int]]:
+        """Weight and waiting requests of every caller who waits, in all bands together."""
+        found: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+        for line in self._lines.values():
+            for name, weight, length in line.lengths():
+                found[name] = (weight, found[name][1] + length)
+        return found
+
+    def _one_less(self) -> None:
+        self.waiting -= 1
+        if not self.waiting:
+            self._turns_s.clear()  # what a queue drained before it was empty says nothing of the next one

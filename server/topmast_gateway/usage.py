@@ -1,0 +1,84 @@
+"""What every caller has used of every model, for `/metrics`.
+
+Only names of verified callers and known models get here: nobody can make series by asking.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from topmast_gateway.tally import Tally
+
+_MOST_PAIRS: Final = 5000  # of caller and model; beyond it they share one series, which a scrape survives
+OTHERS: Final = "(others)"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One request that has ended. `at` is in Unix seconds; `finish` is answered, refused, failed or cancelled."""
+
+    at: float
+    request_id: str
+    caller: str
+    model: str
+    tally: Tally
+    status: int
+    finish: str
+    seconds: float
+    queued_s: float
+
+
+class Usage(Collector):
+    """Counts of requests and tokens by caller and model. `waiting` tells the queues, by model."""
+
+    def __init__(self, waiting: Callable[[], Mapping[str, int]]) -> None:
+        self._waiting = waiting
+        self._requests: Counter[tuple[str, str, str]] = Counter()
+        self._tokens: Counter[tuple[str, str, str]] = Counter()
+        self._pairs: set[tuple[str, str]] = set()
+
+    def count(self, use: Use) -> None:
+        """Add one request's part."""
+        pair = (use.caller, use.model)
+        if pair not in self._pairs and len(self._pairs) >= _MOST_PAIRS:
+            pair = (OTHERS, OTHERS)
+        self._pairs.add(pair)
+        self._requests[*pair, use.finish] += 1
+        tally = use.tally
+        for kind, tokens in (("prompt", tally.prompt), ("cached", tally.cached), ("output", tally.output)):
+            self._tokens[*pair, kind] += tokens
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "topmast_gateway_caller_requests",
+            "Requests by API key: answered, refused, failed, cancelled",
+            labels=["caller", "model", "outcome"],
+        )
+        for labels, value in self._requests.items():
+            requests.add_metric(labels, value)
+        yield requests
+
+        tokens = CounterMetricFamily(
+            "topmast_gateway_tokens",
+            "Tokens by API key: prompt, cached (a part of prompt), output",
+            labels=["caller", "model", "kind"],
+        )
+        for labels, value in self._tokens.items():
+            tokens.add_metric(labels, value)
+        yield tokens
+
+        queue = GaugeMetricFamily(
+            "topmast_gateway_queue_requests", "Requests that wait for their turn", labels=["model"]
+        )
+        for model, waiting in self._waiting().items():
+            queue.add_metric([model], waiting)
+        yield queue

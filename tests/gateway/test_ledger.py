@@ -1,0 +1,228 @@
+"""Rates and budgets: never crossed by what was reserved, exact by what was used, and nothing stays reserved."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from topmast_gateway import periods
+from topmast_gateway.caller import Caller, Limits
+from topmast_gateway.counters import Counters
+from topmast_gateway.errors import Refusal
+from topmast_gateway.ledger import Ledger, Open
+from topmast_gateway.tally import Tally
+
+NOON = 1_800_014_400.0  # the start of a minute
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def a_ledger(name: str = "one") -> tuple[Ledger, Counters, Clock]:
+    clock, counters = Clock(), Counters(name)
+    return Ledger(counters, clock), counters, clock
+
+
+def a_caller(**limits: int | str) -> Caller:
+    return Caller("alice", limits=Limits(**limits))  # type: ignore[arg-type]
+
+
+def refusal(ledger: Ledger, caller: Caller, tokens: int = 1) -> Refusal:
+    with pytest.raises(Refusal) as refused, ledger.reserved(caller, tokens, Tally()):
+        pass
+    assert refused.value.status == 429
+    return refused.value
+
+
+def use(ledger: Ledger, caller: Caller, reserve: int, prompt: int, output: int) -> None:
+    with ledger.reserved(caller, reserve, Tally(prompt=prompt, output=output, exact=True)):
+        pass
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("begin"), st.integers(1, 400), st.integers(0, 500)),
+        st.tuples(st.just("end"), st.integers(0, 30), st.just(0)),
+        st.tuples(st.just("fail"), st.integers(0, 30), st.just(0)),
+        st.tuples(st.just("wait"), st.integers(1, 100), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_whatever_the_order_used_is_what_the_tallies_say_and_nothing_stays_reserved(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    ledger, counters, clock = a_ledger()
+    caller = a_caller(budget_tokens=2000, budget_period="total", tokens_per_minute=1500, max_streams=5)
+    running: list[tuple[contextlib.ExitStack, int, int]] = []
+    used = 0
+    for what, number, tokens in steps:
+        if what == "wait":
+            clock.now += number
+        elif what == "begin":
+            stack, tally = contextlib.ExitStack(), Tally()
+            held = sum(reserved for _, reserved, _ in running)
+            fits = used + held + number <= 2000 and len(running) < 5
+            try:
+                stack.enter_context(ledger.reserved(caller, number, tally))
+            except Refusal as refused:
+                assert not fits or refused.kind == "tokens"
+                continue
+            assert fits
+            tally.output = tokens
+            running.append((stack, number, tokens))
+        elif running:
+            stack, _, tokens = running.pop(number % len(running))
+            if what == "fail":
+                with pytest.raises(RuntimeError), stack:
+                    raise RuntimeError
+            stack.close()
+            used += tokens
+        assert ledger.used(caller) == used
+        assert ledger.held("alice").tokens == sum(reserved for _, reserved, _ in running)
+    for stack, _, tokens in running:
+        stack.close()
+        used += tokens
+    assert ledger.used(caller) == used and ledger.open == {}
+    minute, before = periods.name("minute", clock.now), periods.minute_before(clock.now)
+    assert counters.tokens("alice", minute) >= 0 and counters.tokens("alice", before) >= 0
+
+
+async def test_budgets_are_exact_to_the_token_over_1000_mixed_requests_with_cancels() -> None:
+    ledger, _, _ = a_ledger()
+    rng = random.Random(7)
+    callers = [
+        Caller(name, limits=Limits(budget_tokens=10**9, tokens_per_minute=10**9, requests_per_minute=10**6))
+        for name in ("alice", "bob", "carol")
+    ]
+    tallies: dict[str, list[Tally]] = {caller.name: [] for caller in callers}
+
+    async def request(caller: Caller, prompt: int, output: int, fails: bool) -> None:
+        tally = Tally(exact=True)
+        tallies[caller.name].append(tally)
+        with ledger.reserved(caller, prompt // 2 + 256, tally):
+            await asyncio.sleep(0)
+            tally.prompt = prompt
+            for _ in range(output):
+                await asyncio.sleep(0)
+                tally.output += 1
+            if fails:
+                raise RuntimeError
+
+    tasks = []
+    for number in range(1000):
+        asking = request(callers[number % 3], rng.randint(0, 900), rng.randint(0, 60), rng.random() < 0.2)
+        tasks.append(asyncio.create_task(asking))
+        if rng.random() < 0.3:
+            await asyncio.sleep(0)
+            rng.choice(tasks).cancel()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(end) for end in ends} == {type(None), RuntimeError, asyncio.CancelledError}
+    for caller in callers:
+        assert ledger.used(caller) == sum(tally.prompt + tally.output for tally in tallies[caller.name])
+    assert ledger.open == {}
+
+
+def test_a_reservation_that_would_cross_the_budget_is_refused_until_it_is_renewed() -> None:
+    ledger, _, clock = a_ledger()
+    caller = a_caller(budget_tokens=1000, budget_period="day")
+    use(ledger, caller, 500, prompt=300, output=100)
+    with ledger.reserved(caller, 500, Tally()):
+        refused = refusal(ledger, caller, 101)
+    assert refused.code == "insufficient_quota" and "1000 tokens a day, of which 100 are left" in str(refused)
+    headers = dict(refused.headers)
+    left_s = periods.seconds_left("day", clock.now)
+    assert left_s is not None and int(headers[b"retry-after"]) == left_s and headers[b"x-should-retry"] == b"false"
+    assert headers[b"x-ratelimit-remaining-budget"] == b"100"
+    use(ledger, caller, 101, prompt=1, output=0)
+    clock.now += left_s
+    assert ledger.used(caller) == 0
+    use(ledger, caller, 1000, prompt=1, output=0)
+
+
+def test_requests_per_minute_slide_and_the_headers_say_where_they_stand() -> None:
+    ledger, _, clock = a_ledger()
+    caller = a_caller(requests_per_minute=10)
+    clock.now += 30
+    for left in range(9, -1, -1):
+        with ledger.reserved(caller, 1, Tally()) as headers:
+            told = dict(headers)
+            assert told[b"x-ratelimit-limit-requests"] == b"10"
+            assert told[b"x-ratelimit-remaining-requests"] == b"%d" % left
+            assert told[b"x-ratelimit-reset-requests"] == b"1m30s"
+    refused = refusal(ledger, caller)
+    assert refused.code == "rate_limit_exceeded"
+    wait_s = int(dict(refused.headers)[b"retry-after"])
+    assert wait_s == 36  # to the next minute, and then a tenth of one
+    clock.now += wait_s - 1
+    refusal(ledger, caller)
+    clock.now += 1
+    use(ledger, caller, 1, prompt=1, output=1)
+
+
+def test_tokens_reserved_too_much_are_given_back_to_the_minute() -> None:
+    ledger, _, _ = a_ledger()
+    caller = a_caller(tokens_per_minute=1000)
+    use(ledger, caller, 900, prompt=50, output=50)
+    use(ledger, caller, 900, prompt=50, output=1150)  # more than was reserved
+    assert refusal(ledger, caller, 1).code == "rate_limit_exceeded"
+
+
+def test_a_request_above_the_whole_limit_is_told_that_waiting_does_not_help() -> None:
+    ledger, _, _ = a_ledger()
+    headers = dict(refusal(ledger, a_caller(tokens_per_minute=1000), 1001).headers)
+    assert headers[b"x-should-retry"] == b"false" and b"retry-after" not in headers
+
+
+@given(st.integers(1, 500), st.integers(0, 500), st.integers(0, 119), st.integers(1, 500))
+def test_after_the_wait_that_it_was_told_a_request_fits(limit: int, first: int, gap_s: int, wanted: int) -> None:
+    ledger, _, clock = a_ledger()
+    caller, wanted = a_caller(tokens_per_minute=limit), min(wanted, limit)
+    for tokens in (min(first, limit), limit // 2):
+        with contextlib.suppress(Refusal):
+            use(ledger, caller, max(1, tokens), prompt=tokens, output=0)
+        clock.now += gap_s
+    try:
+        use(ledger, caller, wanted, prompt=wanted, output=0)
+    except Refusal as refused:
+        clock.now += int(dict(refused.headers)[b"retry-after"])
+        use(ledger, caller, wanted, prompt=wanted, output=0)
+
+
+def test_places_at_once_count_at_all_gateways_together() -> None:
+    ledger, _, _ = a_ledger()
+    caller = a_caller(max_streams=3)
+    ledger.peers["two"] = {"alice": Open(streams=2, tokens=10)}
+    with ledger.reserved(caller, 1, Tally()):
+        assert "3 requests open at once" in str(refusal(ledger, caller))
+    ledger.peers.clear()
+    with ledger.reserved(caller, 1, Tally()), ledger.reserved(caller, 1, Tally()):
+        pass
+
+
+def test_what_a_peer_has_reserved_counts_against_the_budget() -> None:
+    ledger, counters, _ = a_ledger()
+    caller = a_caller(budget_tokens=1000, budget_period="total")
+    counters.merge([["two", "alice", "total", 0, 600, 0]], NOON)
+    ledger.peers["two"] = {"alice": Open(streams=1, tokens=300)}
+    assert "100 are left" in str(refusal(ledger, caller, 101))
+    assert ledger.used(caller) == 600
+
+
+def test_who_has_no_limits_is_neither_refused_nor_counted() -> None:
+    ledger, counters, _ = a_ledger()
+    with ledger.reserved(Caller("free"), 10**9, Tally(prompt=5)) as headers:
+        assert headers == () and ledger.held("free") == Open(1, 10**9)
+    assert len(counters) == 0 and ledger.open == {}

@@ -1,0 +1,155 @@
+"""Fair shares as a client sees them: a real gateway in front of an engine with few places."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from gateway.engines import Engine
+from gateway.stage import KEY, SECRET, SYSTEM, Gateway, Stage, eventually, hashed, soon
+
+CHAT = "/v1/chat/completions"
+NOISY, LIMITED = "tm-" + "n" * 40, "tm-" + "l" * 40
+PLACES = 4
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("usage") / "usage.jsonl"
+
+
+@pytest.fixture(scope="module")
+def narrow(stage: Stage, new_gateway: Callable[..., Gateway], log: Path) -> Iterator[Gateway]:
+    """A gateway that lets few requests through to a pod, and knows two keys."""
+    limits = {"requestsPerMinute": 3, "budgetTokens": 2000, "budgetPeriod": "day"}
+    limited = json.dumps({"hash": hashed(LIMITED), **limits})
+    keys = {"noisy": hashed(NOISY), "limited": limited}
+    stage.core.patch_namespaced_secret(SECRET, SYSTEM, {"stringData": keys})
+    flags = ("--requests-per-pod", str(PLACES), "--queue-requests", "50", "--queue-s", "20", "--usage-log", str(log))
+    yield new_gateway(*flags).wait_ready()
+    stage.core.patch_namespaced_secret(SECRET, SYSTEM, {"data": dict.fromkeys(keys)})
+
+
+@pytest.fixture
+async def ask(narrow: Gateway) -> AsyncIterator[Callable[..., asyncio.Task[httpx.Response]]]:
+    """Sends requests, to be awaited or cancelled."""
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=narrow.url, timeout=30, trust_env=False, limits=limits) as client:
+
+        def send(key: str, model: str, **fields: object) -> asyncio.Task[httpx.Response]:
+            headers = {"Authorization": f"Bearer {key}"}
+            body = {"model": model, "user": key[3:8], **fields}
+            return asyncio.create_task(client.post(CHAT, json=body, headers=headers))
+
+        yield send
+
+
+@pytest.fixture
+async def engine(stage: Stage, narrow: Gateway, namespace: str) -> AsyncIterator[Engine]:
+    async with Engine(pause_s=0.1) as engine:
+        stage.model(namespace, "m")
+        stage.pod(namespace, "m", engine.ip)
+        await asyncio.to_thread(narrow.sees, f"{namespace}/m", 1)
+        yield engine
+
+
+async def test_a_quiet_key_is_served_before_the_backlog_of_a_noisy_one(
+    narrow: Gateway, namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
+) -> None:
+    model = f"{namespace}/m"
+    noise = [ask(NOISY, model) for _ in range(40)]
+    await soon(lambda: engine.asked >= 2 * PLACES, "the engine is busy with the noisy key")
+    before = engine.asked
+    assert (await ask(KEY, model)).status_code == 200
+    place = next(number for number, body in enumerate(engine.bodies) if body["user"] == KEY[3:8])
+    assert place - before <= PLACES  # and some 30 were waiting
+    assert {task.result().status_code for task in (await asyncio.wait(noise))[0]} == {200}
+    assert engine.most_running <= PLACES
+
+
+async def test_a_full_queue_makes_way_for_a_key_below_its_share(
+    narrow: Gateway, namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
+) -> None:
+    model = f"{namespace}/m"
+    noise = [ask(NOISY, model) for _ in range(70)]
+    await soon(lambda: any(task.done() for task in noise), "the queue is full")
+    assert (await ask(KEY, model)).status_code == 200
+    answers = [await task for task in noise]
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert refused and {answer.status_code for answer in refused} <= {429, 503}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+
+
+async def test_clients_that_go_leave_the_queue_and_the_engine_never_sees_them(
+    narrow: Gateway, namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
+) -> None:
+    model, engine.pause_s = f"{namespace}/m", 1.0
+
+    def waiting() -> float:
+        return narrow.metric("topmast_gateway_queue_requests", model=model)
+
+    tasks = [ask(NOISY, model) for _ in range(20)]
+    await soon(lambda: engine.running == PLACES, "all places are taken")
+    await asyncio.to_thread(eventually, lambda: waiting() > 10, "the others wait")
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.to_thread(eventually, lambda: waiting() == 0, "nobody waits", 2)
+    assert engine.asked <= 2 * PLACES
+
+
+async def test_a_key_hears_of_its_limits_and_openais_client_understands_them(
+    narrow: Gateway, namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
+) -> None:
+    model = f"{namespace}/m"
+    answer = await ask(LIMITED, model, max_tokens=10)
+    assert answer.status_code == 200 and answer.headers["x-ratelimit-remaining-requests"] == "2"
+    assert answer.headers["x-ratelimit-limit-budget"] == "2000"
+    over = await ask(LIMITED, model, max_tokens=2000)
+    assert over.status_code == 429 and over.json()["error"]["code"] == "insufficient_quota"
+    for _ in range(2):
+        assert (await ask(LIMITED, model, max_tokens=10)).status_code == 200
+    async with openai.AsyncOpenAI(base_url=f"{narrow.url}/v1", api_key=LIMITED, max_retries=0) as client:
+        with pytest.raises(openai.RateLimitError) as refused:
+            await client.completions.create(model=model, prompt="hi", max_tokens=10)
+    assert refused.value.code == "rate_limit_exceeded"
+    assert 0 < int(refused.value.response.headers["retry-after"]) <= 120
+    told = (await asyncio.to_thread(httpx.get, f"{narrow.admin_url}/usage")).json()
+    (charged,) = [row[4] for row in told["counts"] if row[1] == "limited" and len(row[2]) == len("2026-01-31")]
+    assert charged == narrow.metric("topmast_gateway_tokens_total", caller="limited") > 0
+
+
+async def test_nobody_claims_a_better_band_and_time_in_the_queue_counts(
+    namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
+) -> None:
+    assert (await ask(KEY, f"{namespace}/m", priority="interactive", timeout=9)).status_code == 200
+    assert engine.bodies[-1]["priority"] == 1
+    assert 8 < float(engine.headers[-1]["x-request-timeout"]) <= 9
+
+
+async def test_every_request_is_in_the_usage_log_and_in_the_metrics_by_its_key(
+    narrow: Gateway, namespace: str, engine: Engine, log: Path, ask: Callable[..., asyncio.Task[httpx.Response]]
+) -> None:
+    model = f"{namespace}/m"
+    answers = [await ask(key, model, messages="a secret") for key in (KEY, NOISY, NOISY)]
+
+    def logged() -> list[dict[str, object]]:
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        return [line for line in lines if line["model"] == model]
+
+    await soon(lambda: len(logged()) == 3, "three lines")
+    assert [line["caller"] for line in logged()] == ["tests", "noisy", "noisy"]
+    assert [line["request"] for line in logged()] == [answer.headers["x-request-id"] for answer in answers]
+    assert {(line["status"], line["finish"]) for line in logged()} == {(200, "answered")}
+    assert not any(word in str(line) for line in logged() for word in ("secret", KEY, NOISY))
+    for caller, requests in (("tests", 1), ("noisy", 2)):
+        series = {"caller": caller, "model": model, "outcome": "answered"}
+        assert narrow.metric("topmast_gateway_caller_requests_total", **series) == requests
+    told = (await asyncio.to_thread(httpx.get, f"{narrow.admin_url}/usage")).json()
+    assert told["replica"] == logged()[0]["replica"] and told["open"] == {}

@@ -1,0 +1,43 @@
+"""What engines without a journal tell of their use is believed; nonsense changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from topmast_gateway import told
+from topmast_gateway.tally import Tally
+
+USAGE = b'{"usage":{"prompt_tokens":12,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":5}}}'
+
+
+def test_an_answers_usage_is_exact() -> None:
+    tally = Tally()
+    told.by_answer(USAGE, tally)
+    assert tally == Tally(12, 5, 7, exact=True)
+
+
+def test_a_stream_counts_its_events_until_its_usage_comes() -> None:
+    tally = Tally()
+    told.by_events(b'data: {"a": 1}\n\ndata: {"usage":null}\n\n: alive\n\n', tally)
+    assert tally == Tally(output=2)
+    told.by_events(b"data: " + USAGE + b"\n\ndata: [DONE]\n\n", tally)
+    assert tally == Tally(12, 5, 7, exact=True)
+
+
+NONSENSE = [
+    b"",
+    b'"usage":',
+    b'["usage":]',
+    b'["\\"usage\\":"]',
+    b'{"usage":7}',
+    b'{"usage":{"prompt_tokens":-1,"completion_tokens":2}}',
+    b'{"usage":{"prompt_tokens":true,"completion_tokens":2}}',
+    b"[" * 100_000 + b'"usage":',
+]
+
+
+@pytest.mark.parametrize("body", NONSENSE, ids=range(len(NONSENSE)))
+def test_nonsense_is_no_usage(body: bytes) -> None:
+    tally = Tally()
+    told.by_answer(body, tally)
+    assert tally == Tally()

@@ -1,0 +1,151 @@
+"""The order of turns: fair by weight, never idle with work waiting, nobody starved, and deaf to a noisy key."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.queue_model import DECODE_S_PER_TOKEN, PREFILL_S_PER_TOKEN, Job, p99, poisson, run
+from topmast_gateway.caller import Band, Caller
+from topmast_gateway.tally import Tally
+from topmast_gateway.turnstile import PASSES, PATIENCE_S, Full, Turnstile, kept_back
+from topmast_gateway.vtc import W_OUT, Line, Ticket
+
+ALICE, BOB = Caller("alice"), Caller("bob")
+SIZES = st.tuples(st.integers(1, 500), st.integers(0, 100))
+
+
+def ticket(caller: Caller, prompt: int = 100, band: Band = Band.NORMAL, at_s: float = 0.0) -> Ticket:
+    return Ticket(caller, band, prompt, Tally(), at_s)
+
+
+@given(
+    st.lists(SIZES, min_size=20, max_size=80),
+    st.lists(SIZES, min_size=20, max_size=80),
+    st.sampled_from([0.5, 1.0, 3.0]),
+    st.integers(1, 8),
+)
+def test_the_gap_of_weighted_service_between_two_who_wait_is_bounded(
+    first: list[tuple[int, int]], second: list[tuple[int, int]], weight: float, slots: int
+) -> None:
+    light, heavy = Caller("light"), Caller("heavy", weight=weight)
+    line, sizes = Line(), dict[Ticket, tuple[int, int]]()
+    for caller, wanted in ((light, first), (heavy, second)):
+        for prompt, output in wanted:
+            sizes[one := ticket(caller, prompt)] = (prompt, output)
+            line.arrive(one)
+    largest = max(prompt + W_OUT * output for prompt, output in (*first, *second))
+    running, service = list[Ticket](), {"light": 0.0, "heavy": 0.0}
+    while len(set(dict(line.queued()))) == 2:
+        one = line.pop(("light", "heavy"))
+        running.append(one)
+        service[one.caller.name] += (sizes[one][0] + W_OUT * sizes[one][1]) / one.caller.weight
+        if len(running) == slots:
+            done = running.pop(0)
+            done.tally.prompt, done.tally.output = sizes[done]
+            line.finish(done)
+        # What a running request will still be charged is all that the counters cannot know: slots times the largest.
+        assert abs(service["light"] - service["heavy"]) <= (slots + 1) * largest / min(1.0, weight)
+
+
+def test_who_was_away_gets_no_credit_for_it() -> None:
+    line = Line()
+    for _ in range(100):
+        line.arrive(one := ticket(ALICE, 1000))
+        line.pop(("alice",))
+        line.finish(one)
+        line.arrive(ticket(ALICE, 1000))
+        line.pop(("alice",))  # the next one runs
+    for _ in range(4):
+        line.arrive(ticket(ALICE, 10))
+        line.arrive(ticket(BOB, 10))
+    order = [line.pop(("alice", "bob")).caller.name for _ in range(8)]
+    assert order.count("bob") == 4 and "bob" in order[:3] and "alice" in order[:5]
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 40), st.lists(st.sampled_from("abc"), min_size=1, max_size=120), st.booleans())
+def test_no_place_is_idle_while_one_who_may_have_it_waits(slots: int, names: list[str], several: bool) -> None:
+    turnstile, running = Turnstile(1000), list[Ticket]()
+    for name in names if several else ["a"] * len(names):
+        turnstile.arrive(ticket(Caller(name)))
+    while turnstile.waiting:
+        while one := turnstile.next(0.0, slots - turnstile.running):
+            running.append(one)
+        idle = slots - turnstile.running
+        if turnstile.waiting:
+            callers = {one.caller.name for one in running}
+            # Kept back for those below their share; a caller who is alone gets all.
+            assert idle <= (kept_back(slots) if several and len(set(names)) > 1 else 0), callers
+        turnstile.finish(running.pop(0))
+
+
+def test_a_batch_band_has_its_turns_under_a_flood_of_better_ones_and_not_more() -> None:
+    turnstile = Turnstile(10_000)
+    for band in Band:
+        for _ in range(200):
+            turnstile.arrive(ticket(Caller(band.name), band=band))
+    order = []
+    for number in range(160):
+        one = turnstile.next(number * 0.5, 1)
+        assert one is not None
+        order.append(one.band)
+        turnstile.finish(one)
+    early, late = order[: int(PATIENCE_S / 0.5)], order[int(PATIENCE_S / 0.5) :]
+    assert set(early) == {Band.INTERACTIVE}
+    for band in (Band.NORMAL, Band.BATCH):
+        assert len(late) / (PASSES + 2) - 1 <= late.count(band) <= len(late) / PASSES
+    assert late.count(Band.INTERACTIVE) >= len(late) * (PASSES - 1) / (PASSES + 1) - 1
+
+
+def test_a_full_queue_takes_the_quiet_and_the_noisy_has_to_go() -> None:
+    turnstile = Turnstile(10)
+    waiting = [ticket(ALICE, at_s=number) for number in range(10)]
+    assert [turnstile.arrive(one) for one in waiting] == [None] * 10
+    assert turnstile.arrive(ticket(ALICE)) == Full(own=False)  # it is alone: this is the model's fault
+    assert [turnstile.arrive(ticket(BOB)) for _ in range(5)] == waiting[:4:-1]
+    assert turnstile.arrive(ticket(BOB)) == turnstile.arrive(ticket(ALICE)) == Full(own=True)
+    assert turnstile.waiting == 10
+
+
+def test_of_one_callers_requests_the_newest_batch_goes_first() -> None:
+    turnstile = Turnstile(2)
+    turnstile.arrive(batch := ticket(ALICE, band=Band.BATCH))
+    turnstile.arrive(ticket(ALICE, at_s=1.0))
+    assert turnstile.arrive(ticket(BOB)) is batch
+
+
+def test_the_wait_is_told_from_how_the_queue_drains() -> None:
+    turnstile = Turnstile(1000)
+    for _ in range(100):
+        turnstile.arrive(ticket(ALICE))
+    assert turnstile.wait_s(ALICE, 0.0) is None
+    for number in range(20):
+        turnstile.next(number * 0.1, 1)
+    assert turnstile.wait_s(ALICE, 2.0) == pytest.approx(8.1, rel=0.05)
+    assert turnstile.wait_s(BOB, 2.0) == pytest.approx(0.2, rel=0.1)  # half of the turns, and nobody before it
+
+
+QUIET, NOISY = Caller("quiet"), Caller("noisy")
+SLOTS = 32
+SHARE_PER_S = SLOTS / (550 * PREFILL_S_PER_TOKEN + 100 * DECODE_S_PER_TOKEN) / 2  # of requests with the mean sizes
+
+
+@pytest.mark.parametrize("load", [0.5, 0.8])
+def test_a_noisy_key_at_ten_times_its_share_moves_anothers_p99_ttft_by_a_fifth_at_most(load: float) -> None:
+    before, after = list[float](), list[float]()
+    for seed in range(4):
+        quiet = poisson(QUIET, SHARE_PER_S * load, 120, seed)
+        before += run(quiet + poisson(NOISY, SHARE_PER_S, 120, seed + 500), SLOTS).ttft_s["quiet"]
+        noisy = run(quiet + poisson(NOISY, SHARE_PER_S * 10, 120, seed + 500), SLOTS)
+        after += noisy.ttft_s["quiet"]
+        assert "quiet" not in noisy.refused and noisy.refused["noisy"] > 1000
+    assert p99(after) <= 1.2 * p99(before)
+
+
+def test_weights_divide_what_backlogged_keys_get() -> None:
+    one, three = Caller("one"), Caller("three", weight=3.0)
+    jobs = [Job(0.0, caller, 200, 50) for caller in (one, three) for _ in range(400)]
+    order = run(jobs, SLOTS, max_waiting=1000).order[SLOTS:400]
+    assert order.count("three") / order.count("one") == pytest.approx(3.0, rel=0.1)
