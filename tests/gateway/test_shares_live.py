@@ -12,10 +12,11 @@ import openai
 import pytest
 
 from gateway.engines import Engine
+from gateway.journaling import JournalEngine
 from gateway.stage import KEY, SECRET, SYSTEM, Gateway, Stage, eventually, hashed, soon
 
 CHAT = "/v1/chat/completions"
-NOISY, LIMITED = "tm-" + "n" * 40, "tm-" + "l" * 40
+NOISY, LIMITED, METERED = ("tm-" + letter * 40 for letter in "nlm")
 PLACES = 4
 
 
@@ -29,7 +30,8 @@ def narrow(stage: Stage, new_gateway: Callable[..., Gateway], log: Path) -> Iter
     """A gateway that lets few requests through to a pod, and knows two keys."""
     limits = {"requestsPerMinute": 3, "budgetTokens": 2000, "budgetPeriod": "day"}
     limited = json.dumps({"hash": hashed(LIMITED), **limits})
-    keys = {"noisy": hashed(NOISY), "limited": limited}
+    metered = json.dumps({"hash": hashed(METERED), "budgetTokens": 1_000_000, "budgetPeriod": "total"})
+    keys = {"noisy": hashed(NOISY), "limited": limited, "metered": metered}
     stage.core.patch_namespaced_secret(SECRET, SYSTEM, {"stringData": keys})
     flags = ("--requests-per-pod", str(PLACES), "--queue-requests", "50", "--queue-s", "20", "--usage-log", str(log))
     yield new_gateway(*flags).wait_ready()
@@ -123,6 +125,37 @@ async def test_a_key_hears_of_its_limits_and_openais_client_understands_them(
     told = (await asyncio.to_thread(httpx.get, f"{narrow.admin_url}/usage")).json()
     (charged,) = [row[4] for row in told["counts"] if row[1] == "limited" and len(row[2]) == len("2026-01-31")]
     assert charged == narrow.metric("topmast_gateway_tokens_total", caller="limited") > 0
+
+
+async def test_a_budget_is_exact_however_requests_end_and_wherever_answers_are_finished(
+    stage: Stage, narrow: Gateway, namespace: str, log: Path, ask: Callable[..., asyncio.Task[httpx.Response]]
+) -> None:
+    model = f"{namespace}/mixed"
+    async with JournalEngine("tear", pause_s=0.02) as torn, JournalEngine(pause_s=0.02) as sound:
+        stage.model(namespace, "mixed")
+        for engine in (torn, sound):
+            stage.pod(namespace, "mixed", engine.ip)
+        await asyncio.to_thread(narrow.sees, model, 2)
+        tasks = [ask(METERED, model, stream=number % 2 == 0) for number in range(40)]
+        await soon(lambda: torn.asked + sound.asked > 15, "some have begun")
+        for task in tasks[::5]:
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+
+    def logged() -> list[dict[str, int]]:
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        return [line for line in lines if line["caller"] == "metered"]
+
+    # Those who left before the gateway had read their request are in no log.
+    await soon(lambda: narrow.metric("topmast_gateway_requests_in_flight") == 0, "all have ended")
+    await soon(lambda: len(logged()) == narrow.metric("topmast_gateway_caller_requests_total", caller="metered"), "log")
+    answered = [end for end in ends if isinstance(end, httpx.Response)]
+    assert {end.status_code for end in answered} == {200} and len(answered) >= 32
+    assert [line["charged"] for line in logged() if line["status"] == 200] == [5 + sound.chunks] * len(answered)
+    assert all(line["charged"] <= 5 + sound.chunks for line in logged())
+    told = (await asyncio.to_thread(httpx.get, f"{narrow.admin_url}/usage")).json()
+    (charged,) = [row[4] for row in told["counts"] if row[1] == "metered"]
+    assert charged == sum(line["charged"] for line in logged()) and "metered" not in told["open"]
 
 
 async def test_nobody_claims_a_better_band_and_time_in_the_queue_counts(
