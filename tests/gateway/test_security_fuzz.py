@@ -30,6 +30,8 @@ from topmast_gateway.metrics import Metrics
 from topmast_gateway.peers import Peers
 from topmast_gateway.pick import Loads
 from topmast_gateway.routes import Model, Routes
+from topmast_gateway.shares import Shares
+from topmast_gateway.sharing import Sharing
 
 ASK = b'{"model": "m"}'
 FRAGMENTS = [
@@ -116,7 +118,8 @@ def application() -> App:
         mirror.synced = True
     fleet.routes, fleet.keys = Routes([Model("ns", "m")]), Keys([parse("fuzz", hashed(KEY))])
     identity = Identity(fleet, metrics, Peers(), Guesses(0), None)
-    return App(fleet, identity, NoPods(), Admission(1000), metrics)  # type: ignore[arg-type]
+    shares = Shares(Sharing(), lambda model, running: 1000)
+    return App(fleet, identity, NoPods(), Admission(1000), shares, metrics)  # type: ignore[arg-type]
 
 
 async def talked(app: App, pieces: list[bytes]) -> tuple[bytes, list[str]]:
