@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 
 from topmast_gateway import request
+from topmast_gateway.access_log import AccessLog, Visit
 from topmast_gateway.admission import Admission
 from topmast_gateway.asgi import Receive, Scope, Send
 from topmast_gateway.caller import Caller
@@ -20,11 +21,11 @@ from topmast_gateway.fleet import Fleet
 from topmast_gateway.headers import request_id
 from topmast_gateway.identity import Identity
 from topmast_gateway.leaving import ClientGone, until_the_client_leaves
-from topmast_gateway.metrics import NO_MODEL, Metrics
+from topmast_gateway.metrics import Metrics
 from topmast_gateway.proxy import Proxy
 from topmast_gateway.reply import Reply
 from topmast_gateway.shares import Shares
-from topmast_gateway.tally import Tally
+from topmast_gateway.tracing import Tracing, describe
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class App:
         admission: Admission,
         shares: Shares,
         metrics: Metrics,
+        access_log: AccessLog | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._fleet = fleet
         self._identity = identity
@@ -51,11 +54,24 @@ class App:
         self._admission = admission
         self._shares = shares
         self._metrics = metrics
+        self._access_log = access_log
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        reply = Reply(send, request_id(headers))
-        visit = _Visit()
+        reply, visit = Reply(send, request_id(headers)), Visit(time.monotonic())
+        if self._tracing is None:
+            await self._serve(scope, headers, receive, reply, visit)
+            return
+        with self._tracing.span(scope, headers) as span:
+            try:
+                await self._serve(scope, headers, receive, reply, visit)
+            finally:
+                describe(span, visit, reply)
+
+    async def _serve(
+        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, reply: Reply, visit: Visit
+    ) -> None:
         try:
             await self._answer(scope, headers, receive, reply, visit)
         except Refusal as refusal:
@@ -73,13 +89,17 @@ class App:
             await reply.refuse(Refusal(500, "internal", message, kind="server_error"))
             await reply.end()
         finally:
+            # The model is one that was found: callers must not be able to make series.
             self._metrics.requests.labels(visit.model, str(reply.status or 499)).inc()
+            if self._access_log is not None:
+                self._access_log.write(scope, headers, visit, reply)
 
     async def _answer(
-        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, reply: Reply, visit: _Visit
+        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, reply: Reply, visit: Visit
     ) -> None:
         path, method = scope["path"], scope["method"]
         caller = await self._identity.caller(scope, headers)
+        visit.caller = caller.name
         if path in _COMPLETIONS:
             _allow(method, "POST", path)
             await self._complete(caller, path, headers, receive, reply, visit)
@@ -103,7 +123,7 @@ class App:
         headers: Mapping[bytes, bytes],
         receive: Receive,
         reply: Reply,
-        visit: _Visit,
+        visit: Visit,
     ) -> None:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Refusal(415, "unsupported_encoding", "the body must not be compressed: leave out Content-Encoding")
@@ -112,28 +132,19 @@ class App:
             place.settle(len(body))
             ask = request.parse(path, body)
             route = self._catalogue(caller).find(ask.model)
-            visit.model = route.model.key
-            model, tally = route.model.key, Tally()
+            model = visit.model = route.model.key
             try:
                 async with (
                     until_the_client_leaves(receive),
-                    self._shares.turn(caller, model, ask, headers, reply, tally) as (ask, headers),
+                    self._shares.turn(caller, model, ask, headers, reply, visit.tally) as (ask, headers),
                 ):
-                    await self._proxy.forward(ask, model, headers, reply, tally)
+                    await self._proxy.forward(ask, model, headers, reply, visit.tally)
             finally:
                 if reply.answered_at is not None and reply.status == 200:
                     self._metrics.ttfb.labels(visit.model).observe(reply.answered_at - visit.arrived_at)
 
     def _catalogue(self, caller: Caller) -> Catalogue:
         return Catalogue(self._fleet.routes, caller)
-
-
-class _Visit:
-    """What one request's metrics need to know at its end."""
-
-    def __init__(self) -> None:
-        self.arrived_at = time.monotonic()
-        self.model = NO_MODEL
 
 
 def _allow(method: str, allowed: str, path: str) -> None:

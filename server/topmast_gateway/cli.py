@@ -24,15 +24,18 @@ def main() -> int:
     import uvloop  # imported late, so that --help and a wrong flag answer at once
 
     from topmast_gateway import access, kube
+    from topmast_gateway.access_log import AccessLog
     from topmast_gateway.listener import bind
     from topmast_gateway.patience import Patience
     from topmast_gateway.serve import Leave, Scope, Wake, serve
+    from topmast_gateway.tracing import NoTracing, Tracing
 
     keys_namespace = flags.keys_namespace or kube.own_namespace()
     scope = Scope(tuple(dict.fromkeys(flags.namespace)), keys_namespace, flags.keys_secret)
     try:
         allowed = access.read_flags(flags)
-    except access.CannotStart as error:
+        tracing = Tracing.of_environment()
+    except (access.CannotStart, NoTracing) as error:
         return _failed(str(error))
     try:
         public = bind(flags.host, flags.port)
@@ -58,6 +61,8 @@ def main() -> int:
                 sharing=sharing.Sharing.of(flags),
                 leave=leave,
                 wake=wake,
+                access_log=AccessLog(flags.access_log) if flags.access_log != "off" else None,
+                tracing=tracing,
             )
         )
     except kube.NoCluster as error:
@@ -101,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         help="longest wait for an answer that is not streamed (default %(default)s)",
     )
+    add("--access-log", default="-", metavar="WHERE", help="a file, - for standard output (default), or off")
     add("--max-streams", default=2000, type=_count, help="requests at once (default %(default)s)")
     add("--drain-notice-s", default=3.0, type=_seconds, help="keep taking requests after SIGTERM (default %(default)s)")
     add("--drain-timeout-s", default=600.0, type=_positive, help="then let open streams finish (default %(default)s)")

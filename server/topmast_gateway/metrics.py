@@ -17,7 +17,6 @@ from topmast_gateway.pick import Loads
 
 _TTFB_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _GAP_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60)
-NO_MODEL = ""  # the label of requests that named no known model: callers must not be able to make series
 
 
 class Metrics:

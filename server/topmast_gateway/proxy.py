@@ -68,6 +68,7 @@ class Proxy:
                 await hand_on(stop, reply)
                 return
             made = errand.made
+            reply.pod, reply.tries = stop.name, reply.tries + 1
             try:
                 with self._loads.sending(stop, ask.tokens):
                     await self._attempts.at(stop, errand)

@@ -28,6 +28,8 @@ class Reply:
         self.answered_at: float | None = None  # monotonic: when the first byte of the answer itself went out
         self._sent_at = time.monotonic()
         self._ended = False
+        self.pod = ""  # the last one that worked on it
+        self.tries = 0
         self.stamps: tuple[Header, ...] = ()  # on whatever the answer will be
 
     def quiet_s(self) -> float:

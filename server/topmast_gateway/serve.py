@@ -17,6 +17,7 @@ from pathlib import Path
 
 from topmast_gateway import kube, upstream
 from topmast_gateway.access import Access
+from topmast_gateway.access_log import AccessLog
 from topmast_gateway.admin import Admin
 from topmast_gateway.admission import Admission
 from topmast_gateway.app import App
@@ -31,6 +32,7 @@ from topmast_gateway.proxy import Proxy
 from topmast_gateway.room import Room
 from topmast_gateway.shares import Shares
 from topmast_gateway.sharing import Sharing
+from topmast_gateway.tracing import Tracing
 from topmast_gateway.waking import Waker
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,8 @@ async def serve(
     sharing: Sharing,
     leave: Leave,
     wake: Wake,
+    access_log: AccessLog | None = None,
+    tracing: Tracing | None = None,
 ) -> None:
     """Run until a signal, then drain. Raises kube.NoCluster when there is nothing to watch."""
     signals = _Signals()
@@ -101,7 +105,10 @@ async def serve(
         stack.push_async_callback(shares.close)
         waker = Waker(client, metrics, wake.operator_url, wake.token_file)
         proxy = Proxy(client, fleet, loads, metrics, patience, Hall(wake.max_held), waker)
-        app = App(fleet, access.identity(fleet, metrics), proxy, admission, shares, metrics)
+        for log_or_trace in (access_log, tracing):
+            if log_or_trace is not None:
+                stack.push_async_callback(asyncio.to_thread, log_or_trace.close)
+        app = App(fleet, access.identity(fleet, metrics), proxy, admission, shares, metrics, access_log, tracing)
         door = listener(Cors(app, access.cors_origins), drain_timeout_s=leave.drain, tls=access.tls)
         side = listener(Admin(metrics, why_not_ready, shares.exchange), drain_timeout_s=_ADMIN_LAST_S)
         watching = asyncio.create_task(fleet.follow(cluster))

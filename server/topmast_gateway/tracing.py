@@ -11,11 +11,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from topmast_gateway.access_log import Visit
+from topmast_gateway.asgi import Scope
+from topmast_gateway.reply import Reply
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _CONTEXT = ("traceparent", "tracestate")
+_NAMED = ("/v1/chat/completions", "/v1/completions", "/v1/models")  # any other path is the caller's words
 
 
 class NoTracing(Exception):
@@ -50,12 +55,14 @@ class Tracing:
         return Tracing(provider)
 
     @contextmanager
-    def span(self, name: str, headers: dict[bytes, bytes]) -> Iterator[Any]:
+    def span(self, scope: Scope, headers: dict[bytes, bytes]) -> Iterator[Any]:
         """A server's span under the caller's; `headers` then carry its context on, instead of the caller's."""
         from opentelemetry.trace import SpanKind
 
-        carried = {key: headers[key.encode()].decode("latin-1") for key in _CONTEXT if key.encode() in headers}
+        carried = {name: headers[name.encode()].decode("latin-1") for name in _CONTEXT if name.encode() in headers}
         parent = self._propagator.extract(carried)
+        path = scope["path"] if scope["path"] in _NAMED else ""
+        name = f"{scope['method']} {path}".strip()
         with self._tracer.start_as_current_span(name, parent, SpanKind.SERVER, record_exception=False) as span:
             carrier: dict[str, str] = {}
             self._propagator.inject(carrier)
@@ -65,3 +72,20 @@ class Tracing:
     def close(self) -> None:
         """Send what is left, within the exporter's own time limit."""
         self._provider.shutdown()
+
+
+def describe(span: Any, visit: Visit, reply: Reply) -> None:
+    """Say in the span how the request ended, in OpenTelemetry's words where it has some."""
+    tally = visit.tally
+    attributes = {
+        "http.response.status_code": reply.status or 499,
+        "enduser.id": visit.caller,
+        "gen_ai.request.model": visit.model,
+        "gen_ai.usage.input_tokens": tally.prompt,
+        "gen_ai.usage.output_tokens": tally.output,
+        "topmast.request.id": reply.request_id,
+        "topmast.cached_tokens": tally.cached,
+        "topmast.pod": reply.pod,
+        "topmast.tries": reply.tries,
+    }
+    span.set_attributes({name: value for name, value in attributes.items() if value != ""})

@@ -116,6 +116,16 @@ def test_tls_and_cors_are_off_unless_named() -> None:
     assert mounts == [{"name": "tls", "mountPath": "/etc/topmast/tls", "readOnly": True}]
 
 
+def test_the_gateways_environment_is_ones_own() -> None:
+    (gateway,) = [
+        item
+        for item in of_kind(render('gateway.env.OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4318"'), "Deployment")
+        if item["metadata"]["name"].endswith("-gateway")
+    ]
+    (container,) = gateway["spec"]["template"]["spec"]["containers"]
+    assert container["env"] == [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"}]
+
+
 def test_images_come_from_the_named_registry_with_the_charts_version() -> None:
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     objects = render('images.registry="registry.example.org:5000/team"', 'images.server.tag="next"')

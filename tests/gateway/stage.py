@@ -167,7 +167,8 @@ class Gateway:
             SYSTEM,
         ]
         env = {**os.environ, "KUBECONFIG": str(kubeconfig)}
-        self.process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True, env=env)
+        pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([*command, *flags], env=env, **pipes)
         self.lines: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()
         eventually(lambda: self._ports() is not None or self.process.poll() is not None, "the listening line", 30)

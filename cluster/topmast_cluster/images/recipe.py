@@ -31,7 +31,7 @@ class Recipe:
         return f"topmast/{self.name}"
 
 
-RECIPES = (Recipe("operator", ("operator", "gateway")), Recipe("server", ("server",), demo_model=True))
+RECIPES = (Recipe("operator", ("operator", "gateway", "otel")), Recipe("server", ("server",), demo_model=True))
 
 
 @cache
