@@ -130,7 +130,7 @@ class App:
         with self._admission.admit(request.announced_length(headers)) as place:
             body = await request.read_body(receive, headers)
             place.settle(len(body))
-            ask = request.parse(path, body)
+            ask = request.parse(path, body, headers.get(b"x-session-id", b""))
             route = self._catalogue(caller).find(ask.model)
             model = visit.model = route.model.key
             try:

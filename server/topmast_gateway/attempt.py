@@ -17,7 +17,7 @@ from topmast_gateway.metrics import Metrics
 from topmast_gateway.patience import Patience
 from topmast_gateway.relay import Torn, follow, relay
 from topmast_gateway.reply import Reply
-from topmast_gateway.routes import Pod
+from topmast_gateway.trial import Trial
 from topmast_gateway.upstream import Answer, EngineGone, Silent, is_stream, posted, whole, why_503
 
 log = logging.getLogger(__name__)
@@ -34,9 +34,9 @@ class Attempts:
         self._patience = patience
         self._journaling: set[str] = set()
 
-    async def at(self, pod: Pod, errand: Errand) -> None:
+    async def at(self, trial: Trial, errand: Errand) -> None:
         """Returns when the client has all that it will get; raises a Miss where another try may help."""
-        ask, patience = errand.ask, self._patience
+        pod, ask, patience = trial.pod, errand.ask, self._patience
         wait_s = patience.progress if ask.stream else patience.answer
         known = errand.journal is not None and errand.model in self._journaling
         if known:
@@ -47,13 +47,16 @@ class Attempts:
                 if errand.journal is not None and journals.HEADER in response.headers:
                     clock.reschedule(None)  # follow and relay have their own, which every byte moves
                     self._journaling.add(errand.model)
-                    await follow(response, errand.journal, errand, patience)
+                    await follow(response, errand.journal, errand, patience, trial)
+                    if errand.journal.done:
+                        trial.worked()
                     await _conclude(errand.journal, errand.reply)
                     return
                 if is_stream(response):
                     clock.reschedule(None)
                     why = ask.no_journal or "this model's servers keep no journal"
-                    await relay(response, errand.reply, errand.tally, patience.progress, why)
+                    await relay(response, errand, patience.progress, why, trial)
+                    trial.worked()
                     return
                 answer = await whole(response)
         except TimeoutError:
@@ -61,14 +64,19 @@ class Attempts:
                 self._journaling.discard(errand.model)  # it may be served by other engines from now on
                 raise Silent(f"no answer began within {wait_s:.0f} s") from None
             self._metrics.upstream_errors.labels(errand.model, "timeout").inc()
+            if ask.stream:  # otherwise the answer may just be a long one
+                trial.failed()
             message = f"the model did not begin to answer within {wait_s:.0f} s; ask for a shorter answer"
             raise Refusal(504, "upstream_timeout", message, kind="server_error") from None
         except Torn as torn:
             self._metrics.upstream_errors.labels(errand.model, "torn").inc()
+            if not isinstance(torn.__cause__, TimeoutError):  # that may be a client who does not read
+                trial.failed()
             log.warning("%s: the stream from pod %s ended early: %s", errand.reply.request_id, pod.name, torn)
             return
         if answer.status == 503:
             raise why_503(answer)
+        (trial.failed if answer.status >= 500 else trial.worked)()
         if answer.status == 200:
             told.by_answer(answer.body, errand.tally)
         await hand_on(answer, errand.reply)

@@ -6,12 +6,15 @@ The only place where watched facts become a routing table. It can be rebuilt fro
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from topmast_gateway.keys import Keys
 from topmast_gateway.kube import Kube
+from topmast_gateway.loads import Loads
 from topmast_gateway.objects import MANAGED_LABEL, MODEL_LABEL, keys_of, model_of, pod_of
-from topmast_gateway.pick import Loads
+from topmast_gateway.outliers import Outliers
+from topmast_gateway.pick import Picker
 from topmast_gateway.routes import Model, Pod, Route, Routes
 from topmast_gateway.watch import Mirror
 
@@ -21,10 +24,14 @@ _PODS = f"{MODEL_LABEL},{MANAGED_LABEL}"
 class Fleet:
     """Live routes and keys from mirrors of LLMDeployments, engine pods and the Secret of API keys."""
 
-    def __init__(self, namespaces: Sequence[str], keys_namespace: str, keys_secret: str, loads: Loads) -> None:
+    def __init__(
+        self, namespaces: Sequence[str], keys_namespace: str, keys_secret: str, loads: Loads, picker: Picker
+    ) -> None:
         self.routes = Routes()
         self.keys = Keys()
+        self.outliers = Outliers(time.monotonic)
         self._loads = loads
+        self._picker = picker
         self._suspects: dict[str, tuple[Pod, float]] = {}  # by uid: the pod as it was, and until when (loop time)
         self._changed = asyncio.Event()
         self._models: list[Mirror[Model]] = []
@@ -61,10 +68,22 @@ class Fleet:
                 group.create_task(mirror.follow(kube), name=f"watch {mirror.name}")
 
     def usable(self, route: Route) -> list[Pod]:
-        """The route's pods without those that refused a connection a moment ago; doubted ones if there is no other."""
+        """The route's pods without those that refused a connection a moment ago; doubted and failing ones only where
+        there is no other.
+        """
         now = asyncio.get_running_loop().time()
         pods = [pod for pod in route.pods if not self._is_suspect(pod, now)]
-        return [pod for pod in pods if not pod.doubted] or pods
+        pods = [pod for pod in pods if not pod.doubted] or pods
+        return self.outliers.usable(pods) or pods
+
+    def slots_free(self, model: str) -> int:
+        """Sequences that the model's pods could start at once, as far as is known. `model` is its key."""
+        route = self.routes.by_key(model)
+        return sum(self._loads.room(pod) for pod in self.usable(route)) if route else 0
+
+    def pods(self) -> list[Pod]:
+        """All that may be picked, of all models."""
+        return [pod for route in self.routes for pod in route.pods]
 
     def suspect(self, pod: Pod, seconds: float) -> None:
         """Leave the pod alone for a while, or until the API server reports that it became ready again.
@@ -98,6 +117,8 @@ class Fleet:
         self.routes = Routes(models, pods)
         present = {pod.uid for pod in pods}
         self._loads.forget(present)
+        self._picker.forget(present, {route.model.key for route in self.routes})
+        self.outliers.know(self.pods())
         self._suspects = {uid: entry for uid, entry in self._suspects.items() if uid in present}
         self._changed.set()
         self._changed = asyncio.Event()

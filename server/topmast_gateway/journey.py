@@ -14,7 +14,7 @@ from topmast_gateway.errand import Errand
 from topmast_gateway.errors import Refusal
 from topmast_gateway.fleet import Fleet
 from topmast_gateway.metrics import Metrics
-from topmast_gateway.pick import Loads
+from topmast_gateway.pick import Choice, Picker
 from topmast_gateway.retries import RetryBudget
 from topmast_gateway.routes import Pod, Route
 from topmast_gateway.upstream import CONNECT_S, Answer, Full, Miss
@@ -29,12 +29,12 @@ class Journey:
     """One request's way to the end of its answer."""
 
     def __init__(
-        self, errand: Errand, fleet: Fleet, loads: Loads, metrics: Metrics, retries: RetryBudget, wait: Wait
+        self, errand: Errand, fleet: Fleet, picker: Picker, metrics: Metrics, retries: RetryBudget, wait: Wait
     ) -> None:
         self._errand = errand
         self._model = errand.model
         self._fleet = fleet
-        self._loads = loads
+        self._picker = picker
         self._metrics = metrics
         self._retries = retries
         self._wait = wait
@@ -43,7 +43,7 @@ class Journey:
         self._last: Miss | None = None
         self._full: Full | None = None
 
-    async def next_stop(self) -> Pod | Answer:
+    async def next_stop(self) -> Choice | Answer:
         """The pod to try, or the engine's own refusal to hand on; a Refusal when it ends here."""
         while True:
             route = self._route()
@@ -51,7 +51,7 @@ class Journey:
             if self._sends >= MAX_SENDS or self._moves > MAX_MOVES:
                 return self._give_up()
             if fresh := [pod for pod in usable if pod.uid not in self._tried]:
-                return self._loads.least(fresh)
+                return self._pick(route, fresh)
             if usable and self._full and not self._errand.begun:
                 if not await self._wait.for_room(self._full.answer, route):
                     return self._full.answer
@@ -61,7 +61,7 @@ class Journey:
             if usable:
                 self._tried.clear()
                 await asyncio.sleep(_FULL_PAUSE_S if self._full else _PAUSE_S)
-                return self._loads.least(usable)
+                return self._pick(route, usable)
             await self._wait.for_a_pod(self._route)
 
     def missed(self, pod: Pod, miss: Miss, *, progressed: bool) -> None:
@@ -79,13 +79,21 @@ class Journey:
         if miss.ran:
             may_go_on = self._errand.begun or self._retries.spend()
             self._sends = self._sends + 1 if may_go_on else MAX_SENDS
+        if miss.broken:
+            self._fleet.outliers.failed(pod)
         if miss.suspect_s:
             self._fleet.suspect(pod, miss.suspect_s)
         if miss.suspect_s or isinstance(miss, Full):
             self._wait.begins()
         if isinstance(miss, Full):
             self._full = miss
-            self._loads.was_full(pod)
+            self._picker.was_full(pod)
+
+    def _pick(self, route: Route, pods: list[Pod]) -> Choice:
+        choice = self._picker.choose(route, pods, self._errand.ask)
+        self._fleet.outliers.sent(choice.pod)
+        self._metrics.routed.labels(self._model, choice.reason).inc()
+        return choice
 
     def _route(self) -> Route:
         if (route := self._fleet.routes.by_key(self._model)) is None:

@@ -5,6 +5,7 @@ Counters are touched on the hot path; gauges are read from the live state when s
 
 from __future__ import annotations
 
+from collections import Counter as Counted
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -13,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from topmast_gateway.admission import Admission
 from topmast_gateway.fleet import Fleet
-from topmast_gateway.pick import Loads
+from topmast_gateway.loads import Loads
 
 _TTFB_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _GAP_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60)
@@ -68,6 +69,12 @@ class Metrics:
             buckets=_GAP_BUCKETS_S,
             registry=self.registry,
         )
+        self.routed = Counter(
+            "topmast_gateway_routed",
+            "Tries sent to a pod, by why it was that pod",
+            ["model", "reason"],
+            registry=self.registry,
+        )
         self.ttfb = Histogram(
             "topmast_gateway_time_to_first_byte_seconds",
             "From the request's arrival to the first byte of an engine's answer",
@@ -119,6 +126,13 @@ class _State(Collector):
         for route in self._fleet.routes:
             pods.add_metric([route.model.key], len(route.pods))
         yield pods
+
+        out = GaugeMetricFamily(
+            "topmast_gateway_ejected_pods", "Pods left alone because they fail or are slow", labels=["model"]
+        )
+        for model, number in Counted(pod.model for pod in self._fleet.outliers.out()).items():
+            out.add_metric([model], number)
+        yield out
 
         age = GaugeMetricFamily(
             "topmast_gateway_watch_age_seconds", "Since the API server last said something", labels=["resource"]

@@ -15,6 +15,7 @@ from topmast_gateway.routes import Model, Pod
 Json = dict[str, Any]
 
 MODEL_LABEL = "topmast.dev/model"
+REVISION_LABEL = "topmast.dev/revision"
 MANAGED_LABEL = "app.kubernetes.io/managed-by=topmast"
 DRAINING_ANNOTATION = "topmast.dev/draining"
 ENGINE_PORT = 8000
@@ -31,6 +32,7 @@ def model_of(resource: Json) -> Model:
         suspended=suspended,
         sleeps=spec.get("sleep") is not None and not suspended,
         outlook=outlook_of(resource.get("status") or {}),
+        weights=_weights(resource.get("status") or {}),
     )
 
 
@@ -44,7 +46,8 @@ def pod_of(pod: Json) -> Pod | None:
     ready = _condition(status, "Ready")
     is_ready = ready.get("status") == "True"
     doubted = ready.get("status") == "False" and _condition(status, "ContainersReady").get("status") == "True"
-    name = (meta.get("labels") or {}).get(MODEL_LABEL)
+    labels = meta.get("labels") or {}
+    name = labels.get(MODEL_LABEL)
     draining = (meta.get("annotations") or {}).get(DRAINING_ANNOTATION) == "true"
     ip = status.get("podIP")
     if not name or not ip or draining or meta.get("deletionTimestamp") or not (is_ready or doubted):
@@ -57,12 +60,19 @@ def pod_of(pod: Json) -> Pod | None:
         address=f"[{ip}]:{ENGINE_PORT}" if ":" in ip else f"{ip}:{ENGINE_PORT}",
         ready_since=ready.get("lastTransitionTime") or "",
         doubted=doubted,
+        revision=labels.get(REVISION_LABEL, ""),
     )
 
 
 def keys_of(secret: Json) -> Keys:
     """The Secret of API keys."""
     return from_secret(secret.get("data") or {})
+
+
+def _weights(status: Json) -> tuple[tuple[str, int], ...]:
+    """By revision, from `status.revisions`. A revision without a weight gets requests only when no other can."""
+    told = [(one.get("name"), one.get("weight")) for one in status.get("revisions") or ()]
+    return tuple((name, weight) for name, weight in told if isinstance(name, str) and isinstance(weight, int))
 
 
 def _condition(status: Json, kind: str) -> Json:

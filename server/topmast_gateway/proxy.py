@@ -19,11 +19,12 @@ from topmast_gateway.hall import Hall
 from topmast_gateway.journey import Journey
 from topmast_gateway.metrics import Metrics
 from topmast_gateway.patience import Patience
-from topmast_gateway.pick import Loads
+from topmast_gateway.pick import Picker
 from topmast_gateway.reply import Reply
 from topmast_gateway.request import Ask
 from topmast_gateway.retries import RetryBudget
 from topmast_gateway.tally import Tally
+from topmast_gateway.trial import Trial
 from topmast_gateway.upstream import Answer, Miss
 from topmast_gateway.wait import Wait
 from topmast_gateway.waking import Waker
@@ -40,14 +41,14 @@ class Proxy:
         self,
         client: aiohttp.ClientSession,
         fleet: Fleet,
-        loads: Loads,
+        picker: Picker,
         metrics: Metrics,
         patience: Patience,
         hall: Hall,
         waker: Waker,
     ) -> None:
         self._fleet = fleet
-        self._loads = loads
+        self._picker = picker
         self._metrics = metrics
         self._patience = patience
         self._hall = hall
@@ -61,22 +62,25 @@ class Proxy:
         self._retries.earn()
         tell = _Waiting(errand).tell
         wait = Wait(errand, self._patience, self._fleet, self._hall, self._waker, self._metrics, tell)
-        journey = Journey(errand, self._fleet, self._loads, self._metrics, self._retries, wait)
+        journey = Journey(errand, self._fleet, self._picker, self._metrics, self._retries, wait)
+        stamps = reply.stamps
         while True:
             stop = await journey.next_stop()
             if isinstance(stop, Answer):
                 await hand_on(stop, reply)
                 return
             made = errand.made
-            reply.pod, reply.tries = stop.name, reply.tries + 1
+            reply.pod, reply.tries = stop.pod.name, reply.tries + 1
+            if headers.get(b"x-topmast-debug") == b"1":
+                reply.stamps = (*stamps, stop.header())
             try:
-                with self._loads.sending(stop, ask.tokens):
-                    await self._attempts.at(stop, errand)
+                with self._picker.sending(stop, ask) as credit:
+                    await self._attempts.at(Trial(stop.pod, credit, self._fleet.outliers), errand)
                 return
             except Miss as miss:
-                log.info("%s: pod %s: %s: %s", reply.request_id, stop.name, miss.kind, miss)
+                log.info("%s: pod %s: %s: %s", reply.request_id, stop.pod.name, miss.kind, miss)
                 errand.broke()
-                journey.missed(stop, miss, progressed=errand.made > made)
+                journey.missed(stop.pod, miss, progressed=errand.made > made)
 
 
 class _Waiting:

@@ -18,9 +18,8 @@ from topmast_gateway.headers import towards_client
 from topmast_gateway.journal import HEADER, Journal
 from topmast_gateway.leaving import ClientGone
 from topmast_gateway.patience import Patience
-from topmast_gateway.reply import Reply
 from topmast_gateway.silence import Silence
-from topmast_gateway.tally import Tally
+from topmast_gateway.trial import Trial
 from topmast_gateway.upstream import Lost, Silent
 
 _LONGEST_EVENT_BYTES = 4 * 1024 * 1024
@@ -32,13 +31,15 @@ class Torn(Exception):
     """The stream ended early; the client was told by an error event."""
 
 
-async def follow(response: aiohttp.ClientResponse, journal: Journal, errand: Errand, patience: Patience) -> None:
+async def follow(
+    response: aiohttp.ClientResponse, journal: Journal, errand: Errand, patience: Patience, trial: Trial
+) -> None:
     """Read a journal to its end, and pass on what a client that streams may have.
 
     Afterwards the journal is done or has an error; Lost or Silent where the connection ended before that.
     """
     headers = [header for header in towards_client(response.raw_headers) if header[0] != HEADER.encode()]
-    reply, stream, writing = errand.reply, errand.ask.stream, False
+    reply, stream, writing, made = errand.reply, errand.ask.stream, False, errand.made
     try:
         async with Silence(patience.silence) as silence:
             async for piece in response.content.iter_any():
@@ -50,6 +51,8 @@ async def follow(response: aiohttp.ClientResponse, journal: Journal, errand: Err
                 writing, silence.limit_s = False, patience.silence
                 silence.heard()
                 errand.heard()
+                if errand.made > made:
+                    trial.first_token()
     except TimeoutError:
         if writing:
             raise ClientGone from None  # it has read nothing for a long time: nobody waits for the rest
@@ -61,16 +64,17 @@ async def follow(response: aiohttp.ClientResponse, journal: Journal, errand: Err
 
 
 async def relay(
-    response: aiohttp.ClientResponse, reply: Reply, tally: Tally, progress_s: float, why_no_journal: str
+    response: aiohttp.ClientResponse, errand: Errand, progress_s: float, why_no_journal: str, trial: Trial
 ) -> None:
     """Send a stream without a journal to the client. Lost before its first byte; Torn after it."""
-    events = Events()
+    events, reply = Events(), errand.reply
     headers = towards_client(response.raw_headers)
     try:
         async with Silence(progress_s) as silence:
             async for piece in response.content.iter_any():
                 if complete := events.feed(piece):
-                    told.by_events(complete, tally)
+                    trial.first_token()
+                    told.by_events(complete, errand.tally)
                     await reply.stream(headers, complete)
                 silence.heard()
     except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError

@@ -16,6 +16,7 @@ from topmast_gateway.bands import band_of
 from topmast_gateway.caller import Band
 from topmast_gateway.errors import Refusal
 from topmast_gateway.leaving import ClientGone
+from topmast_gateway.prefix import NO_CHAIN, Chain, chain_of, session_digest
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 _BODY_PROGRESS_S = 30.0
@@ -36,6 +37,7 @@ class Ask:
 
     `no_journal` says why its answer cannot go on elsewhere once it was begun, and is empty where it can: the state of a
     grammar, and several answers at once, are not in the tokens that were passed on.
+    `chain` is what its prompt begins with, `session` a digest of what the caller named; both only help to pick a pod.
     """
 
     path: str
@@ -47,6 +49,8 @@ class Ask:
     timeout_s: float | None = None  # the body's own, from the request's arrival
     prompt: int = 0  # of `tokens`
     band: Band | None = None  # that it asks for
+    chain: Chain = NO_CHAIN
+    session: bytes = b""
 
 
 def too_large() -> Refusal:
@@ -93,7 +97,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
         ) from None
 
 
-def parse(path: str, body: bytes) -> Ask:
+def parse(path: str, body: bytes, session: bytes = b"") -> Ask:
     """Read what routing needs; a 400 that names the field when it is not there."""
     try:
         fields = json.loads(body)
@@ -110,7 +114,8 @@ def parse(path: str, body: bytes) -> Ask:
         raise Refusal(400, "reserved_field", message, param="continuation")
     stream, tokens, prompt = fields.get("stream") is True, estimate_tokens(fields, len(body)), _prompt_tokens(len(body))
     timeout_s, band = _seconds(fields.get("timeout")), band_of(fields.get("priority"))
-    return Ask(path, body, model, stream, tokens, why_no_journal(fields), timeout_s, prompt, band)
+    why, chain = why_no_journal(fields), chain_of(fields)
+    return Ask(path, body, model, stream, tokens, why, timeout_s, prompt, band, chain, session_digest(session))
 
 
 def why_no_journal(fields: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from topmast_gateway.fleet import Fleet
-from topmast_gateway.pick import Loads
+from topmast_gateway.loads import Loads
 
 # How many more requests a model's pods can take, of its key and of how many this gateway has let through to it.
 FreePlaces = Callable[[str, int], int]

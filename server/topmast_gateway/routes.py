@@ -15,7 +15,7 @@ from topmast_gateway.outlook import UNKNOWN, Outlook
 @dataclass(frozen=True, slots=True)
 class Model:
     """One LLMDeployment. `created` is in Unix seconds; a suspended model is not worth waiting for, and one that may
-    sleep wakes when it is called.
+    sleep wakes when it is called. `weights` are shares of its requests by revision; without any all are equal.
     """
 
     namespace: str
@@ -24,6 +24,7 @@ class Model:
     suspended: bool = False
     sleeps: bool = False
     outlook: Outlook = UNKNOWN
+    weights: tuple[tuple[str, int], ...] = ()
 
     @property
     def key(self) -> str:
@@ -45,6 +46,7 @@ class Pod:
     address: str  # host:port
     ready_since: str = ""
     doubted: bool = False
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,13 @@ from topmast_gateway.cors import Cors
 from topmast_gateway.fleet import Fleet
 from topmast_gateway.hall import Hall
 from topmast_gateway.listener import listener
+from topmast_gateway.loads import Loads
 from topmast_gateway.metrics import Metrics
 from topmast_gateway.patience import Patience
-from topmast_gateway.pick import Loads
+from topmast_gateway.pick import Picker
 from topmast_gateway.proxy import Proxy
 from topmast_gateway.room import Room
+from topmast_gateway.scrape import Scraper
 from topmast_gateway.shares import Shares
 from topmast_gateway.sharing import Sharing
 from topmast_gateway.tracing import Tracing
@@ -83,7 +85,8 @@ async def serve(
     """Run until a signal, then drain. Raises kube.NoCluster when there is nothing to watch."""
     signals = _Signals()
     loads = Loads()
-    fleet = Fleet(scope.namespaces, scope.keys_namespace, scope.keys_secret, loads)
+    picker = Picker(loads)
+    fleet = Fleet(scope.namespaces, scope.keys_namespace, scope.keys_secret, loads, picker)
     metrics, admission = Metrics(), Admission(max_streams)
     metrics.watch(fleet, loads, admission)
     shares = Shares(sharing, Room(fleet, loads, sharing.requests_per_pod).free_places)
@@ -104,7 +107,7 @@ async def serve(
         shares.open()
         stack.push_async_callback(shares.close)
         waker = Waker(client, metrics, wake.operator_url, wake.token_file)
-        proxy = Proxy(client, fleet, loads, metrics, patience, Hall(wake.max_held), waker)
+        proxy = Proxy(client, fleet, picker, metrics, patience, Hall(wake.max_held), waker)
         for log_or_trace in (access_log, tracing):
             if log_or_trace is not None:
                 stack.push_async_callback(asyncio.to_thread, log_or_trace.close)
@@ -114,12 +117,13 @@ async def serve(
         watching = asyncio.create_task(fleet.follow(cluster))
         renewing = asyncio.create_task(access.follow())
         counting = asyncio.create_task(shares.follow(client))
+        scraping = asyncio.create_task(Scraper(client, fleet.pods, loads).follow())
         serving = asyncio.create_task(door.serve(sockets=[public]))
         telling = asyncio.create_task(side.serve(sockets=[admin]))
         log.info("listening on %s, admin on %s", _address(public), _address(admin))
         leaving = asyncio.create_task(signals.leave.wait())
         # None of them ends by itself; if one does, its exception ends the process.
-        tasks = {leaving, watching, renewing, counting, serving, telling}
+        tasks = {leaving, watching, renewing, counting, scraping, serving, telling}
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         log.info("leaving: %d requests are open", admission.streams)
         if leaving.done():
@@ -127,7 +131,7 @@ async def serve(
         door.should_exit = True
         await signals.hurry_or(None, serving)
         side.should_exit = side.force_exit = True
-        for task in (watching, renewing, counting, leaving):
+        for task in (watching, renewing, counting, scraping, leaving):
             task.cancel()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
         for end in ends:

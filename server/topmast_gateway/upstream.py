@@ -27,12 +27,13 @@ _LARGE_BYTES = 512 * 1024
 class Miss(Exception):
     """A try that did not finish the answer. `kind` labels metrics; for `suspect_s` nobody should try this pod again.
 
-    `ran`: the request may have been worked on, and may even be the reason.
+    `ran`: the request may have been worked on, and may even be the reason. `broken`: it speaks against the pod itself.
     """
 
     kind = "miss"
     suspect_s = 0.0
     ran = False
+    broken = False
 
 
 class Refused(Miss):
@@ -40,6 +41,7 @@ class Refused(Miss):
 
     kind = "refused"
     suspect_s = 1.0
+    broken = True
 
 
 class Unreachable(Refused):
@@ -61,6 +63,7 @@ class Lost(Miss):
 
     kind = "lost"
     ran = True
+    broken = True
 
 
 class EngineGone(Miss):
@@ -77,6 +80,7 @@ class Silent(Miss):
     kind = "silent"
     suspect_s = 5.0
     ran = True
+    broken = True
 
 
 @dataclass(frozen=True, slots=True)

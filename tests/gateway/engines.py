@@ -77,6 +77,8 @@ class Engine:
                 return _error(503, self.mode, {"Retry-After": "1"})
             case "bad_request":
                 return _error(400, "too_long", {})
+            case "broken":
+                return web.json_response({"error": {"message": "a bug", "code": "internal"}}, status=500)
             case "reset":
                 assert request.transport is not None
                 request.transport.abort()

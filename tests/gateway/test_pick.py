@@ -1,16 +1,44 @@
-"""The choice of a pod, and the count behind it."""
+"""The choice of a pod: its cache, unless too much waits there; its revision; and the count behind it."""
 
+from __future__ import annotations
+
+from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topmast_gateway.pick import Loads
-from topmast_gateway.routes import Pod
+from topmast_gateway.loads import Loads
+from topmast_gateway.pick import Choice, Picker, of_revision, ranking
+from topmast_gateway.prefix import chain_of, session_digest
+from topmast_gateway.report import Report
+from topmast_gateway.request import Ask
+from topmast_gateway.routes import Model, Pod, Route
 
 PODS = [Pod(str(number), "ns", f"pod-{number}", "ns/m", "127.0.0.1:8000") for number in range(4)]
+MODEL = Model("ns", "m")
 COSTS = st.lists(st.integers(1, 10_000), min_size=1, max_size=60)
+SYSTEM = "You are the assistant of a shop that sells everything. " * 100  # 5500 bytes, about 1400 tokens
+
+
+def ask(tokens: int = 300, *turns: str, system: str = SYSTEM, session: str = "") -> Ask:
+    """A chat with these turns, the user's and the assistant's in turn; without turns a request without a prompt."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(turns)]
+    chain = chain_of({"messages": [{"role": "system", "content": system}, *messages]} if turns else {})
+    named = session_digest(session.encode())
+    return Ask("/v1/chat/completions", b"", "m", True, tokens + chain.tokens, chain=chain, session=named)
+
+
+def choose(picker: Picker, asked: Ask, pods: list[Pod] = PODS, model: Model = MODEL) -> Choice:
+    return picker.choose(Route(model, tuple(pods)), pods, asked)
+
+
+def least(loads: Loads, pods: list[Pod] = PODS) -> Pod:
+    """Where a request that shares nothing goes."""
+    return choose(Picker(loads), ask(1), pods).pod
 
 
 def tokens(loads: Loads) -> dict[str, int]:
@@ -22,22 +50,25 @@ def test_no_pod_has_more_than_one_request_above_the_least_loaded(costs: list[int
     loads = Loads()
     with ExitStack() as open_requests:
         for cost in costs:
-            open_requests.enter_context(loads.sending(loads.least(PODS), cost))
+            open_requests.enter_context(loads.sending(least(loads), cost))
         counted = tokens(loads)
         assert sum(counted.values()) == sum(costs)
         assert max(counted.values()) - min(counted.get(pod.uid, 0) for pod in PODS) <= max(costs)
 
 
-@given(st.lists(st.tuples(st.sampled_from(PODS), st.integers(1, 1000), st.booleans()), max_size=50))
-def test_whatever_ends_and_however_everything_is_given_back_once(steps: list[tuple[Pod, int, bool]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(PODS), st.integers(1, 1000), st.booleans(), st.booleans()), max_size=50))
+def test_whatever_ends_and_however_everything_is_given_back_once(steps: list[tuple[Pod, int, bool, bool]]) -> None:
     loads = Loads()
-    for pod, cost, fails in steps:
-        if fails:
-            with pytest.raises(RuntimeError), loads.sending(pod, cost):
+    for pod, cost, answers, fails in steps:
+        failure = pytest.raises(RuntimeError) if fails else ExitStack()
+        with failure, loads.sending(pod, cost, cost // 2) as credit:
+            assert tokens(loads)[pod.uid] == cost
+            if answers:
+                credit.first_token()
+                credit.first_token()
+                assert tokens(loads)[pod.uid] == cost - cost // 2
+            if fails:
                 raise RuntimeError
-        else:
-            with loads.sending(pod, cost):
-                assert tokens(loads)[pod.uid] == cost
     assert all(load.tokens == 0 and load.requests == 0 for load in loads)
     loads.forget(present=set())
     assert list(loads) == []
@@ -46,16 +77,16 @@ def test_whatever_ends_and_however_everything_is_given_back_once(steps: list[tup
 def test_idle_pods_take_turns() -> None:
     loads, order = Loads(), []
     for _ in range(8):
-        pod = loads.least(PODS)
+        pod = least(loads)
         with loads.sending(pod, 10):
             order.append(pod.name)
     assert order == [pod.name for pod in PODS] * 2
 
 
 def test_equal_tokens_go_to_the_pod_with_fewer_requests() -> None:
-    loads = Loads()
+    loads = Loads(lambda: 0.0)
     with loads.sending(PODS[0], 50), loads.sending(PODS[0], 50), loads.sending(PODS[1], 100):
-        assert loads.least(PODS[:2]) == PODS[1]
+        assert least(loads, PODS[:2]) == PODS[1]
 
 
 def test_a_busy_pod_is_not_forgotten_when_it_leaves_the_routes() -> None:
@@ -63,3 +94,143 @@ def test_a_busy_pod_is_not_forgotten_when_it_leaves_the_routes() -> None:
     with loads.sending(PODS[0], 7):
         loads.forget(present=set())
         assert tokens(loads) == {PODS[0].uid: 7}
+
+
+def test_a_conversation_stays_where_its_history_is() -> None:
+    picker = Picker(loads := Loads())
+    for user in range(20):
+        turns, homes = [f"Question {user}: " + "words " * 60], set()
+        for turn in range(4):
+            choice = choose(picker, ask(300, *turns))
+            homes.add(choice.pod.name)
+            if turn:
+                assert choice.matched > choice.blocks // 2
+            turns += ["An answer. " * 40, f"And {turn}?" * 20]
+        assert len(homes) == 1
+    assert loads.work(PODS) == [0, 0, 0, 0]
+
+
+def test_a_shared_system_prompt_does_not_pin_everybody_to_one_pod() -> None:
+    picker = Picker(Loads())
+    with ExitStack() as stack:
+        homes: Counter[str] = Counter()
+        for user in range(40):
+            asked = ask(300, f"I am user {user}")
+            choice = choose(picker, asked)
+            stack.enter_context(picker.sending(choice, asked))
+            homes[choice.pod.name] += 1
+    assert len(homes) == 4 and max(homes.values()) <= 20, homes
+
+
+def test_a_cache_is_not_worth_an_endless_queue() -> None:
+    picker = Picker(loads := Loads())
+    asked = ask(300, "hello")
+    home = choose(picker, asked).pod
+    assert choose(picker, asked) == Choice(home, "prefix", len(asked.chain.blocks), len(asked.chain.blocks))
+    with loads.sending(home, 2000):
+        assert choose(picker, asked).pod == home
+    with loads.sending(home, 100_000):
+        assert choose(picker, asked).pod != home
+
+
+@given(COSTS)
+def test_with_nothing_shared_it_is_least_load(costs: list[int]) -> None:
+    picker = Picker(loads := Loads())
+    with ExitStack() as open_requests:
+        for number, cost in enumerate(costs):
+            asked = ask(cost, f"{number} asks something else", system=f"prompt {number} " * 100)
+            before = loads.work(PODS)
+            choice = choose(picker, asked)
+            assert before[PODS.index(choice.pod)] == min(before) and choice.matched == 0
+            open_requests.enter_context(picker.sending(choice, asked))
+
+
+def test_two_gateways_send_a_conversation_to_the_same_pod() -> None:
+    """They never speak to each other; once caches have proved worth it, the hash is trusted."""
+    here, there = Picker(Loads()), Picker(Loads())
+    for picker in (here, there):
+        for _ in range(100):
+            choose(picker, ask(300, "the same again and again"))
+    same = 0
+    for user in range(50):
+        first = ask(300, f"user {user} " * 100)
+        later = ask(300, f"user {user} " * 100, "yes " * 200, "why? " * 50)
+        same += choose(here, first).pod == choose(there, later).pod
+    assert same >= 45
+
+
+def test_a_pod_that_came_back_has_an_empty_cache() -> None:
+    picker = Picker(Loads())
+    asked = ask(300, "hello")
+    home = choose(picker, asked).pod
+    assert choose(picker, asked).matched == len(asked.chain.blocks)
+    again = [replace(pod, ready_since="later") if pod == home else pod for pod in PODS]
+    assert choose(picker, asked, again).matched == 0
+
+
+def test_a_session_stays_at_its_pod_until_that_one_is_overloaded() -> None:
+    picker = Picker(loads := Loads())
+    chosen = [choose(picker, ask(300, f"something new {turn}", session="s-1")) for turn in range(10)]
+    assert {choice.pod for choice in chosen} == {chosen[0].pod}
+    assert {choice.reason for choice in chosen} == {"affinity"}
+    assert len({choose(picker, ask(300, "hi", session=f"s-{user}")).pod for user in range(30)}) == 4
+    with loads.sending(chosen[0].pod, 1_000_000):
+        assert choose(picker, ask(300, "hi", session="s-1")).pod != chosen[0].pod
+
+
+def test_a_pod_that_leaves_moves_only_its_own_conversations() -> None:
+    keys = [f"key {number}".encode() for number in range(300)]
+    before = [PODS[ranking(key, PODS)[0]] for key in keys]
+    left = PODS[:-1]
+    after = [left[ranking(key, left)[0]] for key in keys]
+    assert all(one == other for one, other in zip(before, after, strict=True) if one != PODS[-1])
+    assert all(50 < count < 100 for count in Counter(before).values())
+
+
+def revisions(new: int, old: int, keys: int = 2000) -> list[str]:
+    pods = [replace(pod, revision="old" if number else "new") for number, pod in enumerate(PODS)]
+    weights = {"new": new, "old": old}
+    return [of_revision(pods, weights, f"key {number}".encode())[0].revision for number in range(keys)]
+
+
+def test_a_canary_gets_its_share_and_a_conversation_never_goes_back() -> None:
+    tenth, half = revisions(10, 90), revisions(50, 50)
+    assert 0.07 < tenth.count("new") / 2000 < 0.13 and 0.45 < half.count("new") / 2000 < 0.55
+    assert all(later == "new" for first, later in zip(tenth, half, strict=True) if first == "new")
+
+
+def test_a_revision_without_weight_serves_only_where_no_other_can() -> None:
+    assert set(revisions(0, 100)) == {"old"}
+    pods = [replace(pod, revision="new") for pod in PODS]
+    assert of_revision(pods, {"new": 0, "old": 100}, b"key") == pods
+    assert of_revision(PODS, {}, b"key") == PODS
+    weighted = replace(MODEL, weights=(("new", 0), ("old", 100)))
+    mixed = [replace(PODS[0], revision="old"), *(replace(pod, revision="new") for pod in PODS[1:])]
+    choice = choose(Picker(Loads()), ask(300, "hello"), mixed, weighted)
+    assert (choice.pod, choice.reason) == (mixed[0], "only")
+
+
+def test_what_others_sent_counts_from_the_report_and_what_we_sent_at_once() -> None:
+    now = 0.0
+    loads = Loads(lambda: now)
+    with loads.sending(PODS[0], 100), loads.sending(PODS[1], 100):
+        loads.told(PODS[0], Report(running=3, waiting=2))  # four are not ours
+        assert loads.work(PODS) == [500, 100, 0, 0]
+        with loads.sending(PODS[0], 100):
+            assert loads.work(PODS)[0] == 600
+        now = 10.0  # the report is too old to mean anything
+        assert loads.work(PODS) == [100, 100, 0, 0]
+
+
+def test_free_slots_are_what_the_report_leaves_and_a_guess_without_one() -> None:
+    now = 0.0
+    loads = Loads(lambda: now)
+    assert loads.room(PODS[0]) == 32
+    with loads.sending(PODS[0], 100):
+        assert loads.room(PODS[0]) == 31
+        loads.told(PODS[0], Report(running=5, waiting=0, max_num_seqs=8))
+        assert loads.room(PODS[0]) == 3
+        with loads.sending(PODS[0], 100):
+            assert loads.room(PODS[0]) == 2
+        loads.told(PODS[0], Report(running=8, waiting=20, max_num_seqs=8))
+        assert loads.room(PODS[0]) == 0

@@ -12,6 +12,7 @@ from gateway.engines import Engine, free_address
 from gateway.stage import Gateway, Pod, Stage
 
 CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
 
 
 async def served_by(http: httpx.AsyncClient, model: str, requests: int = 6) -> Counter[str]:
@@ -163,3 +164,55 @@ async def test_nobody_waits_for_a_suspended_or_a_deleted_model(
     await asyncio.sleep(0.3)
     stage.delete_model(namespace, "doomed")
     assert (await asyncio.wait_for(waiting, 2.0)).status_code == 404
+
+
+async def test_a_conversation_stays_at_its_pod_and_who_debugs_is_told_why(
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    async with Engine() as one, Engine() as two:
+        stage.model(namespace, "m")
+        for engine in (one, two):
+            stage.pod(namespace, "m", engine.ip)
+        gateway.sees(f"{namespace}/m", 2)
+        messages, served, routes = [{"role": "user", "content": "Tell me more about it. " * 100}], set(), []
+        for _ in range(4):
+            body = {"model": f"{namespace}/m", "messages": messages}
+            response = await http.post(CHAT, json=body, headers={"x-topmast-debug": "1"})
+            served.add(response.json()["served_by"])
+            routes.append(response.headers["x-topmast-route"])
+            messages += [{"role": "assistant", "content": "Yes. " * 100}, {"role": "user", "content": "And then?"}]
+        assert len(served) == 1
+        assert "reason=least_load; blocks=0/9" in routes[0] and "reason=prefix; blocks=9/11" in routes[1]
+        assert all(route.startswith("m-") for route in routes)
+        quiet = await http.post(CHAT, json=body)
+        assert "x-topmast-route" not in quiet.headers
+        assert gateway.metric("topmast_gateway_routed_total", model=f"{namespace}/m", reason="prefix") == 4
+
+
+async def test_a_session_stays_at_its_pod_whatever_it_asks(
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    async with Engine() as one, Engine() as two:
+        stage.model(namespace, "m")
+        for engine in (one, two):
+            stage.pod(namespace, "m", engine.ip)
+        gateway.sees(f"{namespace}/m", 2)
+        for session in range(8):
+            asks = [{"model": f"{namespace}/m", "prompt": f"{session} {turn}"} for turn in range(3)]
+            answers = [await http.post(TEXT, json=body, headers={"x-session-id": f"s-{session}"}) for body in asks]
+            assert len({answer.json()["served_by"] for answer in answers}) == 1
+        assert min(one.asked, two.asked) > 0
+        assert not any("x-session-id" in headers for engine in (one, two) for headers in engine.headers)
+
+
+async def test_a_pod_that_answers_500_is_left_alone_while_another_works(
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+) -> None:
+    async with Engine("broken") as bad, Engine() as good:
+        stage.model(namespace, "m")
+        for engine in (bad, good):
+            stage.pod(namespace, "m", engine.ip)
+        gateway.sees(f"{namespace}/m", 2)
+        codes = [(await http.post(CHAT, json={"model": f"{namespace}/m"})).status_code for _ in range(20)]
+        assert (codes.count(500), bad.asked, good.asked) == (3, 3, 17)
+        assert gateway.metric("topmast_gateway_ejected_pods", model=f"{namespace}/m") == 1

@@ -26,9 +26,10 @@ from topmast_gateway.guesses import Guesses
 from topmast_gateway.identity import Identity
 from topmast_gateway.keys import Keys
 from topmast_gateway.listener import listener
+from topmast_gateway.loads import Loads
 from topmast_gateway.metrics import Metrics
 from topmast_gateway.peers import Peers
-from topmast_gateway.pick import Loads
+from topmast_gateway.pick import Picker
 from topmast_gateway.routes import Model, Routes
 from topmast_gateway.shares import Shares
 from topmast_gateway.sharing import Sharing
@@ -113,7 +114,7 @@ class NoPods:
 def application() -> App:
     """The real one, with a key and a model."""
     metrics = Metrics()
-    fleet = Fleet(["ns"], "ns", "keys", Loads())
+    fleet = Fleet(["ns"], "ns", "keys", Loads(), Picker(Loads()))
     for mirror in fleet.mirrors:
         mirror.synced = True
     fleet.routes, fleet.keys = Routes([Model("ns", "m")]), Keys([parse("fuzz", hashed(KEY))])

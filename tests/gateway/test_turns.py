@@ -14,7 +14,8 @@ from gateway.stage import soon
 from topmast_gateway.caller import Band, Caller
 from topmast_gateway.errors import Refusal
 from topmast_gateway.fleet import Fleet
-from topmast_gateway.pick import Loads
+from topmast_gateway.loads import Loads
+from topmast_gateway.pick import Picker
 from topmast_gateway.room import Room
 from topmast_gateway.routes import Model, Pod, Routes
 from topmast_gateway.tally import Tally
@@ -132,7 +133,7 @@ async def test_nothing_is_left_of_1000_requests_with_cancels_and_timeouts() -> N
 async def test_a_pod_that_says_it_is_full_gets_fewer_for_a_while() -> None:
     pods = [Pod(str(number), "ns", f"pod-{number}", "ns/m", "127.0.0.1:8000") for number in range(2)]
     loads = Loads()
-    fleet = Fleet([], "ns", "keys", loads)
+    fleet = Fleet([], "ns", "keys", loads, Picker(loads))
     room = Room(fleet, loads, per_pod=48)
     assert room.free_places("ns/m", 0) > 1000  # without a pod others hold requests, and wake one
     fleet.routes = Routes([Model("ns", "m")], pods)

@@ -15,6 +15,7 @@ NAMES = [
     "topmast_cancelled_sequences",
     "topmast_deadlines",
     "topmast_kv_integrity_failures",
+    "topmast_max_num_seqs",
     "topmast_queued_prompt_tokens",
     "topmast_ready",
     "topmast_start_seconds",

@@ -158,6 +158,8 @@ class EngineReport(Collector):
         yield self._counter("vllm:prompt_tokens", "Prompt tokens received.", service.input_tokens)
         for name, text, key in _COUNTERS:
             yield self._counter(name, text, stats.get(key, 0))
+        capacity = service.capacity or {}
+        yield self._gauge("topmast_max_num_seqs", "Sequences that may run at once.", capacity.get("max_num_seqs", 0))
         cache = GaugeMetricFamily(
             "vllm:cache_config_info", "KV geometry.", labels=(*_LABELS, "block_size", "num_gpu_blocks")
         )

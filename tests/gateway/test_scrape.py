@@ -1,0 +1,84 @@
+"""What engines tell of their load, and what is made of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.engines import free_address
+from gateway.stage import soon
+from topmast_gateway.loads import Loads
+from topmast_gateway.report import Report, parse
+from topmast_gateway.routes import Pod
+from topmast_gateway.scrape import Scraper
+
+PAGE = """# HELP vllm:num_requests_running Sequences in the batch.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{model_name="m",engine="0"} 3.0
+vllm:num_requests_waiting{model_name="m",engine="0"} 2.0
+vllm:kv_cache_usage_perc{model_name="m",engine="0"} 0.25
+topmast_max_num_seqs{model_name="m",engine="0"} 32.0
+vllm:cache_config_info{block_size="32",engine="0",model_name="m",num_gpu_blocks="1000"} 1.0
+vllm:num_requests_running_total{model_name="m"} 99.0
+"""
+
+
+def test_a_page_of_ours_is_understood() -> None:
+    assert parse(PAGE) == Report(running=3, waiting=2, kv_used=0.25, max_num_seqs=32, kv_tokens=32_000)
+
+
+def test_a_page_of_vllm_lacks_the_slots_and_its_ranks_are_added_up() -> None:
+    page = "\n".join(
+        f'vllm:num_requests_{state}{{engine="{rank}",model_name="m"}} {rank + 1}'
+        for state in ("running", "waiting")
+        for rank in (0, 1)
+    )
+    assert parse(page) == Report(running=3, waiting=3)
+
+
+def test_a_page_that_counts_no_requests_is_no_report() -> None:
+    assert parse("") is None
+    assert parse('vllm:num_requests_running{engine="0"} 3') is None
+    assert parse(PAGE.replace(" 3.0", " NaN")) is None and parse(PAGE.replace(" 2.0", " -1")) is None
+
+
+@given(st.text() | st.sampled_from(PAGE.splitlines()).flatmap(lambda line: st.text().map(lambda end: line + end)))
+def test_no_page_is_an_error(page: str) -> None:
+    parse(page)
+
+
+async def test_a_silent_pod_does_not_hold_up_the_others_and_is_heard_when_it_speaks() -> None:
+    pods = [Pod(str(n), "ns", f"pod-{n}", "ns/m", f"{free_address()}:8000") for n in range(3)]
+    pages: dict[str, str] = {pods[0].uid: PAGE, pods[1].uid: "nothing"}
+    asked: list[str] = []
+
+    def answering(uid: str) -> web.Application:
+        async def answer(_: web.Request) -> web.Response:
+            asked.append(uid)
+            if uid not in pages:
+                await asyncio.sleep(3600)
+            return web.Response(text=pages[uid])
+
+        app = web.Application()
+        app.router.add_get("/metrics", answer)
+        return app
+
+    loads, runners = Loads(), []
+    for pod in pods:
+        runners.append(web.AppRunner(answering(pod.uid), handler_cancellation=True, shutdown_timeout=0.1))
+        await runners[-1].setup()
+        await web.TCPSite(runners[-1], pod.address.split(":")[0], 8000).start()
+    async with aiohttp.ClientSession() as client:
+        scraping = asyncio.create_task(Scraper(client, lambda: pods, loads).follow())
+        await soon(lambda: loads.room(pods[0]) == 27 and pods[2].uid in asked, "the first pod's report", 3)
+        assert [loads.room(pod) for pod in pods[1:]] == [32, 32]
+        pages[pods[2].uid] = PAGE
+        await soon(lambda: loads.room(pods[2]) == 27, "the report of the one that was silent", 5)
+        assert asked.count(pods[0].uid) <= 6  # about once a second
+        scraping.cancel()
+    for runner in runners:
+        await runner.cleanup()
