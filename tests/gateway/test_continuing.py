@@ -51,10 +51,13 @@ def text(stream: str) -> str:
     return "".join(json.loads(event).get("text", "") for event in events[:-1])
 
 
+def conversation() -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"count, for the {next(_CONVERSATIONS)}th time"}]
+
+
 async def ask(http: httpx.AsyncClient, key: str, stream: bool, **fields: Any) -> httpx.Response:
     """A new conversation, which may begin at any pod: the same one would stay where it was."""
-    messages = [{"role": "user", "content": f"count, for the {next(_CONVERSATIONS)}th time"}]
-    return await http.post(CHAT, json={"model": key, "messages": messages, "stream": stream, **fields})
+    return await http.post(CHAT, json={"model": key, "messages": conversation(), "stream": stream, **fields})
 
 
 @pytest.mark.parametrize("mode", ["tear", "stall", "engine_lost", "draining_late"])
@@ -175,7 +178,9 @@ async def test_a_client_that_leaves_ends_the_continued_answer_at_once(
     broken, sound = JournalEngine("tear", chunks=100), JournalEngine(chunks=100, pause_s=0.1)
     async with serving(stage, hasty, namespace, broken, sound) as key:
         while not broken.asked:
-            async with http.stream("POST", CHAT, json={"model": key, "messages": MESSAGES, "stream": True}) as stream:
+            async with http.stream(
+                "POST", CHAT, json={"model": key, "messages": conversation(), "stream": True}
+            ) as stream:
                 async for piece in stream.aiter_text():
                     if '"5 "' in piece:
                         break
