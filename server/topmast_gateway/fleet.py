@@ -76,11 +76,6 @@ class Fleet:
         pods = [pod for pod in pods if not pod.doubted] or pods
         return self.outliers.usable(pods) or pods
 
-    def slots_free(self, model: str) -> int:
-        """Sequences that the model's pods could start at once, as far as is known. `model` is its key."""
-        route = self.routes.by_key(model)
-        return sum(self._loads.room(pod) for pod in self.usable(route)) if route else 0
-
     def pods(self) -> list[Pod]:
         """All that may be picked, of all models."""
         return [pod for route in self.routes for pod in route.pods]

@@ -17,7 +17,6 @@ from topmast_gateway.routes import Pod
 
 _REPORT_LASTS_S = 5.0  # older ones say nothing about now
 _LATELY_S = 60.0
-_ASSUMED_SLOTS = 32  # sequences at once, of a pod that does not tell: our engine's default
 
 
 @dataclass(slots=True)
@@ -82,14 +81,17 @@ class Loads:
         load = self._loads.get(pod.uid)
         return (load.requests, load.turn) if load else (0, 0)
 
-    def room(self, pod: Pod) -> int:
-        """Sequences that the pod could start at once."""
-        load = self._loads.get(pod.uid)
-        if load is None:
-            return _ASSUMED_SLOTS
+    def places(self, pod: Pod, assumed: int) -> int:
+        """Requests that this gateway may have at the pod at once: its sequences, without those of other gateways.
+
+        At least half of them: else a gateway whose requests follow one another at once would leave none to the others,
+        and so two of them share. `assumed` are the sequences of a pod that does not tell.
+        """
+        if (load := self._loads.get(pod.uid)) is None:
+            return assumed
         report = self._fresh(load)
-        most = (report.max_num_seqs if report else None) or _ASSUMED_SLOTS
-        return max(0, most - load.requests - self._others(load))
+        most = (report.max_num_seqs if report else None) or assumed
+        return max(math.ceil(most / 2), most - self._others(load))
 
     def kv_tokens(self, pod: Pod) -> int:
         """What the pod's cache holds; 0 if it never told."""

@@ -1,7 +1,7 @@
-"""How much room a model's pods have: the gateway's own estimate, when nobody knows better.
+"""How much room a model's pods have: as many requests as they run at once, so that the order is decided here.
 
-Each pod may have so many requests of this gateway in flight; a pod that says that it is full has fewer from then on,
-and gets them back one by one.
+What a pod runs it tells about once a second; a pod that says that it is full has less from then on, and gets it back
+bit by bit.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final
 
 from topmast_gateway.fleet import Fleet
 from topmast_gateway.loads import Loads
+from topmast_gateway.routes import Pod
 
 # How many more requests a model's pods can take, of its key and of how many this gateway has let through to it.
 FreePlaces = Callable[[str, int], int]
@@ -20,7 +21,7 @@ _RECOVER_S: Final = 2.0  # per request, after a pod was full
 
 
 class Room:
-    """`per_pod` is the most that a pod gets; `Loads` remembers what it had when it was full."""
+    """`per_pod` is what a pod gets that does not tell; `Loads` remembers what it had when it was full."""
 
     def __init__(self, fleet: Fleet, loads: Loads, per_pod: int) -> None:
         self._fleet = fleet
@@ -34,10 +35,11 @@ class Room:
         """
         route = self._fleet.routes.by_key(model)
         pods = (self._fleet.usable(route) or route.pods) if route else ()
-        return sum(self._limit(pod.uid) for pod in pods) - running if pods else _NO_BOUND
+        return sum(self._limit(pod) for pod in pods) - running if pods else _NO_BOUND
 
-    def _limit(self, uid: str) -> int:
-        if (full := self._loads.full.get(uid)) is None:
-            return self._per_pod
+    def _limit(self, pod: Pod) -> int:
+        most = self._loads.places(pod, self._per_pod)
+        if (full := self._loads.full.get(pod.uid)) is None:
+            return most
         requests, at = full
-        return min(self._per_pod, max(1, requests) + int((time.monotonic() - at) / _RECOVER_S))
+        return min(most, max(1, requests) + int((time.monotonic() - at) / _RECOVER_S))

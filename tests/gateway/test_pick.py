@@ -222,15 +222,15 @@ def test_what_others_sent_counts_from_the_report_and_what_we_sent_at_once() -> N
         assert loads.work(PODS) == [100, 100, 0, 0]
 
 
-def test_free_slots_are_what_the_report_leaves_and_a_guess_without_one() -> None:
+def test_places_are_what_the_report_leaves_to_us_and_a_guess_without_one() -> None:
     now = 0.0
     loads = Loads(lambda: now)
-    assert loads.room(PODS[0]) == 32
+    assert loads.places(PODS[0], 32) == 32
     with loads.sending(PODS[0], 100):
-        assert loads.room(PODS[0]) == 31
+        assert loads.places(PODS[0], 32) == 32  # ours are no others
         loads.told(PODS[0], Report(running=5, waiting=0, max_num_seqs=8))
-        assert loads.room(PODS[0]) == 3
-        with loads.sending(PODS[0], 100):
-            assert loads.room(PODS[0]) == 2
+        assert loads.places(PODS[0], 32) == 4
         loads.told(PODS[0], Report(running=8, waiting=20, max_num_seqs=8))
-        assert loads.room(PODS[0]) == 0
+        assert loads.places(PODS[0], 32) == 4  # half: who is second gets a part, too
+        now = 10.0  # the report is too old to mean anything
+        assert loads.places(PODS[0], 32) == 32

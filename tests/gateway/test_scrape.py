@@ -74,10 +74,10 @@ async def test_a_silent_pod_does_not_hold_up_the_others_and_is_heard_when_it_spe
         await web.TCPSite(runners[-1], pod.address.split(":")[0], 8000).start()
     async with aiohttp.ClientSession() as client:
         scraping = asyncio.create_task(Scraper(client, lambda: pods, loads).follow())
-        await soon(lambda: loads.room(pods[0]) == 27 and pods[2].uid in asked, "the first pod's report", 3)
-        assert [loads.room(pod) for pod in pods[1:]] == [32, 32]
+        await soon(lambda: loads.places(pods[0], 99) == 27 and pods[2].uid in asked, "the first pod's report", 3)
+        assert [loads.places(pod, 99) for pod in pods[1:]] == [99, 99]
         pages[pods[2].uid] = PAGE
-        await soon(lambda: loads.room(pods[2]) == 27, "the report of the one that was silent", 5)
+        await soon(lambda: loads.places(pods[2], 99) == 27, "the report of the one that was silent", 5)
         assert asked.count(pods[0].uid) <= 6  # about once a second
         scraping.cancel()
     for runner in runners:
