@@ -65,25 +65,33 @@ class Front:
 
 
 @contextlib.contextmanager
-def running(*under: str) -> Iterator[Front]:
-    """All parts, ended at the end. `under` are Python's arguments before the gateway's own, for a profiler."""
+def control_plane() -> Iterator[Stage]:
+    """etcd and an API server with our CRDs and one key, ended at the end."""
     cluster = Cluster(cluster_name("bench-gw"))
-    with contextlib.ExitStack() as stack:
-        cluster.stop()
-        stack.callback(cluster.stop)
+    cluster.stop()
+    try:
         cluster.start(nodes=0)
         cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
         cluster.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.topmast.dev", "--timeout=30s")
         stage = Stage(cluster.kubeconfig)
         stage.namespace(SYSTEM)
         stage.keys(bench=KEY)
+        yield stage
+    finally:
+        cluster.stop()
+
+
+@contextlib.contextmanager
+def running(stage: Stage, *under: str) -> Iterator[Front]:
+    """The gateway before the responder. `under` are Python's arguments before the gateway's own, for a profiler."""
+    with contextlib.ExitStack() as stack:
         stage.namespace(_NAMESPACE)
         engine = _responder()
         stack.callback(engine.wait)
         stack.callback(engine.kill)
         stage.model(_NAMESPACE, _MODEL)
         stage.pod(_NAMESPACE, _MODEL, ADDRESS)
-        gateway = Gateway(cluster.kubeconfig, "--drain-notice-s", "0", under=under)
+        gateway = Gateway(stage.kubeconfig, "--drain-notice-s", "0", under=under)
         stack.callback(gateway.close)
         gateway.wait_ready().sees(f"{_NAMESPACE}/{_MODEL}", 1)
         host, port = gateway.url.removeprefix("http://").split(":")

@@ -5,27 +5,25 @@ The profiler costs more than what it measures, so shares count here and absolute
 
 from __future__ import annotations
 
-import asyncio
 import pstats
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import uvloop
 
 from gateway_bench import front, scenarios
 
 _LINES = 30
 
 
-async def _load(running: front.Front, scale: float) -> dict[str, Any]:
-    return await scenarios.throughput(running, scale)
-
-
 def show(scale: float) -> str:
     """The functions with the most own time, in microseconds per event."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "profile"
-        with front.running("-m", "cProfile", "-o", str(path)) as running:
-            figures = asyncio.run(_load(running, scale))
+        under = ("-m", "cProfile", "-o", str(path))
+        with front.control_plane() as stage, front.running(stage, *under) as running:
+            figures = uvloop.run(scenarios.throughput(running, scale))
         stats: Any = pstats.Stats(str(path))
     total_s = stats.total_tt
     rows = sorted(stats.stats.items(), key=lambda item: -item[1][2])[:_LINES]

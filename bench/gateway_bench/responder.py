@@ -98,7 +98,7 @@ class Talk(asyncio.Protocol):
         pace_s = float(fields["user"])
         self._transport.write(_HEAD % (b"x-topmast-journal: 1\r\n" if self._journal else b""))
         if self._journal:
-            self._chunk(b": prompt 16 0\n\n")
+            self._chunk(b": prompt 16 1700000000\n\n: cached 0\n\n")
         if self.write_event():  # at once, so that a first event's latency has no wait for a tick in it
             self.tickers.setdefault(pace_s, Ticker(pace_s)).add(self)
 
@@ -107,11 +107,11 @@ class Talk(asyncio.Protocol):
         if self._left == 0:
             return False
         self._left -= 1
-        committed = b": +1234\n\n" if self._journal else b""
+        committed = b": + 1234\n\n" if self._journal else b""
         self._chunk(_EVENT % time.monotonic_ns() + committed)
         if self._left:
             return True
-        self._chunk(_FINISH + b"data: [DONE]\n\n")
+        self._chunk(_FINISH + (b": end\n\n" if self._journal else b"") + b"data: [DONE]\n\n")
         self._transport.write(b"0\r\n\r\n")
         return False
 

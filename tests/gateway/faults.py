@@ -14,7 +14,7 @@ from gateway.served import Served
 from gateway.stage import Stage
 
 HANG_S = 3.0  # the engines' own hang detection in these tests; its least is 1
-FLAGS = ("--ttft-target-s", "120", "--hang-timeout-s", f"{HANG_S:g}")
+FLAGS = ("--batch-invariant", "--ttft-target-s", "120", "--hang-timeout-s", f"{HANG_S:g}")
 SHORT_DRAIN = ("--drain-notice-s", "0", "--drain-timeout-s", "0.2")  # shorter than nearly every answer
 
 

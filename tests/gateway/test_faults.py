@@ -14,13 +14,14 @@ from gateway.faults import FAULTS, FLAGS, SHORT_DRAIN, Fault, Site
 from gateway.served import Served
 from gateway.stage import KEY, Gateway, Stage, eventually
 from topmast_cluster.cluster import Cluster
-from traffic import Answer, Log, OpenLoop, mixed, undisturbed
+from traffic import Answer, Log, OpenLoop, long, mixed, undisturbed
 
 NAMESPACE, MODEL = "faults", "smollm2"
 SILENCE_S = 2.0
 MOVE_S = 3.0  # a moved stream's pause beyond detection: a connection, and the prompt computed once more
-GATEWAY = ("--namespace", NAMESPACE, "--hold-s", "30", "--drain-notice-s", "1")
-ASKS = mixed(24, seed=6)
+MOVED = "topmast_gateway_move_gap_seconds_count"
+GATEWAY = ("--namespace", NAMESPACE, "--hold-s", "30", "--silence-s", f"{SILENCE_S:g}", "--drain-notice-s", "1")
+ASKS, FIRST = mixed(24, seed=6), long(3)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
 @pytest.fixture(scope="module")
 def expected(engines: list[Served]) -> Mapping[int, Answer]:
     """What the clients would get without faults."""
-    return undisturbed(f"http://{engines[0].ip}:8000/v1", MODEL, ASKS)
+    return undisturbed(f"http://{engines[0].ip}:8000/v1", MODEL, [*ASKS, *FIRST])
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def load(front: Gateway, expected: Mapping[int, Answer]) -> Callable[..., OpenLo
     """Traffic through the gateway, or through the given doors."""
 
     def start(seed: int, doors: list[str] | None = None, per_s: float = 4.0) -> OpenLoop:
-        return OpenLoop(doors or [f"{front.url}/v1"], KEY, MODEL, ASKS, expected, per_s=per_s, seed=seed)
+        return OpenLoop(doors or [f"{front.url}/v1"], KEY, MODEL, ASKS, expected, per_s=per_s, seed=seed, first=FIRST)
 
     return start
 
@@ -96,6 +97,7 @@ def test_no_client_notices_when(
 ) -> None:
     fault: Fault = FAULTS[name]
     victim = engines[list(FAULTS).index(name) % 2]
+    moved = front.metric(MOVED)
     with load(seed=sum(name.encode())) as log:
         until_busy(log, *engines)
         fault.strike(site, victim)
@@ -103,6 +105,7 @@ def test_no_client_notices_when(
         fault.mend(site, victim)
         eventually(lambda: bool(victim.running()), "the pod serves again", 30)
     log.assert_clean(at_least=8)
+    assert front.metric(MOVED) > moved, "no answer was under way at the fault; the test shows nothing"
     detection_s = SILENCE_S if fault.silent else fault.detection_s
     assert log.longest_gaps_s()[-1] <= detection_s + MOVE_S, log.report()
     assert front.metric("topmast_gateway_tokens_in_flight") == 0

@@ -5,8 +5,8 @@ undisturbed one.
 """
 
 from .answer import Answer
-from .asks import Ask, mixed
+from .asks import Ask, long, mixed
 from .driver import Flow, Traffic
 from .open_loop import Log, OpenLoop, undisturbed
 
-__all__ = ["Answer", "Ask", "Flow", "Log", "OpenLoop", "Traffic", "mixed", "undisturbed"]
+__all__ = ["Answer", "Ask", "Flow", "Log", "OpenLoop", "Traffic", "long", "mixed", "undisturbed"]

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+_JOURNAL = (b": +", b": prompt", b": cached", b": end", b": error")
+
 
 @dataclass(eq=False)
 class Answer:
@@ -62,7 +64,7 @@ class Answer:
         line = line.rstrip(b"\r\n")
         if not line:
             return
-        if line.startswith((b": +", b": prompt")):
+        if line.startswith(_JOURNAL):
             self.error = f"what engine and gateway tell each other reached the client: {line[:80]!r}"
         elif self.ended:
             self.error = f"something after [DONE]: {line[:80]!r}"

@@ -40,6 +40,17 @@ def mixed(count: int, seed: int) -> list[Ask]:
     return [_one(number, draw) for number in range(count)]
 
 
+def long(count: int, tokens: int = 200) -> list[Ask]:
+    """Streams of many tokens, for a fault to meet: half greedy, half sampled, numbered from 1000."""
+    asks = []
+    for number in range(count):
+        sampling = {"temperature": 1, "seed": number} if number % 2 else {"temperature": 0}
+        fields = {"messages": [{"role": "user", "content": _PROMPTS[number % len(_PROMPTS)]}], "max_tokens": tokens}
+        fields |= {"ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}, **sampling}
+        asks.append(Ask(1000 + number, "chat/completions", fields, by_sdk=number % 5 == 4))
+    return asks
+
+
 def _one(number: int, draw: random.Random) -> Ask:
     prompt = f"{draw.choice(_PROMPTS)} ({draw.randrange(1000)})"
     fields: dict[str, Any] = {"max_tokens": draw.choices(_LENGTHS, _WEIGHTS)[0]}

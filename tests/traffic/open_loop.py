@@ -105,8 +105,8 @@ class Log:
 class OpenLoop:
     """`with OpenLoop(doors, key, model, asks, expected, per_s=4) as log: ...` keeps requests coming during the block.
 
-    `doors` are base URLs that end in /v1; each request takes one at random. The list may be changed meanwhile, as a
-    Service's endpoints are.
+    Those of `first` are all sent at its start. `doors` are base URLs that end in /v1; each request takes one at random.
+    The list may be changed meanwhile, as a Service's endpoints are.
     """
 
     def __init__(
@@ -119,9 +119,10 @@ class OpenLoop:
         *,
         per_s: float,
         seed: int = 0,
+        first: Sequence[Ask] = (),
     ) -> None:
         self._doors, self._key, self._model = doors, key, model
-        self._asks, self._expected, self._per_s = asks, expected, per_s
+        self._asks, self._expected, self._per_s, self._first = asks, expected, per_s, first
         self._draw = random.Random(seed)
         self._told = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="open loop")
@@ -139,6 +140,8 @@ class OpenLoop:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         async with Client(self._key, self._model) as client, asyncio.TaskGroup() as group:
+            for ask in self._first:
+                group.create_task(self._visit(client, ask))
             due_s = loop.time()
             while not self._told.is_set():
                 # A silence of many mean gaps would only make tests longer.
