@@ -25,11 +25,11 @@ class Target:
     model: str
     key: str
 
-    def request(self, events: int, pace_s: float) -> bytes:
-        """A streamed chat completion of so many events, one every `pace_s`, as the responder understands it."""
+    def request(self, events: int, pace_s: float, step: int = 0) -> bytes:
+        """A streamed chat completion of so many events, one every `pace_s`, in the same ticks as others of its step."""
         messages = [{"role": "user", "content": "Where does the time go?"}]
         fields = {"model": self.model, "stream": True, "messages": messages}
-        return self.post(json.dumps({**fields, "max_tokens": events, "user": str(pace_s)}).encode())
+        return self.post(json.dumps({**fields, "max_tokens": events, "user": f"{pace_s} {step}"}).encode())
 
     def post(self, body: bytes) -> bytes:
         """Head and body of a request."""

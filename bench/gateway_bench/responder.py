@@ -1,8 +1,8 @@
 """An engine that costs next to nothing: prebuilt events, written in steps as a real engine's are.
 
-The first event comes at once. After it all streams of one pace get the next one in the same tick, because one step of
-an engine makes a token for each of its sequences. Every event carries the time at which it was written. The journal is
-kept for whoever asks for it.
+The first event comes at once. After it all streams of one pace get the next one in the same tick, as one step of an
+engine makes a token for each of its sequences; paces that differ in their names have ticks of their own. Every event
+carries the time at which it was written. The journal is kept for whoever asks for it.
 
     python -m gateway_bench.responder 127.78.0.1
 """
@@ -65,7 +65,7 @@ class Ticker:
 class Talk(asyncio.Protocol):
     """One connection, kept alive between requests."""
 
-    tickers: dict[float, Ticker] = {}  # noqa: RUF012
+    tickers: dict[str, Ticker] = {}  # noqa: RUF012
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -95,12 +95,12 @@ class Talk(asyncio.Protocol):
 
     def _begin(self, fields: dict[str, Any]) -> None:
         self._left = int(fields["max_tokens"])
-        pace_s = float(fields["user"])
+        pace: str = fields["user"]
         self._transport.write(_HEAD % (b"x-topmast-journal: 1\r\n" if self._journal else b""))
         if self._journal:
             self._chunk(b": prompt 16 1700000000\n\n: cached 0\n\n")
         if self.write_event():  # at once, so that a first event's latency has no wait for a tick in it
-            self.tickers.setdefault(pace_s, Ticker(pace_s)).add(self)
+            self.tickers.setdefault(pace, Ticker(float(pace.partition(" ")[0]))).add(self)
 
     def write_event(self) -> bool:
         """The next event; False when that was the last one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from gateway_bench.client import Connection, Target, connect, refused
 from gateway_bench.front import Front, pinned
 
 _PACE_S: Final = 0.02  # 50 tokens a second and stream
+_PAUSE_S: Final = 0.1
 _FAST_PACE_S: Final = 0.005
 _EVENTS: Final = 25
 _BODY_BYTES: Final = 10 * 1024 * 1024
@@ -33,28 +35,34 @@ class _Seen:
         }
 
 
-async def latency(front: Front, scale: float, streams: int) -> dict[str, Any]:
-    """The same closed-loop clients directly and through the gateway, alternating; the difference is the gateway's."""
+async def latency(front: Front, scale: float, streams: int, *, in_step: bool = False) -> dict[str, Any]:
+    """The same closed-loop clients directly and through the gateway, alternating; the difference is the gateway's.
+
+    `in_step`: all streams get their events in the same instant, else each at a time of its own.
+    """
     seen = {"direct": _Seen(), "through": _Seen()}
     requests = max(1, round((320 if streams > 1 else 10) * scale / streams))  # of each stream in each round
-    for number in range(4):
+    rounds = max(1, round(4 * scale))
+    for number in range(rounds):
         for way in ("direct", "through") if number % 2 else ("through", "direct"):
             target = front.through if way == "through" else front.direct
-            await asyncio.gather(*(_client(target, requests, seen[way], at / streams) for at in range(streams)))
+            clients = (_client(target, requests, seen[way], 0 if in_step else at) for at in range(streams))
+            await asyncio.gather(*clients)
     ways = {way: each.in_ms() for way, each in seen.items()}
     added = {
         kind: {share: round(ways["through"][kind][share] - ways["direct"][kind][share], 3) for share in ("p50", "p99")}
         for kind in ("first_event", "event")
     }
-    return {"streams": streams, "requests": requests * streams * 4, **ways, "added": added}
+    return {"streams": streams, "requests": requests * streams * rounds, **ways, "added": added}
 
 
-async def _client(target: Target, requests: int, seen: _Seen, phase: float) -> None:
-    """Requests one after the other on one connection; `phase` spreads the clients over an answer's length."""
+async def _client(target: Target, requests: int, seen: _Seen, step: int) -> None:
+    """Requests one after the other on one connection."""
     connection = await connect(target, keep=True)
-    await asyncio.sleep(phase * _EVENTS * _PACE_S)
-    request = target.request(_EVENTS, _PACE_S)
+    request = target.request(_EVENTS, _PACE_S, step)
     for turn in range(requests + 1):
+        # An answer ends with a tick; the next request must not meet everybody else's events for that reason alone.
+        await asyncio.sleep(random.random() * _PAUSE_S)
         connection.reset()
         sent_ns = time.monotonic_ns()
         connection.transport.write(request)
@@ -112,7 +120,7 @@ async def open_streams(front: Front, scale: float) -> dict[str, Any]:
 async def large_bodies(front: Front, scale: float) -> dict[str, Any]:
     """Bodies of 10 MB, five at a time; every one gets its 413 and none of them is in memory at any moment."""
     body, count = bytes(_BODY_BYTES), max(5, round(50 * scale / 5) * 5)
-    for _ in range(2):  # buffers that the allocator keeps are no growth
+    for _ in range(4):  # buffers that the allocator keeps are no growth
         await asyncio.gather(*(refused(front.through, body) for _ in range(5)))
     front.forget_peak()
     before_mib = front.peak_mib()
@@ -156,9 +164,14 @@ async def _latency_32(front: Front, scale: float) -> dict[str, Any]:
     return await latency(front, scale, 32)
 
 
+async def _burst_32(front: Front, scale: float) -> dict[str, Any]:
+    return await latency(front, scale, 32, in_step=True)
+
+
 SCENARIOS: dict[str, Callable[[Front, float], Awaitable[dict[str, Any]]]] = {
     "latency1": _latency_1,
     "latency32": _latency_32,
+    "burst32": _burst_32,
     "throughput": throughput,
     "streams": open_streams,
     "bodies": large_bodies,

@@ -87,22 +87,14 @@ def test_an_engine_is_replaced_and_no_client_notices(
     real_gateway.sees("real/smollm2", 0)
 
 
-def test_a_killed_engine_loses_its_streams_visibly_and_nothing_else(
-    stage: Stage, real_gateway: Gateway, engines: list[Served]
-) -> None:
+def test_a_killed_engine_costs_no_client_its_answer(stage: Stage, real_gateway: Gateway, engines: list[Served]) -> None:
     pods = [stage.pod("real", "smollm2", engine.ip) for engine in engines]
     real_gateway.sees("real/smollm2", 2)
-    errors = real_gateway.metric("topmast_gateway_upstream_errors_total")
     with Traffic(f"{real_gateway.url}/v1", KEY, "smollm2", clients=4, max_tokens=24) as flow:
         eventually(lambda: flow.finished >= 6, "traffic flows", 30)
         engines[1].process.kill()  # and nobody tells the gateway
-        # Each of the four clients ends one or two requests in that time, the torn ones included.
         before = flow.finished
-        eventually(lambda: flow.finished >= before + 8, "traffic flows on", 30)
-        before, failed = flow.finished, len(flow.errors)
-        eventually(lambda: flow.finished >= before + 8, "and on", 30)
-    torn = real_gateway.metric("topmast_gateway_upstream_errors_total") - errors
-    assert len(flow.errors) == torn <= 3, flow.errors  # only what was streaming from the killed one
-    assert len(flow.errors) == failed and flow.truncated == []
+        eventually(lambda: flow.finished >= before + 16, "traffic flows on", 60)
+    flow.assert_clean(at_least=22)
     for pod in pods:
         pod.delete()
