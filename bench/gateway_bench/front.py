@@ -1,7 +1,4 @@
-"""The gateway under measurement: a control plane without nodes, the responder as its only pod, and a core of its own.
-
-It borrows the pieces of the gateway's tests that make a cluster's side, because a gateway cannot run without one.
-"""
+"""The gateway under measurement: a control plane without nodes, the responder as its only pod, a core of its own."""
 
 from __future__ import annotations
 
@@ -14,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from checkout import cluster_name, network
+from gateway.stage import KEY, SYSTEM, Gateway, Stage
+from gateway_bench import responder
+from gateway_bench.client import Target
+from topmast_cluster.cluster import Cluster
+
 ROOT: Final = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests")]
-
-from checkout import cluster_name, network  # noqa: E402
-from gateway.stage import KEY, SYSTEM, Gateway, Stage  # noqa: E402
-from gateway_bench import responder  # noqa: E402
-from gateway_bench.client import Target  # noqa: E402
-from topmast_cluster.cluster import Cluster  # noqa: E402
-
 ADDRESS: Final = f"127.{network()}.255.1"  # beyond those of the tests
 _NAMESPACE, _MODEL = "bench", "bench"
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")

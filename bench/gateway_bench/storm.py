@@ -16,7 +16,7 @@ from gateway.faults import FAULTS, FLAGS, SHORT_DRAIN, Site
 from gateway.served import Served
 from gateway.stage import KEY, Gateway, eventually
 from gateway_bench import front
-from traffic import OpenLoop, mixed, undisturbed
+from traffic import OpenLoop, long, mixed, undisturbed
 
 _NAMESPACE, _MODEL = "storm", "smollm2"
 _SILENCE_S: Final = 5.0  # the gateway's default
@@ -25,7 +25,7 @@ _REST_S: Final = (1.0, 6.0)  # between a mended pod and the next fault
 
 def run(minutes: float, engines: int, per_s: float, seed: int) -> dict[str, Any]:
     """The figures of the storm; `clean` is whether nobody noticed anything but time."""
-    draw, asks = random.Random(seed), mixed(48, seed)
+    draw, asks = random.Random(seed), [*mixed(48, seed), *long(16)]
     struck: Counter[str] = Counter()
     with front.control_plane() as stage, tempfile.TemporaryDirectory() as folder:
         stage.namespace(_NAMESPACE)
