@@ -40,6 +40,10 @@ class Front:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
+    def waited_s(self) -> float:
+        """How long its main thread was ready to run and had no core: other people's noise, not its own slowness."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+
     def rss_mib(self) -> float:
         """Its resident memory now."""
         return self._status("VmRSS")

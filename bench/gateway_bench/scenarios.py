@@ -43,6 +43,7 @@ async def latency(front: Front, scale: float, streams: int, *, in_step: bool = F
     seen = {"direct": _Seen(), "through": _Seen()}
     requests = max(1, round((320 if streams > 1 else 10) * scale / streams))  # of each stream in each round
     rounds = max(1, round(4 * scale))
+    waited_s, began_s = front.waited_s(), time.monotonic()
     for number in range(rounds):
         for way in ("direct", "through") if number % 2 else ("through", "direct"):
             target = front.through if way == "through" else front.direct
@@ -53,7 +54,9 @@ async def latency(front: Front, scale: float, streams: int, *, in_step: bool = F
         kind: {share: round(ways["through"][kind][share] - ways["direct"][kind][share], 3) for share in ("p50", "p99")}
         for kind in ("first_event", "event")
     }
-    return {"streams": streams, "requests": requests * streams * rounds, **ways, "added": added}
+    waited = (front.waited_s() - waited_s) / (time.monotonic() - began_s)
+    figures = {"streams": streams, "requests": requests * streams * rounds, "waited_share": round(waited, 4)}
+    return {**figures, **ways, "added": added}
 
 
 async def _client(target: Target, requests: int, seen: _Seen, step: int) -> None:

@@ -17,6 +17,7 @@ _FIGURES: Final = (
     ("latency1", "added.event.p50", "added to an event, 1 stream, p50 ms"),
     ("latency1", "added.event.p99", "added to an event, 1 stream, p99 ms"),
     ("latency32", "direct.event.p50", "event, direct, 32 streams, p50 ms"),
+    ("latency32", "waited_share", "of the time the gateway waited for a core (noise)"),
     ("burst32", "direct.event.p50", "event, direct, 32 streams in step, p50 ms"),
     ("burst32", "added.event.p50", "added to an event, 32 streams in step, p50 ms"),
     ("burst32", "added.event.p99", "added to an event, 32 streams in step, p99 ms"),
