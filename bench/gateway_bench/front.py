@@ -90,7 +90,7 @@ def running(stage: Stage, *under: str) -> Iterator[Front]:
         stack.callback(engine.kill)
         stage.model(_NAMESPACE, _MODEL)
         stage.pod(_NAMESPACE, _MODEL, ADDRESS)
-        gateway = Gateway(stage.kubeconfig, "--drain-notice-s", "0", under=under)
+        gateway = Gateway(stage.kubeconfig, "--drain-notice-s", "0", "--requests-per-pod", "2000", under=under)
         stack.callback(gateway.close)
         gateway.wait_ready().sees(f"{_NAMESPACE}/{_MODEL}", 1)
         host, port = gateway.url.removeprefix("http://").split(":")
