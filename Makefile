@@ -15,7 +15,7 @@ OLD_TRITON_DIR := $(VENV)/triton-old
 # torch's CPU build: from a directory of wheels where there is one, else from the package index.
 FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
 
-.PHONY: help venv up down check test test-kernels test-server test-gateway test-operator test-cluster binaries images chart pins bench soak clean
+.PHONY: help venv up down check test test-kernels test-server test-gateway test-operator test-cluster binaries images chart pins bench bench-gateway storm soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -84,6 +84,13 @@ pins: venv  ## write constraints.txt from what is installed in .venv
 bench: venv  ## measure the server against vLLM and llama.cpp on this machine; the first time installs them
 	@$(BIN)/python bench/serving.py --peers vllm,llama.cpp
 	@$(BIN)/python bench/serving.py --table
+
+bench-gateway: binaries  ## measure the gateway: what it adds, what an event costs, memory
+	@$(BIN)/python bench/gateway.py
+	@$(BIN)/python bench/gateway.py --table
+
+storm: binaries  ## ten minutes of faults against three real engines under traffic; no client may notice
+	@$(BIN)/python bench/gateway.py --storm 10
 
 soak: venv  ## 10000 requests with cancels, deadlines and priorities; nothing may be left behind
 	@$(BIN)/python bench/serving.py --only soak

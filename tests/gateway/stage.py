@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,8 +154,9 @@ class Pod:
 class Gateway:
     """One `topmast gateway` process, as a container would run it."""
 
-    def __init__(self, kubeconfig: Path, *flags: str) -> None:
-        command = [sys.executable, "-m", "topmast_gateway.cli", "--host", "127.0.0.1", "--port", "0"]
+    def __init__(self, kubeconfig: Path, *flags: str, under: Sequence[str] = ()) -> None:
+        """`under` are arguments of Python before the program's own, for a profiler."""
+        command = [sys.executable, *under, "-m", "topmast_gateway.cli", "--host", "127.0.0.1", "--port", "0"]
         command += [
             "--admin-host",
             "127.0.0.1",
