@@ -6,7 +6,7 @@ import argparse
 import ipaddress
 from pathlib import Path
 
-from topmast_gateway import cors
+from topmast_gateway import cors, flag_types
 from topmast_gateway.patterns import patterns
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -46,9 +46,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="for tokens without that claim; repeatable; default: none, they are refused",
     )
-    add("--jwt-requests-per-minute", type=_count, metavar="N", help="for each name")
-    add("--jwt-tokens-per-minute", type=_count, metavar="N", help="for each name")
-    add("--jwt-max-streams", type=_count, metavar="N", help="for each name")
+    add("--jwt-requests-per-minute", type=flag_types.count, metavar="N", help="for each name")
+    add("--jwt-tokens-per-minute", type=flag_types.count, metavar="N", help="for each name")
+    add("--jwt-max-streams", type=flag_types.count, metavar="N", help="for each name")
 
 
 def _network(text: str) -> Network:
@@ -75,10 +75,4 @@ def _pattern(text: str) -> str:
 def _count_or_zero(text: str) -> int:
     if not text.isdecimal() or len(text) > 15:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not _count_or_zero(text):
-        raise argparse.ArgumentTypeError("0 would let nobody in: leave it out for no limit")
     return int(text)

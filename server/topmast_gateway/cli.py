@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
-import re
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from topmast_gateway import access_flags, sharing
-
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+from topmast_gateway import access_flags, flag_types, sharing
 
 
 def main() -> int:
@@ -82,81 +78,77 @@ def _parser() -> argparse.ArgumentParser:
         "--namespace",
         action="append",
         default=[],
-        type=_name,
+        type=flag_types.name,
         metavar="NS",
         help="serve this one; repeatable; default: all",
     )
-    add("--keys-secret", required=True, type=_name, metavar="NAME", help="the Secret of API keys")
-    add("--keys-namespace", type=_name, metavar="NS", help="where it is; default: the pod's own")
+    add("--keys-secret", required=True, type=flag_types.name, metavar="NAME", help="the Secret of API keys")
+    add("--keys-namespace", type=flag_types.name, metavar="NS", help="where it is; default: the pod's own")
     access_flags.add_flags(parser)
     add("--host", default="0.0.0.0")
-    add("--port", default=8080, type=_port)
+    add("--port", default=8080, type=flag_types.port)
     add("--admin-host", default="0.0.0.0")
-    add("--admin-port", default=8081, type=_port)
-    add("--hold-s", default=60.0, type=_seconds, help="wait for a pod when none is ready (default %(default)s)")
-    add("--hold-begun-s", default=300.0, type=_seconds, help="the same for an answer that was begun (%(default)s)")
-    add("--max-held-per-model", default=200, type=_count, help="requests that may wait for it (default %(default)s)")
-    add("--operator-url", default="", type=_url, metavar="URL", help="who wakes models that sleep; default: nobody")
+    add("--admin-port", default=8081, type=flag_types.port)
+    add(
+        "--hold-s",
+        default=60.0,
+        type=flag_types.seconds,
+        help="wait for a pod when none is ready (default %(default)s)",
+    )
+    add(
+        "--hold-begun-s",
+        default=300.0,
+        type=flag_types.seconds,
+        help="the same for an answer that was begun (%(default)s)",
+    )
+    add(
+        "--max-held-per-model",
+        default=200,
+        type=flag_types.count,
+        help="requests that may wait for it (default %(default)s)",
+    )
+    add(
+        "--operator-url",
+        default="",
+        type=flag_types.url,
+        metavar="URL",
+        help="who wakes models that sleep; default: nobody",
+    )
     add("--wake-token-file", type=Path, metavar="PATH", help="the token that the operator knows us by")
-    add("--silence-s", default=5.0, type=_positive, help="longest silence of an engine of ours (default %(default)s)")
-    add("--progress-timeout-s", default=120.0, type=_positive, help="longest silence of a stream (default %(default)s)")
+    add(
+        "--silence-s",
+        default=5.0,
+        type=flag_types.positive,
+        help="longest silence of an engine of ours (default %(default)s)",
+    )
+    add(
+        "--progress-timeout-s",
+        default=120.0,
+        type=flag_types.positive,
+        help="longest silence of a stream (default %(default)s)",
+    )
     add(
         "--answer-timeout-s",
         default=1200.0,
-        type=_positive,
+        type=flag_types.positive,
         help="longest wait for an answer that is not streamed (default %(default)s)",
     )
     add("--access-log", default="-", metavar="WHERE", help="a file, - for standard output (default), or off")
-    add("--max-streams", default=2000, type=_count, help="requests at once (default %(default)s)")
-    add("--drain-notice-s", default=3.0, type=_seconds, help="keep taking requests after SIGTERM (default %(default)s)")
-    add("--drain-timeout-s", default=600.0, type=_positive, help="then let open streams finish (default %(default)s)")
+    add("--max-streams", default=2000, type=flag_types.count, help="requests at once (default %(default)s)")
+    add(
+        "--drain-notice-s",
+        default=3.0,
+        type=flag_types.seconds,
+        help="keep taking requests after SIGTERM (default %(default)s)",
+    )
+    add(
+        "--drain-timeout-s",
+        default=600.0,
+        type=flag_types.positive,
+        help="then let open streams finish (default %(default)s)",
+    )
     sharing.add_flags(parser)
     return parser
-
-
-def _name(text: str) -> str:
-    if not _NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a Kubernetes name: use lower-case letters, digits and '-'")
-    return text
-
-
-def _url(text: str) -> str:
-    """A base URL; `tcp://` is how Kubernetes writes a Service's address into the environment of a pod."""
-    if "$(" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} was not replaced: the operator's Service did not exist yet")
-    parts = urlsplit(text)
-    is_base = parts.scheme in ("http", "https", "tcp") and parts.hostname and not parts.query and not parts.fragment
-    if text and not is_base:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a base URL such as http://topmast-operator:8080")
-    return parts._replace(scheme="http").geturl() if parts.scheme == "tcp" else text
-
-
-def _port(text: str) -> int:
-    if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use 1 to 65535, or 0 for a free one")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds between 0 and 86400")
-    return value
-
-
-def _positive(text: str) -> float:
-    if (value := _seconds(text)) == 0:
-        raise argparse.ArgumentTypeError("0 s would end every request: use a larger number")
-    return value
 
 
 def _failed(message: str) -> int:

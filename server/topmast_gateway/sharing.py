@@ -1,9 +1,11 @@
-"""The command line's flags for fair shares, budgets and usage. It imports nothing else, so that `--help` is fast."""
+"""The command line's flags for fair shares, budgets and usage. Light, for the sake of --help."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+
+from topmast_gateway import flag_types
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +27,18 @@ class Sharing:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The command line's part."""
     add = parser.add_argument
-    add("--requests-per-pod", default=32, type=_count, help="in flight before others wait here (default %(default)s)")
-    add("--queue-s", default=30.0, type=_seconds, help="longest wait for a turn (default %(default)s)")
-    add("--queue-requests", default=512, type=_count, help="that may wait for one model (default %(default)s)")
+    add(
+        "--requests-per-pod",
+        default=32,
+        type=flag_types.count,
+        help="in flight before others wait here (default %(default)s)",
+    )
+    add("--queue-s", default=30.0, type=flag_types.positive, help="longest wait for a turn (default %(default)s)")
+    add(
+        "--queue-requests", default=512, type=flag_types.count, help="that may wait for one model (default %(default)s)"
+    )
     add("--peers", type=_host_and_port, metavar="NAME:PORT", help="admin ports of all gateways, to add up their usage")
     add("--usage-log", metavar="WHERE", help="a JSON line for every request: a file, a directory, or - for stdout")
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0 and at most 86400")
-    return value
 
 
 def _host_and_port(text: str) -> str:
