@@ -5,6 +5,7 @@
     python bench/gateway.py --quick                 everything scaled down, seconds: does it still work?
     python bench/gateway.py --profile               where the time of an event goes
     python bench/gateway.py --storm 10              minutes of random faults against three real engines; JSON, too
+    python bench/gateway.py --neighbour 3           a key that asks ten times its share beside another, so many turns
     python bench/gateway.py --table                 write docs/performance.md's table from bench/results/
 
 Clients, engine and gateway share this machine's cores; the load is bounded and goes to 127.0.0.0/8 only. It needs the
@@ -35,6 +36,7 @@ def main() -> int:
     parser.add_argument("--engines", type=int, default=3, help="of the storm (%(default)s)")
     parser.add_argument("--per-s", type=float, default=4.0, help="requests of the storm (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the storm (%(default)s)")
+    parser.add_argument("--neighbour", type=int, metavar="TURNS", help="a noisy key beside a quiet one, real engine")
     parser.add_argument("--table", action="store_true", help="write the table and measure nothing")
     options = parser.parse_args()
     if not 0 < options.scale <= 1 or options.repeats < 1:
@@ -51,6 +53,8 @@ def main() -> int:
         return 0
     if options.storm:
         return weather(options)
+    if options.neighbour:
+        return beside(options)
     from gateway_bench.scenarios import SCENARIOS
 
     if unknown := [name for name in options.only if name not in SCENARIOS]:
@@ -69,6 +73,19 @@ def weather(options: argparse.Namespace) -> int:
     path = options.results / f"storm-{machine.slug()}.json"
     path.write_text(json.dumps({"machine": here, **figures}, indent=1) + "\n")
     return 0 if figures["clean"] else 1
+
+
+def beside(options: argparse.Namespace) -> int:
+    """Returns 0; the ratio speaks for itself."""
+    from gateway_bench import neighbour
+    from serving_bench import machine
+
+    here = machine.describe()
+    figures = neighbour.run(options.neighbour, options.seed)
+    print(json.dumps(figures, indent=1))
+    path = options.results / f"neighbour-{machine.slug()}.json"
+    path.write_text(json.dumps({"machine": here, **figures}, indent=1) + "\n")
+    return 0
 
 
 def measure(options: argparse.Namespace) -> int:

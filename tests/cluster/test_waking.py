@@ -20,7 +20,8 @@ def test_a_model_without_pods_answers_a_stream_then_a_herd_and_sleeps_in_between
         took_s = time.monotonic() - began
         assert status == 200 and text.endswith("data: [DONE]\n\n"), text
         comments = [line for line in text.splitlines() if line.startswith(": waiting for a pod of night")]
-        assert comments, f"{took_s:.1f} s without a word: {text[:500]}"
+        # The first word comes after three seconds; on a quiet machine the model is up by then.
+        assert comments or took_s < 4, f"{took_s:.1f} s without a word: {text[:500]}"
         woken = lab.until_ready(model)
         assert woken["spec"]["replicas"] == 0
         measured_s = woken["status"]["start"]["p90Seconds"]
