@@ -79,7 +79,8 @@ async def _most_per_s(client: aiohttp.ClientSession, draw: random.Random) -> flo
     async def ask() -> None:
         nonlocal done
         while time.monotonic() < ends_s:
-            done += await _ttft_s(client, _NOISY, draw) is not None
+            answer = await _ttft_s(client, _NOISY, draw)
+            done += answer is not None
 
     await asyncio.gather(*(ask() for _ in range(_CLIENTS)))
     return done / _SATURATE_S
