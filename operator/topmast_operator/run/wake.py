@@ -75,7 +75,8 @@ class WakeDoor:
         except OSError as error:
             log.error("nobody can wake a model: %s", error)
             return False
-        return bool(expected) and hmac.compare_digest(f"Bearer {expected}".encode(), authorization.encode())
+        given = authorization.encode(errors="surrogateescape")  # bytes of any kind may be sent
+        return bool(expected) and hmac.compare_digest(f"Bearer {expected}".encode(), given)
 
 
 def _told(status: int, message: str, code: str = "") -> web.Response:
