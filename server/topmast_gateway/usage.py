@@ -58,27 +58,28 @@ class Usage(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        requests = CounterMetricFamily(
-            "topmast_gateway_caller_requests",
+        yield _counter(
+            "caller_requests",
             "Requests by API key: answered, refused, failed, cancelled",
-            labels=["caller", "model", "outcome"],
+            ["caller", "model", "outcome"],
+            self._requests,
         )
-        for labels, value in self._requests.items():
-            requests.add_metric(labels, value)
-        yield requests
-
-        tokens = CounterMetricFamily(
-            "topmast_gateway_tokens",
+        yield _counter(
+            "tokens",
             "Tokens by API key: prompt, cached (a part of prompt), output",
-            labels=["caller", "model", "kind"],
+            ["caller", "model", "kind"],
+            self._tokens,
         )
-        for labels, value in self._tokens.items():
-            tokens.add_metric(labels, value)
-        yield tokens
-
         queue = GaugeMetricFamily(
             "topmast_gateway_queue_requests", "Requests that wait for their turn", labels=["model"]
         )
         for model, waiting in self._waiting().items():
             queue.add_metric([model], waiting)
         yield queue
+
+
+def _counter(name: str, text: str, labels: list[str], counts: Mapping[tuple[str, str, str], int]) -> Metric:
+    family = CounterMetricFamily(f"topmast_gateway_{name}", text, labels=labels)
+    for values, count in counts.items():
+        family.add_metric(values, count)
+    return family

@@ -7,13 +7,28 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
 
 from gateway.engines import free_address
 from gateway.stage import eventually
+
+
+@contextlib.contextmanager
+def two_engines(folder: Path, *names: str, flags: Sequence[str] = ()) -> Iterator[list[Served]]:
+    """Two engines of one model, both ready; nothing of them is left afterwards, whatever happened to them."""
+    served: list[Served] = []
+    try:
+        for _ in range(2):
+            served.append(Served(folder, *names, flags=flags))
+        for engine in served:
+            eventually(engine.ready, "the engine is ready", 120)
+        yield served
+    finally:
+        for engine in served:
+            engine.close()
 
 
 class Served:

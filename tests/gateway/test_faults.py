@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gateway.faults import FAULTS, FLAGS, SHORT_DRAIN, Fault, Site
-from gateway.served import Served
+from gateway.served import Served, two_engines
 from gateway.stage import KEY, Gateway, Stage, eventually
 from topmast_cluster.cluster import Cluster
 from traffic import Answer, Log, OpenLoop, long, mixed, undisturbed
@@ -27,15 +27,8 @@ ASKS, FIRST = mixed(24, seed=6), long(2, tokens=150)
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
     """Two engines of one model, which leave quickly when told to."""
-    folder = tmp_path_factory.mktemp("engines")
-    served = [Served(folder, MODEL, flags=(*FLAGS, *SHORT_DRAIN)) for _ in range(2)]
-    try:
-        for engine in served:
-            eventually(engine.ready, "the engine is ready", 120)
+    with two_engines(tmp_path_factory.mktemp("engines"), MODEL, flags=(*FLAGS, *SHORT_DRAIN)) as served:
         yield served
-    finally:
-        for engine in served:
-            engine.close()
 
 
 @pytest.fixture(scope="module")

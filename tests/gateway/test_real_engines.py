@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import openai
 import pytest
 
-from gateway.served import Served
+from gateway.served import Served, two_engines
 from gateway.stage import KEY, Gateway, Stage, eventually
 from traffic import Traffic
 
@@ -17,16 +17,8 @@ MESSAGES = [{"role": "user", "content": "What is the capital of Japan?"}]
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
     """Two engines of one model."""
-    folder = tmp_path_factory.mktemp("engines")
-    served: list[Served] = []
-    try:
-        served += [Served(folder, "smollm2", "real/smollm2") for _ in range(2)]
-        for engine in served:
-            eventually(engine.ready, "the engine is ready", 120)
+    with two_engines(tmp_path_factory.mktemp("engines"), "smollm2", "real/smollm2") as served:
         yield served
-    finally:
-        for engine in served:
-            engine.close()
 
 
 @pytest.fixture(scope="module")

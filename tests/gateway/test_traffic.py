@@ -72,7 +72,6 @@ def test_a_mix_repeats_with_its_seed_and_has_everything() -> None:
 
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-PIECE = b"%x\r\n%b\n\n\r\n" % (len(GOOD[0]) + 2, GOOD[0])
 REFUSAL = b"HTTP/1.1 503 Full\r\ncontent-length: 4\r\n\r\nfull"
 
 
