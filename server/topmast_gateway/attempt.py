@@ -52,6 +52,7 @@ class Attempts:
                         trial.worked()
                     await _conclude(errand.journal, errand.reply)
                     return
+                errand.tally.exact = False  # whatever an earlier pod's journal has told
                 if is_stream(response):
                     clock.reschedule(None)
                     why = ask.no_journal or "this model's servers keep no journal"
@@ -105,4 +106,5 @@ async def hand_on(answer: Answer, reply: Reply) -> None:
     if reply.status is None:
         await reply.whole(answer.status, answer.body, towards_client(answer.headers))
     else:
-        await reply.end(b"data: %b\n\n" % answer.body.replace(b"\n", b" "))
+        event = b"data: %b\n\n" % answer.body.replace(b"\n", b" ")
+        await (reply.end(event) if answer.status == 200 else reply.break_off(event))

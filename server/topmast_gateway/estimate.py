@@ -12,6 +12,7 @@ from topmast_gateway.request import BYTES_PER_TOKEN, Ask
 from topmast_gateway.tally import Tally
 
 _WEIGHT: Final = 0.05  # of one prompt: about the last 20 count
+_MOST_BYTES: Final = 4 * BYTES_PER_TOKEN  # what else a body holds must not make everybody's prompts look free
 _MOST_MODELS: Final = 1000
 
 
@@ -32,4 +33,4 @@ class Estimates:
         """Take what a request really had into account."""
         if tally.exact and tally.prompt > 0 and (model in self._bytes or len(self._bytes) < _MOST_MODELS):
             known = self._bytes.get(model, float(BYTES_PER_TOKEN))
-            self._bytes[model] = known + _WEIGHT * (body_bytes / tally.prompt - known)
+            self._bytes[model] = known + _WEIGHT * (min(body_bytes / tally.prompt, _MOST_BYTES) - known)

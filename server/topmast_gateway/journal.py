@@ -94,8 +94,9 @@ class Journal:
                 self._data = []
         elif kind == b"end":  # counts with [DONE]
             self._ending = [int(token_id) for token_id in rest.split()]
-        elif kind == b"prompt" and not self.created:
+        elif kind == b"prompt" and not self.token_ids:  # until then the answer begins anew with every pod
             self._tally.prompt, self.created = (int(number) for number in rest.split())
+            self._tally.exact = True
         elif kind == b"cached" and not self.token_ids:
             self._tally.cached = int(rest)
         elif kind == b"error":
@@ -105,7 +106,6 @@ class Journal:
     def _commit(self, token_ids: list[int]) -> None:
         self.token_ids += token_ids
         self._tally.output += len(token_ids)
-        self._tally.exact = True
 
     def _finish(self, ready: list[bytes]) -> None:
         self._commit(self._ending)

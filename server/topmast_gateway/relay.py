@@ -88,7 +88,7 @@ async def relay(
         message = f"the connection to the model broke and this answer is not complete ({why_no_journal}); ask again"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORD_S):
-                await reply.end(sse_error(message, "stream_lost"))
+                await reply.break_off(sse_error(message, "stream_lost"))
         raise Torn(what) from error
     await reply.stream(headers, events.rest)
     await reply.end()

@@ -28,6 +28,7 @@ class Reply:
         self.answered_at: float | None = None  # monotonic: when the first byte of the answer itself went out
         self._sent_at = time.monotonic()
         self._ended = False
+        self.broken = False  # it was begun, and its last event is an error
         self.pod = ""  # the last one that worked on it
         self.tries = 0
         self.stamps: tuple[Header, ...] = ()  # on whatever the answer will be
@@ -68,6 +69,11 @@ class Reply:
             self._ended = True
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
+    async def break_off(self, error: bytes) -> None:
+        """The last event of a stream that was begun and is not complete."""
+        self.broken = True
+        await self.end(error)
+
     async def whole(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
         """A complete response."""
         self.answered_at = time.monotonic()
@@ -81,7 +87,7 @@ class Reply:
     async def refuse(self, refusal: Refusal) -> None:
         """The gateway's own error, complete in what it says; `end` closes it. In a stream it is the last event."""
         if self.status is not None:
-            await self.end(sse_error(str(refusal), refusal.code, refusal.kind))
+            await self.break_off(sse_error(str(refusal), refusal.code, refusal.kind))
             return
         body = refusal.body()
         length = str(len(body)).encode()

@@ -126,8 +126,7 @@ def why_no_journal(fields: Mapping[str, Any]) -> str:
     shape = fields.get("response_format")
     if isinstance(shape, dict) and shape.get("type") != "text":
         return "answers with response_format are not continued elsewhere"
-    prompt = fields.get("prompt")
-    if fields.get("n") not in (None, 1) or (isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)):
+    if fields.get("n") not in (None, 1) or _has_several_prompts(fields):
         return "several answers at once are not continued elsewhere"
     return ""
 
@@ -138,15 +137,27 @@ def _seconds(value: Any) -> float | None:
 
 
 def estimate_tokens(fields: Mapping[str, Any], body_bytes: int) -> int:
-    """Prompt tokens by size plus the answer's upper bound, per choice. Nonsense counts as absent."""
-    answer = _count(fields, "max_completion_tokens") or _count(fields, "max_tokens") or _ASSUMED_ANSWER_TOKENS
-    choices = min(_count(fields, "n") or 1, 128)
-    return max(1, _prompt_tokens(body_bytes) + min(answer, _LONGEST_ANSWER_TOKENS) * choices)
+    """Prompt tokens by size plus the answers' upper bound, per choice and prompt. Nonsense counts as absent.
+
+    Of two bounds the larger one counts: which one an engine goes by depends on the route.
+    """
+    answer = max(_count(fields, "max_completion_tokens"), _count(fields, "max_tokens")) or _ASSUMED_ANSWER_TOKENS
+    prompts = len(fields["prompt"]) if _has_several_prompts(fields) else 1
+    answers = min((_count(fields, "n") or 1) * prompts, 128)
+    return max(1, _prompt_tokens(body_bytes) + min(answer, _LONGEST_ANSWER_TOKENS) * answers)
 
 
-def _count(fields: Mapping[str, Any], name: str) -> int | None:
-    value = fields.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+def _has_several_prompts(fields: Mapping[str, Any]) -> bool:
+    prompt = fields.get("prompt")
+    return isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+
+
+def _count(fields: Mapping[str, Any], name: str) -> int:
+    """A number above 0 as engines read it, who take "20" and 20.0 for it as well; else 0."""
+    try:
+        return max(0, int(float(fields.get(name) or 0)))
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _prompt_tokens(body_bytes: int) -> int:

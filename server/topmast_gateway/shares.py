@@ -67,7 +67,7 @@ class Shares:
                     finally:
                         _fill(tally, ask, reply)
         except Refusal as refusal:
-            finish, status = "refused", refusal.status
+            finish, status = "failed" if reply.tries else "refused", refusal.status
             raise
         except (asyncio.CancelledError, ClientGone):
             finish, status = "cancelled", 499
@@ -77,7 +77,7 @@ class Shares:
             raise
         finally:
             status = status or reply.status or 500
-            finish = "failed" if finish == "answered" and status >= 400 else finish
+            finish = "failed" if finish == "answered" and (status >= 400 or reply.broken) else finish
             seconds = time.monotonic() - begun_s
             self._estimates.learn(len(ask.body), model, tally)
             self._account(

@@ -12,7 +12,7 @@ _USAGE: Final = b'"usage":'
 
 def by_events(events: bytes, tally: Tally) -> None:
     """Count whole events of a stream; the last one has the usage where the client asked for it."""
-    tally.output += events.count(b"data: {")
+    tally.output += events.startswith(b"data: {") + events.count(b"\ndata: {")
     if _USAGE in events:
         for line in events.splitlines():
             if line.startswith(b"data: {") and _USAGE in line:

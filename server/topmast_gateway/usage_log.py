@@ -10,13 +10,19 @@ import logging
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from topmast_gateway import periods
 from topmast_gateway.lines import Lines
 from topmast_gateway.usage import Use
 
 log = logging.getLogger(__name__)
+
+_KINDS: Final = ("day", "month", periods.TOTAL)
+_LARGEST, _LONGEST_NAME = (
+    10**12,
+    256,
+)  # of one request's tokens, and of a key's name: what is beyond was not written here
 
 
 class UsageLog:
@@ -69,9 +75,9 @@ def _charges(line: bytes) -> list[tuple[tuple[str, str, str], int]]:
     try:
         match json.loads(line):
             case {"replica": str(who), "caller": str(caller), "charged": int(used), "at": int() | float() as at}:
-                kinds = ("day", "month", periods.TOTAL)
-                return [((who, caller, periods.name(kind, at)), used) for kind in kinds] if used > 0 else []
-    except (ValueError, OverflowError):
+                if 0 < used <= _LARGEST and max(len(who), len(caller)) <= _LONGEST_NAME:
+                    return [((who, caller, periods.name(kind, at)), used) for kind in _KINDS]
+    except (ValueError, OverflowError, RecursionError):
         pass
     return []
 

@@ -98,6 +98,8 @@ async def test_a_request_that_breaks_every_engine_ends_after_three_tries(
         assert json.loads(begun.split("data: ")[-1])["error"]["code"] == "upstream_lost"
         # Of one request at most five: two tries that make nothing, the one that makes two tokens, and two after it.
         assert sum(engine.asked for engine in engines) <= 3 * 5
+        failed = sum("upstream_lost" in answer for answer in answers)
+        assert hasty.metric("topmast_gateway_caller_requests_total", model=key, outcome="failed") == failed
 
 
 def text_before_error(stream: str) -> str:

@@ -72,3 +72,19 @@ def test_an_error_is_kept_with_its_status() -> None:
     assert journal.feed(b': prompt 3 1\n\n: error 503 4\n\ndata: {"error":{"code":"draining"}}\n\n') == b""
     assert journal.error is not None
     assert (journal.error.status, journal.error.retry_after_s, journal.error.may_move) == (503, 4, True)
+
+
+def test_a_prompt_without_an_answer_is_no_estimate() -> None:
+    tally = Tally()
+    Journal(tally, whole=False).feed(b": prompt 12 1700000000\n\n")
+    assert tally == Tally(prompt=12, exact=True)
+
+
+def test_an_answer_began_when_the_pod_that_made_its_first_token_says() -> None:
+    journal = Journal(Tally(), whole=False)
+    journal.feed(b": prompt 12 1700000000\n\n")
+    journal.begin_again()
+    journal.feed(b": prompt 12 1700000005\n\n: + 1\n\n")  # its first text has told this time to the client
+    journal.begin_again()
+    journal.feed(b": prompt 12 1700000009\n\n: + 2\n\n")
+    assert json.loads(journal.continued(b"{}").replace(b"{,", b"{"))["continuation"]["created"] == 1700000005

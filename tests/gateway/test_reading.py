@@ -87,6 +87,22 @@ def test_no_field_makes_a_request_free_or_endless(fields: dict[str, Any], size: 
     assert 1 <= request.estimate_tokens(fields, size) <= size + 32_768 * 128
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": ["a"] * 20, "max_tokens": 100},
+        {"prompt": [[1, 2]] * 10, "n": 2, "max_tokens": 100},
+        {"max_tokens": "2000"},
+        {
+            "max_tokens": 2000.0,
+            "max_completion_tokens": 1,
+        },  # only one of them counts, and which one is the engine's word
+    ],
+)
+def test_the_longest_answer_is_reserved_however_it_is_asked_for(fields: dict[str, Any]) -> None:
+    assert request.estimate_tokens(fields, 0) == 2000
+
+
 async def test_a_body_that_stops_coming_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request, "_BODY_PROGRESS_S", 0.05)
     pieces = [{"type": "http.request", "body": b"x", "more_body": True}] * 2

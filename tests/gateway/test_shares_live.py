@@ -158,6 +158,26 @@ async def test_a_budget_is_exact_however_requests_end_and_wherever_answers_are_f
     assert charged == sum(line["charged"] for line in logged()) and "metered" not in told["open"]
 
 
+async def test_an_answer_by_an_engine_without_a_journal_is_an_estimate_whoever_had_begun_it(
+    stage: Stage, narrow: Gateway, namespace: str, log: Path, ask: Callable[..., asyncio.Task[httpx.Response]]
+) -> None:
+    async with JournalEngine("tear", made=0) as torn, Engine() as old:
+        stage.model(namespace, "m")
+        for engine in (torn, old):
+            stage.pod(namespace, "m", engine.ip)
+        await asyncio.to_thread(narrow.sees, f"{namespace}/m", 2)
+        while not torn.asked:
+            answer = await ask(KEY, f"{namespace}/m", messages=str(old.asked), max_tokens=100)
+    assert answer.json()["served_by"] == old.ip
+
+    def charged() -> list[tuple[int, int, bool]]:
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        wanted = [line for line in lines if line["request"] == answer.headers["x-request-id"]]
+        return [(line["prompt"], line["output"], line["exact"]) for line in wanted]
+
+    await soon(lambda: charged() == [(5, 100, False)], "prompt as told, answer as asked for")
+
+
 async def test_nobody_claims_a_better_band_and_time_in_the_queue_counts(
     namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
 ) -> None:

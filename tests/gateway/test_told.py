@@ -41,3 +41,10 @@ def test_nonsense_is_no_usage(body: bytes) -> None:
     tally = Tally()
     told.by_answer(body, tally)
     assert tally == Tally()
+
+
+def test_an_answer_about_event_streams_is_no_more_tokens_for_it() -> None:
+    tally = Tally()
+    told.by_events(b'data: {"text": "write data: {} and again data: {}"}\n\n', tally)
+    told.by_events(b'data: {"text": "so"}\r\n\r\ndata: {"text": "."}\r\n\r\n', tally)
+    assert tally == Tally(output=3)

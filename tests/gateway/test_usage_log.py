@@ -95,6 +95,7 @@ def test_what_the_log_says_and_what_peers_know_is_counted_once(tmp_path: Path) -
     nonsense = b'{"torn": \n[]\n\xff\n{"replica": "old", "caller": "alice", "charged": %s, "at": %s}\n'
     with path.open("ab") as file:
         file.write(nonsense % (b'"x"', b"1") + nonsense % (b"9", b"null") + nonsense % (b"9", b"1e300"))
+        file.write(nonsense % (b"1" + b"0" * 20, b"%d" % now) + b"[" * 100_000 + b"\n")
     peer.merge([["old", "alice", "total", 0, 45, 0]], now)  # the older line was before its time
     fresh = Counters("fresh")
     fresh.merge(replay(path, now), now)
