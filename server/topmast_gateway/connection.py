@@ -21,6 +21,7 @@ HEAD_S = 10.0
 _LINGER_S = 10.0  # for the rest of a body that was answered already
 _LAST_S, _DROPPED_BYTES = 1.0, 1024 * 1024  # of what a client sends before it reads that it is refused
 _ONLY_ONCE = (b"host", b"authorization")
+_LAST_USE_S = 5  # seconds idle, of a client that could not be told to go
 _PHRASES = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
 
@@ -36,6 +37,7 @@ class Connection(HttpToolsProtocol):
     """
 
     max_connections = 10_000
+    _leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._clock: asyncio.TimerHandle | None = None
@@ -102,6 +104,8 @@ class Connection(HttpToolsProtocol):
             self._stop(400, "invalid_http", wrong)
         super().on_headers_complete()
         self._in_body, self._bare_bytes = True, 0
+        if self._leaving:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._body_came = True
@@ -117,6 +121,22 @@ class Connection(HttpToolsProtocol):
         if self._in_body and not self.transport.is_closing():
             # Refused before its body was there. Without an end, whoever has no key could hold connections for ever.
             self._start_clock(_LINGER_S)
+
+    def shutdown(self) -> None:
+        """From now on an answer's head says that the connection ends with it.
+
+        A connection that is closed as a request comes loses that request. So whoever could not be told, because the
+        head was sent already or nothing is under way, may ask once more, and only long silence is closed on.
+        """
+        if self._leaving:
+            return
+        self._leaving = True
+        self.timeout_keep_alive = _LAST_USE_S
+        if self._answering() and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = self.loop.call_later(_LAST_USE_S, self.timeout_keep_alive_handler)
 
     def send_400_response(self, msg: str) -> None:
         if not self._deaf and not self.transport.is_closing():

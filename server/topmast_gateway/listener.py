@@ -23,6 +23,7 @@ class Listener(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None) -> None:
         super().__init__(config)
         self._tls = tls
+        self._leaving = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen. uvicorn's own would let a TLS handshake take a minute, before any of our clocks runs."""
@@ -40,8 +41,17 @@ class Listener(uvicorn.Server):
         ]
         self.started = True
 
+    def leave(self) -> None:
+        """Tell every client, with its next answer, to use another connection; new ones are still taken."""
+        self._leaving = True
+        for connection in self.server_state.connections:
+            connection.shutdown()
+
     def _connection(self) -> Connection:
-        return Connection(self.config, self.server_state, self.lifespan.state)
+        connection = Connection(self.config, self.server_state, self.lifespan.state)
+        if self._leaving:
+            connection.shutdown()
+        return connection
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

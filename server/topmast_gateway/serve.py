@@ -1,6 +1,7 @@
 """Puts the gateway together, and takes it apart in the right order.
 
-SIGTERM: not ready at once; still serving while routing notices; then no new connections; open streams finish.
+SIGTERM: not ready at once, and every answer says that its connection ends; still serving while routing notices; then
+no new connections; open streams finish.
 A second signal ends at once.
 """
 
@@ -127,6 +128,7 @@ async def serve(
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         log.info("leaving: %d requests are open", admission.streams)
         if leaving.done():
+            door.leave()
             await signals.hurry_or(leave.notice)
         door.should_exit = True
         await signals.hurry_or(None, serving)

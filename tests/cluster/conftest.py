@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from checkout import cluster_name
 from cluster.lab import RELEASE, SYSTEM, Lab
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.images.build import Image, ensure_images
@@ -37,7 +38,7 @@ def images() -> dict[str, Image]:
 def cluster(images: dict[str, Image]) -> Iterator[Cluster]:
     """One node that advertises two GPUs which nothing has, with both images loaded."""
     progress = Progress()
-    cluster = Cluster("topmast-test", progress)
+    cluster = Cluster(cluster_name("test"), progress)
     if not KEEP:
         cluster.stop()  # what a crashed run left
     cluster.start(nodes=1, gpus={"node-1": 2})

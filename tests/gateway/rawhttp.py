@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.stage import soon
-from topmast_gateway.listener import bind, listener
+from topmast_gateway.listener import Listener, bind, listener
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Seen:
     left: list[bool] = field(default_factory=list)  # whether the client was seen to go
     refuse: bool = False  # answer 401 without a look at the body, as for a wrong key
     hold: asyncio.Event | None = None  # wait for it after the first piece of the answer
+    server: Listener = field(init=False)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.scopes.append(scope)
@@ -105,7 +106,7 @@ async def listening(**options: Any) -> AsyncIterator[Seen]:
     seen = Seen()
     sock: socket.socket = bind("127.0.0.1", 0)
     seen.port = sock.getsockname()[1]
-    server = listener(seen, drain_timeout_s=1, **options)
+    seen.server = server = listener(seen, drain_timeout_s=1, **options)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         await soon(lambda: server.started, "listening")

@@ -48,6 +48,7 @@ async def test_sigterm_is_told_first_and_finishes_every_stream(
         await soon(lambda: gateway.ready() == 503, "not ready", 0.9)
         late = await other.post(gateway.url + CHAT, json={"model": f"{namespace}/m"}, headers=headers)
         assert late.status_code == 200  # routing needs a moment to notice
+        assert late.headers["connection"] == "close"  # the next one is to go to another gateway
         await asyncio.sleep(max(0.0, start + 2.5 - time.monotonic()))
         with pytest.raises(httpx.ConnectError):
             await other.get(f"{gateway.url}/v1/models", headers=headers)
@@ -55,6 +56,30 @@ async def test_sigterm_is_told_first_and_finishes_every_stream(
         assert (await stream).text.rstrip().endswith("data: [DONE]")
         # The idle connection of the other client does not keep it.
         assert await asyncio.to_thread(gateway.process.wait, 5) == 0
+
+
+async def test_a_client_that_could_not_be_told_may_use_its_connection_once_more(
+    stage: Stage, new_gateway: Callable[..., Gateway], namespace: str
+) -> None:
+    gateway = new_gateway("--drain-notice-s", "0").wait_ready()
+    headers, model = {"Authorization": f"Bearer {KEY}"}, {"model": f"{namespace}/m"}
+    async with (
+        Engine(chunks=10, pause_s=0.1) as engine,
+        httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=20) as idle,
+        httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=20) as streaming,
+    ):
+        assert (await idle.get("/v1/models")).status_code == 200
+        stage.model(namespace, "m")
+        stage.pod(namespace, "m", engine.ip)
+        gateway.sees(f"{namespace}/m", 1)
+        async with streaming.stream("POST", CHAT, json={**model, "stream": True}) as stream:
+            gateway.process.send_signal(signal.SIGTERM)
+            assert (await stream.aread()).rstrip().endswith(b"data: [DONE]")
+        await asyncio.sleep(0.3)
+        for client in (streaming, idle):
+            again = await client.post(CHAT, json=model)  # a new connection would be refused by now
+            assert again.status_code == 200 and again.headers["connection"] == "close"
+        assert await asyncio.to_thread(gateway.process.wait, 3) == 0
 
 
 async def test_a_stream_without_end_keeps_it_no_longer_than_allowed(

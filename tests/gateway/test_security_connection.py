@@ -238,3 +238,11 @@ async def test_a_refused_request_with_a_broken_body_gets_one_answer_not_two(
     assert statuses(await seen.exchange(CHUNKED + b"-1\r\n")) == [b"400"]
     assert statuses(await seen.exchange(CHUNKED, b"-1\r\n")) == [b"401"]
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_silent_client_does_not_keep_a_server_that_leaves(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_LAST_USE_S", 0.3)
+    closed = asyncio.create_task(seen.seconds_until_closed(GET))
+    await soon(lambda: bool(seen.bodies), "its request is answered")
+    seen.server.leave()
+    assert 0.2 < await closed < 2
