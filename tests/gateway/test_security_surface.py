@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -60,7 +62,7 @@ async def asked_of_pod(stage: Stage, gateway: Gateway, namespace: str) -> AsyncI
 BEFORE = ("/", "//", "/./", "/v1/", "/v1/models/../../", "/v1/models/%2e%2e/%2e%2e/", "/v1/chat/completions/../../")
 TARGETS = [
     f"{prefix}{route}"
-    for route in ("metrics", "healthz", "readyz", "state", "drain", "sleep", "wake")
+    for route in ("metrics", "healthz", "readyz", "usage", "state", "drain", "sleep", "wake")
     for prefix in BEFORE
 ] + [
     "/%6detrics", "/metrics/", "/METRICS", "/metrics?x=/v1/models", "/metrics%00", "/metrics;/v1/models",
@@ -86,6 +88,18 @@ async def test_no_target_leads_to_an_admin_route_of_the_gateway_or_of_an_engine(
     async with httpx.AsyncClient(trust_env=False) as client:  # the guard: what should arrive does, as one route only
         answer = await client.post(gateway.url + CHAT, content=body, headers={"Authorization": f"Bearer {KEY}"})
     assert answer.text == "secret" and asked_of_pod == [b"post /v1/chat/completions http/1.1\r\n"]
+
+
+async def test_the_admin_port_names_no_caller_to_who_has_no_token(gateway: Gateway, http: httpx.AsyncClient) -> None:
+    for headers in ({}, {"Authorization": f"Bearer {KEY}"}, {"Authorization": "Bearer x"}):
+        answer = await http.get(f"{gateway.admin_url}/usage", headers={"Authorization": "", **headers})
+        assert answer.status_code == 404 and "--shared-token-file" in answer.text
+
+
+def test_a_gateway_that_should_ask_others_without_a_token_does_not_start() -> None:
+    command = [sys.executable, "-m", "topmast_gateway.cli", "--keys-secret", "keys", "--peers", "gateways:8081"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 2 and "--shared-token-file" in ended.stderr and "Traceback" not in ended.stderr
 
 
 WRONG_KEY = "tm-canary-of-a-wrong-key-0123456789abcdef"
