@@ -24,10 +24,13 @@ def main() -> int:
     from topmast_gateway.listener import bind
     from topmast_gateway.patience import Patience
     from topmast_gateway.serve import Leave, Scope, Wake, serve
+    from topmast_gateway.shared_token import SharedToken
     from topmast_gateway.tracing import NoTracing, Tracing
 
     keys_namespace = flags.keys_namespace or kube.own_namespace()
     scope = Scope(tuple(dict.fromkeys(flags.namespace)), keys_namespace, flags.keys_secret)
+    if flags.peers and not flags.shared_token_file:
+        return _failed("--peers needs --shared-token-file: a gateway tells its usage only to who knows that token")
     try:
         allowed = access.read_flags(flags)
         tracing = Tracing.of_environment()
@@ -43,7 +46,7 @@ def main() -> int:
         flags.hold_s, flags.hold_begun_s, flags.silence_s, flags.progress_timeout_s, flags.answer_timeout_s
     )
     leave = Leave(flags.drain_notice_s, flags.drain_timeout_s)
-    wake = Wake(flags.operator_url, flags.wake_token_file, flags.max_held_per_model)
+    wake = Wake(flags.operator_url, flags.max_held_per_model)
     gc.freeze()  # what the imports made lives for ever; a full collection over it would stop every stream
     try:
         uvloop.run(
@@ -57,6 +60,7 @@ def main() -> int:
                 sharing=sharing.Sharing.of(flags),
                 leave=leave,
                 wake=wake,
+                token=SharedToken(flags.shared_token_file),
                 access_log=AccessLog(flags.access_log) if flags.access_log != "off" else None,
                 tracing=tracing,
             )
@@ -114,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="who wakes models that sleep; default: nobody",
     )
-    add("--wake-token-file", type=Path, metavar="PATH", help="the token that the operator knows us by")
+    add("--shared-token-file", type=Path, metavar="PATH", help="the token by which operator and gateways know us")
     add(
         "--silence-s",
         default=5.0,

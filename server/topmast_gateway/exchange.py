@@ -20,6 +20,7 @@ import aiohttp
 
 from topmast_gateway.counters import Counters
 from topmast_gateway.ledger import Ledger, Open
+from topmast_gateway.shared_token import SharedToken
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class _Peer:
     replica: str = ""
     version: int = 0
     answered_at: float = 0.0
+    trouble: str = ""  # what was last said about it
 
 
 class Exchange:
@@ -45,7 +47,7 @@ class Exchange:
         self._counters = counters
         self._ledger = ledger
         self._peers: dict[str, _Peer] = {}
-        self._said = ""
+        self._trouble = ""  # what was last said about finding peers
 
     def answer(self, query: bytes) -> bytes:
         """What `GET /usage` gives; `since=<replica>:<version>` leaves out what the asker has had from this process."""
@@ -60,13 +62,13 @@ class Exchange:
             }
         ).encode()
 
-    async def follow(self, peers: str | None, client: aiohttp.ClientSession) -> None:
+    async def follow(self, peers: str | None, client: aiohttp.ClientSession, token: SharedToken) -> None:
         """Ask every address of `peers` (DNS name and port) once a second, until cancelled; None is nobody."""
         while True:
             self._counters.forget(time.time())
             if peers:
                 addresses = await self._resolve(peers)
-                await asyncio.gather(*(self._ask(address, client) for address in addresses))
+                await asyncio.gather(*(self._ask(address, client, token) for address in addresses))
                 self._drop_the_silent(addresses)
             await asyncio.sleep(EVERY_S)
 
@@ -75,21 +77,28 @@ class Exchange:
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            self._say(f"cannot find other gateways by {host} ({error}): limits count what this one sees")
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                log.warning("cannot find other gateways by %s (%s): limits count what this one sees", host, error)
             return set(self._peers)
+        self._trouble = ""
         addresses = [str(where[0]) for *_, where in found]
         return {f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in addresses}
 
-    async def _ask(self, address: str, client: aiohttp.ClientSession) -> None:
+    async def _ask(self, address: str, client: aiohttp.ClientSession, token: SharedToken) -> None:
         peer = self._peers.setdefault(address, _Peer())
         if peer.replica == self._counters.replica:
             return  # this gateway's own address
         try:
             async with asyncio.timeout(_ANSWER_S):
-                told = await _fetch(f"http://{address}/usage?since={peer.replica}:{peer.version}", client)
+                url = f"http://{address}/usage?since={peer.replica}:{peer.version}"
+                told = await _fetch(url, client, token.header())
             self._learn(peer, told)
+            peer.trouble = ""
         except Exception as error:  # whatever it is: a peer must not be able to end this gateway
-            self._say(f"the gateway at {address} does not tell its usage ({type(error).__name__}: {error})")
+            if (trouble := f"{type(error).__name__}: {error}") != peer.trouble:
+                peer.trouble = trouble  # once for each gateway: two that are away must not drown the log in turns
+                log.warning("the gateway at %s does not tell its usage (%s)", address, trouble)
 
     def _learn(self, peer: _Peer, told: Mapping[str, Any]) -> None:
         replica, version = str(told["replica"]), int(told["version"])
@@ -108,15 +117,11 @@ class Exchange:
                 if address not in addresses:
                     del self._peers[address]
 
-    def _say(self, message: str) -> None:
-        """Once, until something else goes wrong: every second would drown the log."""
-        if message != self._said:
-            self._said = message
-            log.warning("%s", message)
 
-
-async def _fetch(url: str, client: aiohttp.ClientSession) -> Mapping[str, Any]:
-    async with client.get(url, allow_redirects=False) as response:
+async def _fetch(url: str, client: aiohttp.ClientSession, headers: Mapping[str, str]) -> Mapping[str, Any]:
+    async with client.get(url, headers=headers, allow_redirects=False) as response:
+        if response.status == 401:
+            raise ValueError("it has another token: give all gateways one; a new one takes a minute to reach them")
         response.raise_for_status()
         if (response.content_length or 0) > _LARGEST_BYTES:
             raise ValueError(f"its answer has {response.content_length} bytes")

@@ -15,6 +15,7 @@ from topmast_gateway.routes import Pod
 
 FAILURES = 3  # in a row
 FIRST_OUT_S, LONGEST_OUT_S = 5.0, 60.0
+_MOST_OUTS = 10  # counted: a pod may fail for days, and 2**1024 is no float
 _PROBE_S = 30.0  # a probe without any result, its client may have left, makes room for another one after this time
 _WINDOW_S = 60.0
 _SAMPLES, _MOST_SAMPLES = 10, 50
@@ -114,7 +115,7 @@ class Outliers:
         if record.back_at is not None and now - record.back_at > LONGEST_OUT_S:
             record.outs = 0  # it has worked for long enough in between
         record.until = now + min(FIRST_OUT_S * 2**record.outs, LONGEST_OUT_S)
-        record.outs += 1
+        record.outs = min(record.outs + 1, _MOST_OUTS)
 
     def _let_in(self, siblings: Sequence[Pod]) -> None:
         out = sorted((pod for pod in siblings if self._is_out(pod)), key=lambda pod: self._records[pod.uid].until or 0)

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from typing import Any, Final
 
 _BLOCK_BYTES = 256  # of text, or 32 token ids of 8 bytes: the page of topmast_server/engine/config.py
@@ -19,6 +20,7 @@ _TEXT_TOKEN_BYTES = 4  # English
 _TEXT_BLOCK_TOKENS = _BLOCK_BYTES // _TEXT_TOKEN_BYTES
 _MOST_BLOCKS = 2048  # the rest of a longer prompt stays unhashed: what shares so much goes to the same pod anyway
 _MOST_BYTES = _MOST_BLOCKS * _BLOCK_BYTES
+_MOST_TEXTS = 8192  # turns and their parts; a body can have millions, and every stream waits while they are looked at
 _DIGEST_BYTES = 16
 # What changes the text that a chat template makes, and stands before the first turn.
 _BEFORE_THE_TURNS = ("tools", "functions", "chat_template", "chat_template_kwargs", "documents")
@@ -75,14 +77,14 @@ def _chat(root: bytes, fields: Mapping[str, Any], messages: list[Any]) -> Chain:
         root = blake2b(root + json.dumps(head, sort_keys=True).encode(), digest_size=_DIGEST_BYTES).digest()
     parts: list[bytes] = []
     size, opening = 0, 0
-    for message in messages:
+    for message in messages[:_MOST_TEXTS]:
         role = message.get("role") if isinstance(message, dict) else None
-        for text in _turn(message):
+        for text in islice(_turn(message), _MOST_TEXTS - len(parts)):
             parts.append(text)
             size += len(text)
         if role == "user" and not opening:
             opening = size
-        if size > _MOST_BYTES:
+        if size > _MOST_BYTES or len(parts) == _MOST_TEXTS:
             break
     return _chain(root, b"".join(parts), opening or size, size // _TEXT_TOKEN_BYTES, _TEXT_BLOCK_TOKENS)
 

@@ -13,7 +13,7 @@ _LINE = re.compile(
     r"|topmast_max_num_seqs)(?:\{([^}]*)\})? (\S+)",
     re.MULTILINE,
 )
-_BLOCKS = re.compile(r'\b(block_size|num_gpu_blocks)="(\d+)"')
+_BLOCKS = re.compile(r'\b(block_size|num_gpu_blocks)="(\d{1,15})"')
 
 
 @dataclass(frozen=True, slots=True)

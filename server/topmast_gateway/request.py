@@ -19,7 +19,7 @@ from topmast_gateway.leaving import ClientGone
 from topmast_gateway.prefix import NO_CHAIN, Chain, chain_of, session_digest
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
-_BODY_PROGRESS_S = 30.0
+_BODY_PROGRESS_S, _BODY_PROGRESS_BYTES = 30.0, 64 * 1024  # so much must come in that time, or the body's end
 BYTES_PER_TOKEN = 4  # English text; a guess that only has to rank pods
 _ASSUMED_ANSWER_TOKENS = 256
 _LONGEST_ANSWER_TOKENS = 32_768  # one absurd max_tokens must not make a pod look full for ever
@@ -70,29 +70,30 @@ def announced_length(headers: Mapping[bytes, bytes]) -> int:
 
 
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
-    """The whole body; 413 as soon as it is known to be too large, 408 when it stops coming."""
+    """The whole body; 413 as soon as it is known to be too large, 408 when it stops coming, or only drips."""
     if announced_length(headers) > MAX_BODY_BYTES:
         raise too_large()
-    parts: list[bytes] = []
-    size = 0
+    body = bytearray()  # no list of pieces: there can be millions of a byte each
+    counted = 0
     try:
         async with asyncio.timeout(_BODY_PROGRESS_S) as clock:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > MAX_BODY_BYTES:
+                body += message.get("body", b"")
+                if len(body) > MAX_BODY_BYTES:
                     raise too_large()
                 if not message.get("more_body", False):
-                    return parts[0] if len(parts) == 1 else b"".join(parts)
-                clock.reschedule(asyncio.get_running_loop().time() + _BODY_PROGRESS_S)
+                    return bytes(body)
+                if len(body) >= counted + _BODY_PROGRESS_BYTES:
+                    counted = len(body)
+                    clock.reschedule(asyncio.get_running_loop().time() + _BODY_PROGRESS_S)
     except TimeoutError:
         raise Refusal(
             408,
             "request_timeout",
-            f"the request body stopped coming for {_BODY_PROGRESS_S:.0f} s: send it again",
+            f"the request body came too slowly for {_BODY_PROGRESS_S:.0f} s: send it again",
             headers=((b"connection", b"close"),),
         ) from None
 

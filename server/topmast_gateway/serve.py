@@ -14,7 +14,6 @@ import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from topmast_gateway import kube, upstream
 from topmast_gateway.access import Access
@@ -33,6 +32,7 @@ from topmast_gateway.pick import Picker
 from topmast_gateway.proxy import Proxy
 from topmast_gateway.room import Room
 from topmast_gateway.scrape import Scraper
+from topmast_gateway.shared_token import SharedToken
 from topmast_gateway.shares import Shares
 from topmast_gateway.sharing import Sharing
 from topmast_gateway.tracing import Tracing
@@ -65,7 +65,6 @@ class Wake:
     """How to have models woken: no URL is nobody to call. `max_held` requests wait for each model at most."""
 
     operator_url: str = ""
-    token_file: Path | None = None
     max_held: int = 200
 
 
@@ -80,6 +79,7 @@ async def serve(
     sharing: Sharing,
     leave: Leave,
     wake: Wake,
+    token: SharedToken,
     access_log: AccessLog | None = None,
     tracing: Tracing | None = None,
 ) -> None:
@@ -107,17 +107,17 @@ async def serve(
         client = await stack.enter_async_context(upstream.session())
         shares.open()
         stack.push_async_callback(shares.close)
-        waker = Waker(client, metrics, wake.operator_url, wake.token_file)
+        waker = Waker(client, metrics, token, wake.operator_url)
         proxy = Proxy(client, fleet, picker, metrics, patience, Hall(wake.max_held), waker)
         for log_or_trace in (access_log, tracing):
             if log_or_trace is not None:
                 stack.push_async_callback(asyncio.to_thread, log_or_trace.close)
         app = App(fleet, access.identity(fleet, metrics), proxy, admission, shares, metrics, access_log, tracing)
         door = listener(Cors(app, access.cors_origins), drain_timeout_s=leave.drain, tls=access.tls)
-        side = listener(Admin(metrics, why_not_ready, shares.exchange), drain_timeout_s=_ADMIN_LAST_S)
+        side = listener(Admin(metrics, why_not_ready, shares.exchange, token), drain_timeout_s=_ADMIN_LAST_S)
         watching = asyncio.create_task(fleet.follow(cluster))
         renewing = asyncio.create_task(access.follow())
-        counting = asyncio.create_task(shares.follow(client))
+        counting = asyncio.create_task(shares.follow(client, token))
         scraping = asyncio.create_task(Scraper(client, fleet.pods, loads).follow())
         serving = asyncio.create_task(door.serve(sockets=[public]))
         telling = asyncio.create_task(side.serve(sockets=[admin]))

@@ -25,6 +25,7 @@ from topmast_gateway.ledger import Ledger
 from topmast_gateway.reply import Reply
 from topmast_gateway.request import Ask
 from topmast_gateway.room import FreePlaces
+from topmast_gateway.shared_token import SharedToken
 from topmast_gateway.sharing import Sharing
 from topmast_gateway.tally import Tally
 from topmast_gateway.turns import Turns, Wanted
@@ -89,11 +90,11 @@ class Shares:
         if (where := self._sharing.usage_log) is not None:
             self._log = UsageLog(where, self._counters.replica)
 
-    async def follow(self, client: aiohttp.ClientSession) -> None:
+    async def follow(self, client: aiohttp.ClientSession, token: SharedToken) -> None:
         """Take up what the usage log says, and keep in step with the other gateways until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._catch_up())
-            group.create_task(self.exchange.follow(self._sharing.peers, client))
+            group.create_task(self.exchange.follow(self._sharing.peers, client, token))
 
     async def close(self) -> None:
         """Write the last lines of the usage log."""

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,6 +17,7 @@ import aiohttp
 from topmast_gateway.metrics import Metrics
 from topmast_gateway.outlook import Outlook
 from topmast_gateway.routes import Model
+from topmast_gateway.shared_token import SharedToken
 
 EVERY_S = 3.0
 _TIMEOUT = aiohttp.ClientTimeout(total=5, sock_connect=2)
@@ -39,15 +39,15 @@ class _Line:
 
 
 class Waker:
-    """Without `operator_url` it calls nobody. The token's file is read for each call, so a rotated one is seen."""
+    """Without `operator_url` it calls nobody."""
 
     def __init__(
-        self, client: aiohttp.ClientSession, metrics: Metrics, operator_url: str = "", token_file: Path | None = None
+        self, client: aiohttp.ClientSession, metrics: Metrics, token: SharedToken, operator_url: str = ""
     ) -> None:
         self._client = client
         self._metrics = metrics
         self._url = operator_url.rstrip("/")
-        self._token_file = token_file
+        self._token = token
         self._lines: dict[str, _Line] = {}
 
     async def call(self, model: str) -> None:
@@ -81,10 +81,8 @@ class Waker:
             line.result = result
 
     async def _post(self, model: str, line: _Line) -> tuple[str, str]:
-        token = self._token_file.read_text().strip() if self._token_file else ""
-        headers = {"Authorization": f"Bearer {token}"}
         async with self._client.post(
-            f"{self._url}/wake/{model}", headers=headers, timeout=_TIMEOUT, allow_redirects=False
+            f"{self._url}/wake/{model}", headers=self._token.header(), timeout=_TIMEOUT, allow_redirects=False
         ) as answer:
             told: dict[str, Any] = await answer.json()
             if answer.status != 202:

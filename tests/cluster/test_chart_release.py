@@ -97,12 +97,12 @@ def test_upgrade_keeps_keys_and_never_brings_back_what_was_removed(release: Rele
     assert set(release.secret("topmast-api-keys")) == {"alice"}
 
 
-def test_upgrade_keeps_the_token_of_wakes(release: Release) -> None:
+def test_upgrade_keeps_the_shared_token(release: Release) -> None:
     release.upgrade()
-    token = release.secret("topmast-wake-token")
+    token = release.secret("topmast-shared-token")
     assert set(token) == {"token"}
     release.upgrade(CHART, "gateway.replicas=1")
-    assert release.secret("topmast-wake-token") == token
+    assert release.secret("topmast-shared-token") == token
 
 
 def test_upgrade_brings_the_crd_up_to_date_and_uninstall_keeps_it_with_its_models(

@@ -66,7 +66,7 @@ def test_the_first_keys_hash_is_the_hash_of_the_first_key() -> None:
 
 def test_with_a_secret_of_ones_own_no_key_is_made() -> None:
     objects = render('gateway.keys.existingSecret="our-keys"')
-    assert [item["metadata"]["name"] for item in of_kind(objects, "Secret")] == ["topmast-wake-token"]
+    assert [item["metadata"]["name"] for item in of_kind(objects, "Secret")] == ["topmast-shared-token"]
     gateway = named(objects, "Deployment", "topmast-gateway")["spec"]["template"]["spec"]["containers"][0]
     assert "--keys-secret=our-keys" in gateway["args"]
     (rule,) = named(objects, "Role", "topmast-gateway")["rules"]
@@ -81,17 +81,17 @@ def test_without_the_gateway_nothing_of_it_is_left() -> None:
 
 def test_gateways_and_operators_share_a_token_and_nobody_else_reads_it() -> None:
     objects = render("operator.replicas=2")
-    assert len(base64.b64decode(named(objects, "Secret", "topmast-wake-token")["data"]["token"])) == 40
+    assert len(base64.b64decode(named(objects, "Secret", "topmast-shared-token")["data"]["token"])) == 40
     for component in ("operator", "gateway"):
         pod = named(objects, "Deployment", f"topmast-{component}")["spec"]["template"]["spec"]
         (volume,), (container,) = pod["volumes"], pod["containers"]
-        assert volume["secret"]["secretName"] == "topmast-wake-token"
-        assert container["volumeMounts"][0]["mountPath"] == "/etc/topmast/wake"
-        assert "--wake-token-file=/etc/topmast/wake/token" in container["args"]
+        assert volume["secret"]["secretName"] == "topmast-shared-token"
+        assert container["volumeMounts"][0]["mountPath"] == "/etc/topmast/shared"
+        assert "--shared-token-file=/etc/topmast/shared/token" in container["args"]
     assert "--operator-url=$(TOPMAST_OPERATOR_PORT)" in container["args"] and pod["enableServiceLinks"]
     assert named(objects, "Service", "topmast-operator")["spec"]["ports"][0]["port"] == 8080
-    own = render('operator.wakeToken.existingSecret="ours"')
-    assert "topmast-wake-token" not in [item["metadata"]["name"] for item in of_kind(own, "Secret")]
+    own = render('sharedToken.existingSecret="ours"')
+    assert "topmast-shared-token" not in [item["metadata"]["name"] for item in of_kind(own, "Secret")]
 
 
 def test_tls_and_cors_are_off_unless_named() -> None:

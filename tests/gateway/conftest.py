@@ -68,10 +68,16 @@ def new_gateway(stage: Stage) -> Iterator[Callable[..., Gateway]]:
 
 
 @pytest.fixture(scope="session")
-def gateway(new_gateway: Callable[..., Gateway]) -> Gateway:
+def access_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the shared gateway writes it."""
+    return tmp_path_factory.mktemp("gateway") / "access.jsonl"
+
+
+@pytest.fixture(scope="session")
+def gateway(new_gateway: Callable[..., Gateway], access_log: Path) -> Gateway:
     """The one that watches every namespace, with short patience; all its tests are wrong from one address."""
     flags = ("--hold-s", "3", "--progress-timeout-s", "2", "--max-streams", "64", "--failures-per-minute", "0")
-    return new_gateway(*flags).wait_ready()
+    return new_gateway(*flags, "--access-log", str(access_log)).wait_ready()
 
 
 @pytest.fixture

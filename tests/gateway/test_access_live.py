@@ -125,6 +125,7 @@ async def test_a_key_with_terms_is_held_to_them_within_two_seconds(
         (("--cors-origin", "example.org"), "https://chat.example.org"),
         (("--trusted-proxies", "all"), "10.0.0.0/8"),
         (("--jwt-default-models", "chat"), "team-a/*"),
+        (("--peers", "gateways:8081"), "--shared-token-file"),
     ],
 )
 def test_flags_that_do_not_fit_end_with_a_sentence(

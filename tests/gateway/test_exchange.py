@@ -5,59 +5,71 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from gateway.engines import free_address
 from gateway.stage import soon
-from topmast_gateway import exchange
+from topmast_gateway import exchange, shared_token
+from topmast_gateway.admin import Admin
 from topmast_gateway.caller import Caller, Limits
 from topmast_gateway.counters import Counters
 from topmast_gateway.errors import Refusal
 from topmast_gateway.exchange import Exchange
 from topmast_gateway.ledger import Ledger
+from topmast_gateway.listener import bind, listener
+from topmast_gateway.metrics import Metrics
+from topmast_gateway.reply import Reply
+from topmast_gateway.shared_token import SharedToken
 from topmast_gateway.tally import Tally
 
 PORT = 18081
+TOKEN = b"a token that all gateways have"
 ALICE = Caller("alice", limits=Limits(budget_tokens=1000, budget_period="total", max_streams=2))
 
 
 class Replica:
     """One gateway's ledger with its admin port. `peers` are the addresses that DNS would give."""
 
-    def __init__(self, name: str, peers: list[str], ip: str) -> None:
+    def __init__(self, name: str, peers: list[str], ip: str, token_file: Path | None) -> None:
         self.counters = Counters(name)
         self.ledger = Ledger(self.counters, time.time)
         self.exchange = Exchange(self.counters, self.ledger)
         self.exchange._resolve = self._resolve  # type: ignore[method-assign]
         self.peers, self.ip = peers, ip
+        self.token = SharedToken(token_file)
+        self.admin = Admin(Metrics(), str, self.exchange, self.token)
         self.garbage = b""
 
     async def _resolve(self, _: str) -> set[str]:
         return {f"{ip}:{PORT}" for ip in self.peers}
 
-    async def _usage(self, request: web.Request) -> web.Response:
-        return web.Response(body=self.garbage or self.exchange.answer(request.query_string.encode()))
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self.garbage:
+            await Reply(send, "garbage").whole(200, self.garbage)
+        else:
+            await self.admin(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Replica]:
-        app = web.Application()
-        app.router.add_get("/usage", self._usage)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, self.ip, PORT).start()
+        server = listener(self, drain_timeout_s=1)
+        serving = asyncio.create_task(server.serve(sockets=[bind(self.ip, PORT)]))
+        await soon(lambda: server.started, "listening")
         async with aiohttp.ClientSession() as client:
-            following = asyncio.create_task(self.exchange.follow("gateways:1", client))
+            following = asyncio.create_task(self.exchange.follow("gateways:1", client, self.token))
             try:
                 yield self
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
-                await runner.cleanup()
+                server.should_exit = server.force_exit = True
+                await serving
 
     def use(self, tokens: int) -> None:
         with self.ledger.reserved(ALICE, tokens, Tally(output=tokens, exact=True)):
@@ -70,10 +82,18 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "_BELIEVED_S", 0.5)
 
 
-async def test_budgets_and_places_hold_over_all_gateways_and_outlive_a_restart(fast: None) -> None:
+@pytest.fixture
+def token_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(shared_token, "_REMEMBERED_S", 0.02)
+    file = tmp_path / "token"
+    file.write_bytes(TOKEN + b"\n")
+    return file
+
+
+async def test_budgets_and_places_hold_over_all_gateways_and_outlive_a_restart(fast: None, token_file: Path) -> None:
     addresses = [free_address(), free_address()]
-    async with Replica("two", addresses, addresses[1]).running() as two:
-        async with Replica("one", addresses, addresses[0]).running() as one:
+    async with Replica("two", addresses, addresses[1], token_file).running() as two:
+        async with Replica("one", addresses, addresses[0], token_file).running() as one:
             one.use(300)
             two.use(200)
             await soon(lambda: one.ledger.used(ALICE) == two.ledger.used(ALICE) == 500, "both know both")
@@ -83,16 +103,16 @@ async def test_budgets_and_places_hold_over_all_gateways_and_outlive_a_restart(f
                     two.use(101)
                 assert refused.value.code == "insufficient_quota"
             await soon(lambda: two.ledger.held("alice").tokens == 0, "and their end")
-        async with Replica("one-again", addresses, addresses[0]).running() as one:
+        async with Replica("one-again", addresses, addresses[0], token_file).running() as one:
             await soon(lambda: one.ledger.used(ALICE) == 500, "the restarted one is told")
             one.use(7)
             await soon(lambda: two.ledger.used(ALICE) == 507, "and counts on")
 
 
-async def test_what_a_gateway_held_when_it_died_is_given_back_soon(fast: None) -> None:
+async def test_what_a_gateway_held_when_it_died_is_given_back_soon(fast: None, token_file: Path) -> None:
     addresses = [free_address(), free_address()]
-    async with Replica("two", addresses, addresses[1]).running() as two:
-        async with Replica("one", addresses, addresses[0]).running() as one:
+    async with Replica("two", addresses, addresses[1], token_file).running() as two:
+        async with Replica("one", addresses, addresses[0], token_file).running() as one:
             held = one.ledger.reserved(ALICE, 1000, Tally())
             held.__enter__()
             await soon(lambda: two.ledger.held("alice").tokens == 1000, "it is known")
@@ -106,11 +126,11 @@ async def test_what_a_gateway_held_when_it_died_is_given_back_soon(fast: None) -
      b'{"replica": "x", "version": "y", "counts": [], "open": {}}',
      b'{"replica": "x", "version": 1, "counts": [], "open": {"alice": [1]}}'],
 )  # fmt: skip
-async def test_nonsense_of_a_peer_changes_nothing(fast: None, garbage: bytes) -> None:
+async def test_nonsense_of_a_peer_changes_nothing(fast: None, token_file: Path, garbage: bytes) -> None:
     addresses = [free_address(), free_address()]
-    one, two = Replica("one", addresses, addresses[0]), Replica("two", [], addresses[1])
+    one, two = Replica("one", addresses, addresses[0], token_file), Replica("two", [], addresses[1], token_file)
+    two.garbage = garbage
     async with one.running(), two.running():
-        two.garbage = garbage
         await asyncio.sleep(0.2)
         assert len(one.counters) == 0 and one.ledger.peers == {}
         two.garbage = b""
@@ -128,3 +148,66 @@ def test_only_what_changed_is_told_to_those_who_asked_before() -> None:
     assert [row[1] for row in first["counts"]] == ["alice"] and [row[1] for row in second["counts"]] == ["bob"]
     for stranger in (b"since=other:1", b"since=one:x", b"since=", b"since=one:%FF", b"since=one:" + b"9" * 50):
         assert len(json.loads(asked.answer(stranger))["counts"]) == 2
+
+
+def rewrite(file: Path, content: bytes | None) -> None:
+    """Replace or remove the file, and wait until nobody remembers what it had."""
+    file.write_bytes(content) if content is not None else file.unlink()
+    time.sleep(0.03)
+
+
+async def test_usage_is_told_to_those_alone_who_know_the_token_as_it_is_now(token_file: Path) -> None:
+    asked = Replica("one", [], free_address(), token_file)
+    url, right = f"http://{asked.ip}:{PORT}/usage", {"Authorization": "Bearer a token that all gateways have"}
+    asked.use(5)
+    async with asked.running(), aiohttp.ClientSession() as client:
+
+        async def status(headers: dict[str, str]) -> int:
+            async with client.get(url, headers=headers) as answer:
+                assert (b"alice" in await answer.read()) is (answer.status == 200)
+                return answer.status
+
+        assert await status(right) == 200
+        for wrong in ("", "Bearer", "Bearer ", "Bearer a token", "Basic a token that all gateways have", "Bearer \xff"):
+            assert await status({"Authorization": wrong} if wrong else {}) == 401
+        rewrite(token_file, b"a new one")
+        assert await status(right) == 401
+        assert await status({"Authorization": "Bearer a new one"}) == 200
+        for unusable in (b"", b" \n", b"two\nlines", b"\xff"):
+            rewrite(token_file, unusable)
+            assert [await status({"Authorization": shown}) for shown in ("Bearer ", "Bearer two")] == [401, 401]
+        rewrite(token_file, None)
+        assert await status({"Authorization": "Bearer a new one"}) == 401
+
+
+async def test_without_a_token_nobody_is_told_usage_and_the_answer_says_what_to_set() -> None:
+    asked = Replica("one", [], free_address(), None)
+    async with asked.running(), aiohttp.ClientSession() as client:
+        for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer x"}):
+            async with client.get(f"http://{asked.ip}:{PORT}/usage", headers=headers) as answer:
+                assert answer.status == 404 and "--shared-token-file" in await answer.text()
+
+
+async def test_gateways_go_on_adding_up_after_the_token_was_replaced(fast: None, token_file: Path) -> None:
+    addresses = [free_address(), free_address()]
+    late = token_file.with_name("late")  # the file of a pod that is told last
+    late.write_text("an older token")
+    one, two = (Replica(name, addresses, ip, file) for name, ip, file in zip(
+        ("one", "two"), addresses, (token_file, late), strict=True))  # fmt: skip
+    async with one.running(), two.running():
+        two.use(200)
+        await asyncio.sleep(0.3)
+        assert one.ledger.used(ALICE) == 0
+        rewrite(late, TOKEN)
+        await soon(lambda: one.ledger.used(ALICE) == 200, "what was missed is made up for")
+
+
+async def test_gateways_that_are_away_are_named_once_each(
+    fast: None, token_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    addresses = [free_address(), free_address(), free_address()]
+    with caplog.at_level(logging.WARNING):
+        async with Replica("one", addresses, addresses[0], token_file).running():
+            await asyncio.sleep(0.5)
+    assert len(caplog.messages) == 2 and all(any(ip in line for line in caplog.messages) for ip in addresses[1:])
+    assert "a token" not in caplog.text

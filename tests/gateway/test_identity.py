@@ -16,7 +16,7 @@ from topmast_gateway.caller import Caller
 from topmast_gateway.catalogue import Catalogue
 from topmast_gateway.entries import Key, parse
 from topmast_gateway.errors import Refusal
-from topmast_gateway.guesses import MAX_ADDRESSES, Guesses
+from topmast_gateway.guesses import MAX_ADDRESSES, MAX_REGULARS, Guesses
 from topmast_gateway.identity import Identity
 from topmast_gateway.keys import Keys
 from topmast_gateway.metrics import Metrics
@@ -144,6 +144,28 @@ def test_a_window_ends_after_a_minute_and_memory_is_bounded() -> None:
         guesses.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     assert len(guesses) == MAX_ADDRESSES
     assert guesses.failed("a") is None  # the oldest was forgotten
+
+
+def test_while_an_address_is_held_back_only_keys_that_came_from_it_before_go_on() -> None:
+    now = [0.0]
+    guesses = Guesses(2, clock=lambda: now[0])
+    assert not guesses.holds_back("a", "alice") and not guesses.holds_back("b", "bob")
+    guesses.failed("a"), guesses.failed("a")
+    assert guesses.holds_back("a", "bob")  # known elsewhere, which says nothing here
+    assert not guesses.holds_back("a", "alice")
+    now[0] = 60.0
+    assert not guesses.holds_back("a", "bob")
+
+
+def test_keys_that_come_from_ever_new_addresses_do_not_fill_the_memory() -> None:
+    guesses = Guesses(2)
+    for number in range(MAX_REGULARS + 500):
+        guesses.holds_back(str(number), "alice")
+        guesses.holds_back("0", "alice")  # it is used all the time, so it is not among the forgotten
+    assert len(guesses._regulars) == MAX_REGULARS
+    for _ in range(2):
+        guesses.failed("0"), guesses.failed("1")
+    assert not guesses.holds_back("0", "alice") and guesses.holds_back("1", "alice")
 
 
 def test_an_ipv6_household_is_one_guesser() -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import jwt
 import pytest
 from aiohttp import web
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.stage import soon
 from topmast_gateway import jwks
 from topmast_gateway.caller import Caller, Limits
 from topmast_gateway.errors import Refusal
@@ -141,9 +143,24 @@ async def test_a_token_that_is_not_beyond_doubt_is_refused_with_the_reason(bad: 
 async def test_clocks_may_differ_by_thirty_seconds_and_an_old_token_is_no_guess() -> None:
     now = int(time.time())
     assert (await callers().caller(token(exp=now - 20, nbf=now + 20))).name == "jwt:alice"
-    with pytest.raises(BadToken) as refused:
-        await callers().caller(token(exp=now - 60))
-    assert not refused.value.guess
+    for claims in ({"exp": now - 60}, {"nbf": now + 60}):
+        with pytest.raises(BadToken) as refused:
+            await callers().caller(token(**claims))
+        assert not refused.value.guess
+    for forged in (token(exp=now - 60, key=OTHER), token(iss="https://evil.example"), b"a.b.c"):
+        with pytest.raises(BadToken) as refused:
+            await callers().caller(forged)
+        assert refused.value.guess
+
+
+async def test_a_token_without_a_key_id_is_checked_by_the_only_key_there_is() -> None:
+    alone = JwtCallers(known(json.dumps({"keys": [public("ES256")]}).encode()), Terms(ISSUER, AUDIENCE))
+    nameless = [jwt.encode(jwt.decode(token(), options={"verify_signature": False}), key, "ES256").encode()
+                for key in (PRIVATE["ES256"], OTHER)]  # fmt: skip
+    assert (await alone.caller(nameless[0])).name == "jwt:alice"
+    for verify, shown in ((alone, nameless[1]), (callers(), nameless[0])):
+        with pytest.raises(BadToken):
+            await verify.caller(shown)
 
 
 @pytest.mark.parametrize("models", [None, [], "team-a/*", ["chat"], [3], {"team-a/*": 1}])
@@ -232,19 +249,27 @@ class Issuer:
         self.keys: list[dict[str, Any]] = []
         self.asked = 0
         self.status = 200
+        self.padding = ""
+        self.wait_s = 0.02
         self.url = ""
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked += 1
-        await asyncio.sleep(0.02)
-        return web.json_response({"keys": self.keys}, status=self.status)
+        await asyncio.sleep(self.wait_s)
+        elsewhere = {"Location": f"{self.url}/elsewhere"} if self.status == 302 else {}
+        return web.json_response({"keys": self.keys, "padding": self.padding}, status=self.status, headers=elsewhere)
+
+    async def elsewhere(self, request: web.Request) -> web.Response:
+        """Where a redirect leads: a good set, but not where the flag says that it is."""
+        return web.json_response({"keys": [public("EdDSA")]})
 
 
 @pytest.fixture
 async def issuer() -> AsyncIterator[Issuer]:
     issuer, app = Issuer(), web.Application()
     app.router.add_get("/jwks", issuer.answer)
-    runner = web.AppRunner(app)
+    app.router.add_get("/jwks/elsewhere", issuer.elsewhere)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -287,3 +312,38 @@ async def test_the_last_known_keys_count_while_the_issuer_is_away(
     for issuer.status, issuer.keys in ((503, [public("ES256")]), (200, []), (302, [public("EdDSA")])):
         await keys.refresh()
         assert (await verify.caller(token())).name == "jwt:alice"
+    issuer.status, issuer.keys, issuer.padding = 200, [public("EdDSA")], "x" * 2**20
+    await keys.refresh()
+    assert (await verify.caller(token())).name == "jwt:alice"  # it was too large to be read to its end
+
+
+async def test_an_issuer_that_hangs_holds_up_nobody_for_long_and_a_client_that_leaves_cuts_nobody_off(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer.keys = [public("ES256")]
+    verify = JwtCallers(key_set(issuer.url), Terms(ISSUER, AUDIENCE))
+    leaves, stays = (asyncio.create_task(verify.caller(token())) for _ in range(2))
+    await asyncio.sleep(0.01)
+    leaves.cancel()
+    assert (await stays).name == "jwt:alice" and issuer.asked == 1
+    monkeypatch.setattr(jwks, "_FETCH_TIMEOUT", aiohttp.ClientTimeout(total=0.1))
+    issuer.wait_s = 60
+    with pytest.raises(Refusal) as refused:
+        await asyncio.wait_for(JwtCallers(key_set(issuer.url), Terms(ISSUER, AUDIENCE)).caller(token()), 3)
+    assert refused.value.status == 503
+
+
+async def test_an_issuer_that_was_away_at_the_start_is_asked_again_soon(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "_FIRST_EVERY_S", 0.02)
+    issuer.status, issuer.keys = 503, [public("ES256")]
+    keys = key_set(issuer.url)
+    following = asyncio.create_task(keys.follow())
+    await soon(lambda: issuer.asked >= 2, "asked again", 3)
+    issuer.status = 200
+    await soon(lambda: bool(keys.keys), "the keys are there", 3)
+    asked = issuer.asked
+    await asyncio.sleep(0.2)
+    assert issuer.asked == asked  # now it is left in peace
+    following.cancel()

@@ -85,6 +85,17 @@ def test_the_time_out_doubles_to_a_minute_and_is_forgiven_after_a_good_one() -> 
     assert out_s() == FIRST_OUT_S
 
 
+def test_a_pod_that_fails_for_days_is_still_only_left_alone() -> None:
+    outliers = Watched()
+    outliers.fail(BAD)
+    for _ in range(2000):  # a probe a minute: the doubled time has long been too large for a float
+        outliers.now += LONGEST_OUT_S
+        assert BAD in outliers.names()
+        outliers.sent(BAD)
+        outliers.failed(BAD)
+    assert outliers.names() == GOOD
+
+
 def test_a_probe_whose_client_left_makes_room_for_another() -> None:
     outliers = Watched()
     outliers.fail(BAD)

@@ -127,6 +127,25 @@ def test_a_huge_prompt_costs_a_bounded_number_of_blocks() -> None:
     assert chain_of({"prompt": [1] * 100_000}).tokens == 100_000
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": [0] * 4_000_000}],
+        [{"role": "user", "content": [{"text": ""}] * 700_000}],
+        [{"role": "user", "content": [0] * 2000}] * 2000,
+        [0] * 4_000_000,
+    ],
+)
+def test_millions_of_parts_stop_no_stream(messages: list[Any]) -> None:
+    """All of these fit into one body, and took up to 20 s."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        chain_of({"messages": messages})
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.2
+
+
 def test_128_kib_take_about_a_millisecond() -> None:
     """Half of one on a quiet machine."""
     fields, times = chat(os.urandom(32768).hex(), os.urandom(32768).hex()), []

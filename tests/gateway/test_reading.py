@@ -115,6 +115,26 @@ async def test_a_body_that_stops_coming_is_a_408(monkeypatch: pytest.MonkeyPatch
     assert refused.value.status == 408 and (b"connection", b"close") in refused.value.headers
 
 
+async def test_a_body_that_drips_is_a_408_and_a_long_one_that_flows_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "_BODY_PROGRESS_S", 0.1)
+
+    async def read(piece: bytes, pieces: int) -> bytes:
+        left = pieces
+
+        async def receive() -> dict[str, Any]:
+            nonlocal left
+            left -= 1
+            await asyncio.sleep(0.02)
+            return {"type": "http.request", "body": piece, "more_body": left > 0}
+
+        return await request.read_body(receive, {})
+
+    assert len(await read(b"x" * 65_536, 12)) == 12 * 65_536
+    with pytest.raises(Refusal) as refused:
+        await read(b"x", 200)  # who sends a byte now and then would hold a place for days
+    assert refused.value.status == 408
+
+
 def test_a_longer_prompt_and_a_longer_answer_cost_more() -> None:
     short = request.estimate_tokens({"max_tokens": 10}, 100)
     assert short < request.estimate_tokens({"max_tokens": 10}, 1000)

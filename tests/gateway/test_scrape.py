@@ -46,6 +46,11 @@ def test_a_page_that_counts_no_requests_is_no_report() -> None:
     assert parse(PAGE.replace(" 3.0", " NaN")) is None and parse(PAGE.replace(" 2.0", " -1")) is None
 
 
+def test_sizes_that_no_cache_has_are_not_taken() -> None:
+    """Python refuses to read a number of 5000 digits, and whatever goes wrong here ends the gateway."""
+    assert parse(PAGE.replace('"1000"', f'"{"9" * 5000}"')) == Report(3, 2, 0.25, 32, None)
+
+
 @given(st.text() | st.sampled_from(PAGE.splitlines()).flatmap(lambda line: st.text().map(lambda end: line + end)))
 def test_no_page_is_an_error(page: str) -> None:
     parse(page)

@@ -172,12 +172,56 @@ async def test_rubbish_behind_a_request_does_not_get_into_its_answer(seen: Seen)
     writer.close()
 
 
+async def test_who_was_refused_and_does_not_hang_up_is_cut_off(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_LAST_S", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", seen.port)
+    writer.write(b"rubbish\r\n\r\n")
+    assert b" 400 " in await asyncio.wait_for(reader.read(), 3)
+    await asyncio.sleep(0.3)
+    with pytest.raises(ConnectionError):
+        for _ in range(20):
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+    writer.close()
+
+
 async def test_many_headers_are_a_431(seen: Seen) -> None:
     few = b"".join(b"x-%d: y\r\n" % number for number in range(100))
     many = b"".join(b"x-%d: y\r\n" % number for number in range(20_000))
     assert (await seen.exchange(HEAD + few + b"content-length: 0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
     assert (await seen.exchange(HEAD + many + b"\r\n")).startswith(b"HTTP/1.1 431 ")
     assert len(seen.scopes) == 1
+
+
+async def test_the_last_header_that_fits_is_taken_and_the_next_is_not(seen: Seen) -> None:
+    for count, status in ((connection.MAX_HEADERS, b"200"), (connection.MAX_HEADERS + 1, b"431")):
+        head = b"GET /ok HTTP/1.1\r\nhost: x\r\n" + b"x: y\r\n" * (count - 1)
+        assert statuses(await seen.exchange(head + b"\r\n")) == [status]
+    for size, status in ((connection.MAX_HEAD_BYTES - 100, b"200"), (connection.MAX_HEAD_BYTES, b"431")):
+        for head in (b"GET /%b HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx: %b\r\n\r\n"):
+            assert statuses(await seen.exchange(head % (b"y" * size))) == [status]
+    assert len(seen.scopes) == 3
+
+
+@pytest.mark.parametrize("endless", [b"GET /", b"GET / HTTP/1.1\r\nx: ", b"GET / HTTP/1.1\r\n"])
+async def test_a_head_is_a_431_as_soon_as_it_is_too_large_whether_or_not_it_ends(seen: Seen, endless: bytes) -> None:
+    pieces = [b"y" * 9_000 if endless[-1:] in b"/ " else b"x: " + b"y" * 9_000 + b"\r\n"] * 4
+    assert (await seen.exchange(endless, *pieces)).startswith(b"HTTP/1.1 431 ")
+    assert seen.scopes == []
+
+
+async def test_more_connections_than_there_may_be_are_closed_at_once_and_leave_the_others_alone(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection.Connection, "max_connections", 2)
+    kept = [await asyncio.open_connection("127.0.0.1", seen.port) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    assert await seen.seconds_until_closed() < 1
+    for reader, writer in kept:
+        writer.write(GET)
+        assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"ok"), 3)
+        writer.close()
 
 
 async def test_a_large_body_directly_before_the_next_head_is_no_large_head(seen: Seen) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -60,7 +61,7 @@ async def asked_of_pod(stage: Stage, gateway: Gateway, namespace: str) -> AsyncI
 BEFORE = ("/", "//", "/./", "/v1/", "/v1/models/../../", "/v1/models/%2e%2e/%2e%2e/", "/v1/chat/completions/../../")
 TARGETS = [
     f"{prefix}{route}"
-    for route in ("metrics", "healthz", "readyz", "state", "drain", "sleep", "wake")
+    for route in ("metrics", "healthz", "readyz", "usage", "state", "drain", "sleep", "wake")
     for prefix in BEFORE
 ] + [
     "/%6detrics", "/metrics/", "/METRICS", "/metrics?x=/v1/models", "/metrics%00", "/metrics;/v1/models",
@@ -88,12 +89,22 @@ async def test_no_target_leads_to_an_admin_route_of_the_gateway_or_of_an_engine(
     assert answer.text == "secret" and asked_of_pod == [b"post /v1/chat/completions http/1.1\r\n"]
 
 
+async def test_the_admin_port_names_no_caller_to_who_has_no_token(gateway: Gateway, http: httpx.AsyncClient) -> None:
+    for headers in ({}, {"Authorization": f"Bearer {KEY}"}, {"Authorization": "Bearer x"}):
+        answer = await http.get(f"{gateway.admin_url}/usage", headers={"Authorization": "", **headers})
+        assert answer.status_code == 404 and "--shared-token-file" in answer.text
+
+
 WRONG_KEY = "tm-canary-of-a-wrong-key-0123456789abcdef"
 PROMPT = "canary-of-a-prompt"
 
 
+def accesses(log: Path) -> str:
+    return log.read_text()
+
+
 async def test_neither_key_nor_prompt_is_in_a_log_line_or_a_metric_whatever_happens(
-    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+    stage: Stage, gateway: Gateway, access_log: Path, namespace: str, http: httpx.AsyncClient
 ) -> None:
     ask: dict[str, Any] = {"model": "leaky", "messages": [{"role": "user", "content": PROMPT}], "user": PROMPT}
     lines_before = len(gateway.lines)
@@ -126,6 +137,9 @@ async def test_neither_key_nor_prompt_is_in_a_log_line_or_a_metric_whatever_happ
     ):
         assert (await raw(gateway, rubbish.encode())).startswith(b"HTTP/1.1 400 ")
     written = "\n".join(gateway.lines) + (await http.get(f"{gateway.admin_url}/metrics")).text
+    assert "/leaky" in written
+    await soon(lambda: accesses(access_log).count(f"/{PROMPT}") == 2, "the access log is written to its last line")
+    written += accesses(access_log).replace(f"/{PROMPT}", "")  # a path is the caller's own choice, and is logged
     assert len(gateway.lines) > lines_before  # it did log: pods that failed
     for secret in (PROMPT, KEY, WRONG_KEY, "Bearer"):
         assert secret not in written

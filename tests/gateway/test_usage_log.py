@@ -19,6 +19,7 @@ from gateway.stage import eventually, soon
 from topmast_gateway import periods
 from topmast_gateway.caller import Caller, Limits
 from topmast_gateway.counters import Counters
+from topmast_gateway.shared_token import SharedToken
 from topmast_gateway.shares import Shares
 from topmast_gateway.sharing import Sharing
 from topmast_gateway.tally import Tally
@@ -115,7 +116,7 @@ async def test_gateways_that_share_a_directory_find_what_all_of_them_wrote(tmp_p
     shares.open()
     limited = Caller("alice", limits=Limits(budget_tokens=100, budget_period="day"))
     async with aiohttp.ClientSession() as client:
-        following = asyncio.create_task(shares.follow(client))
+        following = asyncio.create_task(shares.follow(client, SharedToken()))
         await soon(lambda: shares.caught_up, "the log is read")
         following.cancel()
     assert shares.ledger.used(limited) == 30

@@ -58,8 +58,8 @@ async def waking(
 ) -> AsyncIterator[Gateway]:
     """A gateway that knows the operator, with a small hall."""
     (tmp_path / "token").write_text(TOKEN + "\n")
-    flags = ["--operator-url", operator.url, "--wake-token-file", str(tmp_path / "token"), "--max-held-per-model", "8"]
-    gateway = new_gateway("--namespace", namespace, "--hold-s", "3", *flags)
+    flags = ["--operator-url", operator.url, "--shared-token-file", str(tmp_path / "token")]
+    gateway = new_gateway("--namespace", namespace, "--hold-s", "3", "--max-held-per-model", "8", *flags)
     await soon(lambda: gateway.ready() == 200, "ready", 30)
     yield gateway
     gateway.close()

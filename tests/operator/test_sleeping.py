@@ -22,7 +22,7 @@ def token_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def flags(token_file: Path) -> tuple[str, ...]:
-    return ("--resync-s", "1", "--wake-token-file", str(token_file))
+    return ("--resync-s", "1", "--shared-token-file", str(token_file))
 
 
 def phase(world: World, name: str) -> str:

@@ -12,18 +12,18 @@
 {{ include "topmast.fullname" . }}-first-key
 {{- end }}
 
-{{- define "topmast.wakeSecret" -}}
-{{ .Values.operator.wakeToken.existingSecret | default (printf "%s-wake-token" (include "topmast.fullname" .)) }}
+{{- define "topmast.sharedSecret" -}}
+{{ .Values.sharedToken.existingSecret | default (printf "%s-shared-token" (include "topmast.fullname" .)) }}
 {{- end }}
 
-{{- /* Optional: without its token the operator wakes nothing, which is no reason to run nothing. */}}
-{{- define "topmast.wakeVolume" -}}
-- name: wake-token
-  secret: {secretName: {{ include "topmast.wakeSecret" . }}, optional: true}
+{{- /* Optional: without it nothing is woken and no usage exchanged, which is no reason to run nothing. */}}
+{{- define "topmast.sharedVolume" -}}
+- name: shared-token
+  secret: {secretName: {{ include "topmast.sharedSecret" . }}, optional: true}
 {{- end }}
 
-{{- define "topmast.wakeMount" -}}
-- {name: wake-token, mountPath: /etc/topmast/wake, readOnly: true}
+{{- define "topmast.sharedMount" -}}
+- {name: shared-token, mountPath: /etc/topmast/shared, readOnly: true}
 {{- end }}
 
 {{- /* Cluster-scoped names carry the namespace, so that two releases of one name do not meet. */}}

@@ -36,7 +36,7 @@ def main() -> int:
         metrics_host=arguments.metrics_host,
         metrics_port=arguments.metrics_port,
         resync_s=arguments.resync_s,
-        wake_token_file=arguments.wake_token_file,
+        shared_token_file=arguments.shared_token_file,
     )
     return asyncio.run(_run(options))
 
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--metrics-host", default="0.0.0.0")
     add("--metrics-port", type=int, default=8080, help="/metrics, /healthz, /readyz, /wake (default 8080)")
     add("--resync-s", type=_seconds, default=30.0, metavar="S", help="look at every model this often (default 30)")
-    add("--wake-token-file", type=Path, metavar="PATH", help="take POST /wake/NS/NAME from who knows this token")
+    add("--shared-token-file", type=Path, metavar="PATH", help="take POST /wake/NS/NAME from who knows this token")
     add("--verbose", action="store_true", help="log debug messages")
     return parser
 

@@ -39,7 +39,7 @@ class Options:
     metrics_host: str
     metrics_port: int
     resync_s: float
-    wake_token_file: Path | None = None  # None: nobody can wake a model
+    shared_token_file: Path | None = None  # None: nobody can wake a model
 
 
 class Operator:
@@ -65,7 +65,7 @@ class Operator:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         options = self._options
-        token_file = options.wake_token_file
+        token_file = options.shared_token_file
         more = WakeDoor(self._api, options.namespaces, token_file).routes() if token_file else ()
         web = await serve(options.metrics_host, options.metrics_port, self._metrics, self._wrong, self._not_ready, more)
         try:
