@@ -85,6 +85,7 @@ VARIANTS: Final[dict[str, Callable[[Loads], Policy]]] = {
     "no bound": partial(Ours, rule=Rule(bound=math.inf)),
     "last minute not counted": partial(Ours, rule=Rule(steady=0.0)),
     "no hash": partial(Ours, rule=Rule(trust=0.0)),
+    "hash not trusted at first": partial(Ours, rule=Rule(start=0.0)),
     "hash trusted four times more": partial(Ours, rule=Rule(trust=16.0)),
     "plain CHWBL, bound of 2": partial(Chwbl, bound=2.0),
 }

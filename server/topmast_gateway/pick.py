@@ -33,6 +33,8 @@ class Rule:
     behind it, too: a request goes to its cache while at most four times as many tokens are ahead of it as that saves.
     `bound`: but never to a pod with more in flight than this times the mean, and itself, unless all have.
     `trust`: in the hash of a conversation, as a multiple of the share of a prompt that caches have saved lately.
+    `start`: that share before anything is known. Gateways that begin without trust put the first conversations where
+    the others will not look for them, and lose their hits for as long as those last.
     `steady`: what a token of the last minute weighs, where some pod has some of the prompt. At light load nothing is in
     flight, and without it everybody with the same system prompt would be sent to the one pod that saw it first.
     """
@@ -40,6 +42,7 @@ class Rule:
     waiting: float = 0.25
     bound: float = 2.0
     trust: float = 4.0
+    start: float = 0.1
     steady: float = 0.04
 
 
@@ -131,12 +134,14 @@ class Picker:
         return Choice(pods[best], reason, known[best], total)
 
     def _trust(self, model: str, chain: Chain, gained: int) -> float:
-        """How much of a prompt the hash's pod is supposed to have: nothing where nothing was ever found again."""
-        saved, asked = self._savings.get(model, (0.0, 0.0))
+        """How much of a prompt the hash's pod is supposed to have: nothing where nothing is found again."""
+        if not chain.tokens:
+            return 0.0
+        saved, asked = self._savings.get(model, (self._rule.start * chain.tokens, chain.tokens))
         saved += _MEMORY * (gained * chain.block_tokens - saved)
         asked += _MEMORY * (chain.tokens - asked)
         self._savings[model] = saved, asked
-        return min(1.0, self._rule.trust * saved / asked) if asked else 0.0
+        return min(1.0, self._rule.trust * saved / asked)
 
 
 def home_key(chain: Chain, shared: int) -> tuple[bytes, int]:

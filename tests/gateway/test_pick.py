@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -133,16 +135,48 @@ def test_a_cache_is_not_worth_an_endless_queue() -> None:
         assert choose(picker, asked).pod != home
 
 
+def strangers() -> Iterator[Ask]:
+    """Chats that begin differently, each of them."""
+    return (ask(0, f"{number} asks", system=f"prompt {number} " * 100) for number in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def disappointed() -> tuple[Picker, Loads, Iterator[Ask]]:
+    """A gateway that has found nothing again in hundreds of requests, and more of them."""
+    picker, others = Picker(loads := Loads()), strangers()
+    for asked in itertools.islice(others, 600):
+        choose(picker, asked)
+    return picker, loads, others
+
+
 @given(COSTS)
-def test_with_nothing_shared_it_is_least_load(costs: list[int]) -> None:
-    picker = Picker(loads := Loads())
+def test_where_nothing_is_found_again_it_is_least_load(
+    disappointed: tuple[Picker, Loads, Iterator[Ask]], costs: list[int]
+) -> None:
+    picker, loads, others = disappointed
     with ExitStack() as open_requests:
-        for number, cost in enumerate(costs):
-            asked = ask(cost, f"{number} asks something else", system=f"prompt {number} " * 100)
+        for cost in costs:
+            other = next(others)
+            asked = replace(other, tokens=other.tokens + cost)
             before = loads.work(PODS)
             choice = choose(picker, asked)
             assert before[PODS.index(choice.pod)] == min(before) and choice.matched == 0
             open_requests.enter_context(picker.sending(choice, asked))
+
+
+def test_a_new_gateway_trusts_the_hash_and_one_that_found_nothing_does_not(
+    disappointed: tuple[Picker, Loads, Iterator[Ask]],
+) -> None:
+    """Else two new ones would place every conversation by what is in flight, and look for it in different places."""
+    old, old_loads, others = disappointed
+    for asked in itertools.islice(others, 20):
+        home = PODS[ranking(asked.chain.anchor, PODS)[0]]
+        new = Picker(new_loads := Loads())
+        with new_loads.sending(home, 100), old_loads.sending(home, 100):
+            assert choose(new, asked).pod == home != choose(old, asked).pod
+        new = Picker(new_loads := Loads())
+        with new_loads.sending(home, 10_000):
+            assert choose(new, asked).pod != home
 
 
 def test_two_gateways_send_a_conversation_to_the_same_pod() -> None:
