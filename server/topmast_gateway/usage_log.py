@@ -19,10 +19,9 @@ from topmast_gateway.usage import Use
 log = logging.getLogger(__name__)
 
 _KINDS: Final = ("day", "month", periods.TOTAL)
-_LARGEST, _LONGEST_NAME = (
-    10**12,
-    256,
-)  # of one request's tokens, and of a key's name: what is beyond was not written here
+# Of one request's tokens and of a name: what is beyond was not written here.
+_LARGEST: Final = 10**12
+_LONGEST_NAME: Final = 256
 
 
 class UsageLog:

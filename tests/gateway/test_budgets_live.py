@@ -22,6 +22,7 @@ from gateway.stage import SECRET, SYSTEM, Gateway, Stage, hashed, soon
 KEYS = {"monthly": "tm-" + "o" * 40, "lifelong": "tm-" + "f" * 40}
 BUDGET = 250_000
 AT_ONCE = 80
+TOKEN = "t" * 40  # for /usage
 MODELS = 8  # an engine that often breaks is left alone for a while, but only for that model
 
 
@@ -60,7 +61,8 @@ class Accounts:
         return {name: held for name, held in (counts | self._usage()["open"]).items() if held}
 
     def _usage(self) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.gateway.admin_url}/usage").json())
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        return dict(httpx.get(f"{self.gateway.admin_url}/usage", headers=headers).json())
 
 
 @pytest.fixture
@@ -91,7 +93,10 @@ async def accounts(
             stage.model(namespace, f"m{number}")
             for engine in engines:
                 stage.pod(namespace, f"m{number}", engine.ip)
-        gateway = (await asyncio.to_thread(new_gateway, "--usage-log", str(log))).wait_ready()
+        token = tmp_path / "token"
+        token.write_text(TOKEN)
+        flags = ("--usage-log", str(log), "--shared-token-file", str(token))
+        gateway = (await asyncio.to_thread(new_gateway, *flags)).wait_ready()
         for number in range(MODELS):
             await asyncio.to_thread(gateway.sees, f"{namespace}/m{number}", 2)
         yield Accounts(gateway, log, told)
