@@ -94,10 +94,10 @@ async def test_a_request_that_breaks_every_engine_ends_after_three_tries(
     async with serving(stage, hasty, namespace, *engines) as key:
         answers = [(await ask(http, key, True)).text for _ in range(3)]
         begun = next(answer for answer in answers if '"0 "' in answer)
-        assert text_before_error(begun) == numbers(2)
+        assert text_before_error(begun) in (numbers(2), numbers(4))  # it may come to the first one again
         assert json.loads(begun.split("data: ")[-1])["error"]["code"] == "upstream_lost"
-        # Of one request at most five: two tries that make nothing, the one that makes two tokens, and two after it.
-        assert sum(engine.asked for engine in engines) <= 3 * 5
+        # Three tries in a row that make nothing end a request; the first one's make two tokens.
+        assert sum(engine.asked for engine in engines[1:]) <= 3 * 3 + 2 * engines[0].asked
         failed = sum("upstream_lost" in answer for answer in answers)
         assert hasty.metric("topmast_gateway_caller_requests_total", model=key, outcome="failed") == failed
 
