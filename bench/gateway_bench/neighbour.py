@@ -2,7 +2,8 @@
 
 Two keys of equal weight share one engine. The quiet one asks for half of its share the whole time, the noisy one first
 for all of its own, then for ten times as much; both at random moments, waiting for nobody. What counts is the quiet
-key's time to its first token, over several alternating turns.
+key's time to its first token, over several alternating turns. In both turns of a pair it asks at the same moments: its
+own bursts make it wait longest, and they must not decide.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ async def _measure(url: str, turns: int, draw: random.Random) -> dict[str, Any]:
         refused: dict[int, int] = {1: 0, 10: 0}
         for turn in range(turns):
             for factor in (1, 10) if turn % 2 else (10, 1):
-                found, errors = await _turn(client, share, factor, draw)
+                found, errors = await _turn(client, share, factor, draw, random.Random(turn))
                 times[factor] += found
                 refused[factor] += errors
                 print(f"noisy at {factor} x: {len(found)} answers, p99 {percentile(found, 99):.3f} s", flush=True)
@@ -87,24 +88,25 @@ async def _most_per_s(client: aiohttp.ClientSession, draw: random.Random) -> flo
 
 
 async def _turn(
-    client: aiohttp.ClientSession, share: float, factor: int, draw: random.Random
+    client: aiohttp.ClientSession, share: float, factor: int, draw: random.Random, moments: random.Random
 ) -> tuple[list[float], int]:
-    """The quiet key's times, and how many of its requests got no answer."""
+    """The quiet key's times, and how many of its requests got no answer; it asks at these `moments`."""
     began_s = time.monotonic()
     noisy: set[asyncio.Task[Any]] = set()
     quiet: list[asyncio.Task[float | None]] = []
 
-    async def arrivals(per_s: float, key: str) -> None:
-        while (now_s := time.monotonic() - began_s) < _TURN_S:
-            await asyncio.sleep(draw.expovariate(per_s))
+    async def arrivals(per_s: float, key: str, moments: random.Random) -> None:
+        at_s = 0.0
+        while (at_s := at_s + moments.expovariate(per_s)) < _TURN_S:
+            await asyncio.sleep(at_s - (time.monotonic() - began_s))
             task = asyncio.create_task(_ttft_s(client, key, draw))
             if key == _NOISY:
                 noisy.add(task)
                 task.add_done_callback(noisy.discard)
-            elif now_s >= _SETTLE_S:
+            elif at_s >= _SETTLE_S:
                 quiet.append(task)
 
-    await asyncio.gather(arrivals(share / 2, _QUIET), arrivals(share * factor, _NOISY))
+    await asyncio.gather(arrivals(share / 2, _QUIET, moments), arrivals(share * factor, _NOISY, draw))
     answers = await asyncio.gather(*quiet)
     await asyncio.gather(*noisy)
     return [answer for answer in answers if answer is not None], answers.count(None)

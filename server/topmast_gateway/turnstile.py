@@ -1,9 +1,9 @@
 """Who goes next at one model, and who may wait: bands of priority above fair shares, and a bounded queue.
 
 Pure: the clock is an argument, and turns.py does the waiting. A worse band that has waited long enough gets one turn in
-PASSES + 1: it never starves, and costs the better bands a known part. Where several callers come, the last places are
-kept for those below their share, who would wait for a noisy one's answers to end otherwise, and who runs more than its
-part adds no prompt while another one waits to be computed, because engines take them in the order of their arrival.
+PASSES + 1: it never starves, and costs the better bands a known part. Where several callers come, places are kept for
+those below their share, who would wait for a noisy one's answers to end otherwise, and a noisy one's prompts go one
+after another, because engines compute them in the order of their arrival.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from topmast_gateway.vtc import Line, Ticket
 
 PATIENCE_S: Final = 10.0  # a band that has waited this long may no longer be passed over without end
 PASSES: Final = 7  # turns of better bands before it has one
-SEEN_S: Final = 60.0  # a caller counts as one who comes for so long after its last request
+SEEN_S: Final = 10.0  # a caller counts as one who comes for so long after its last request
 TOLD_S: Final = 0.1  # an engine with a journal tells a prompt's size at once; of others nobody knows when they begin
-_PLACES_PER_PROMPT: Final = 32  # that is not computed yet, beside which one who runs more than its part adds another
+_PLACES_PER_PROMPT: Final = 32  # that is not computed yet, beside which a noisy caller gets no further turn
 _MEASURE_S: Final = 0.05  # how often running requests are charged
 _DRAIN_TURNS: Final = 32  # from so many turns the speed of the queue is known
 
@@ -33,11 +33,12 @@ class Full:
 
 
 def kept_back(places: int) -> int:
-    """Of so many places, those for callers below their share.
+    """Of so many places, those that not everybody may have who comes first.
 
-    Half: a noisy caller that fills an engine slows every step of it, which costs the others more than their turns do.
+    So many, because a noisy caller that fills an engine slows every step of it: what is left must be enough for others
+    whose answers take longer now.
     """
-    return places // 2
+    return places * 2 // 3
 
 
 class Turnstile:
@@ -154,26 +155,36 @@ class Turnstile:
         if len(self._seen) < 2:
             return self._seen
         places = self.running + free
-        held_up = self._held_up(now_s, places)
-        allowed = self._seen.keys() - held_up if held_up else self._seen.keys()
-        if free > kept_back(places):
+        scarce = free <= kept_back(places)
+        noisy = self._noisy(now_s, places, scarce)
+        allowed = self._seen.keys() - noisy if noisy else self._seen.keys()
+        if not scarce:
             return allowed
         per_weight = places / self._weights()
         below = {name: per_weight * weight - self._places[name] for name, (weight, _) in self._seen.items()}
         below = {name: missing for name, missing in below.items() if missing > 0}
         return allowed & below.keys() if free <= sum(below.values()) else allowed
 
-    def _held_up(self, now_s: float, places: int) -> set[str]:
-        """Who runs more than its part, while prompts of anybody wait to be computed: its next one would delay what others
-        send meanwhile. While less than half of the places are taken, its part is that of the half: nobody is noisy then.
+    def _noisy(self, now_s: float, places: int, scarce: bool) -> set[str]:
+        """Who runs more than its part of what runs, and may not add to it now.
+
+        While prompts of anybody wait to be computed, because the next one would delay what others send meanwhile; but
+        up to half of its share of all places nobody is noisy. And where places are scarce, when it has what its share
+        would be if one more like it came.
         """
         for ticket, since_s in list(self._prompts.items()):
             if ticket.tally.output or (not ticket.tally.prompt and now_s - since_s > TOLD_S):
                 del self._prompts[ticket]
-        if len(self._prompts) < max(1, places // _PLACES_PER_PROMPT):
-            return set()
-        per_weight = max(self.running, places / 2) / self._weights()
-        return {name for name, held in self._places.items() if held > per_weight * self._seen[name][0]}
+        computing = len(self._prompts) >= max(1, places // _PLACES_PER_PROMPT)
+        weights, noisy = self._weights(), set[str]()
+        for name, held in self._places.items():
+            weight = self._seen[name][0]
+            if held > self.running * weight / weights and (
+                (computing and held > places / 2 * weight / weights)
+                or (scarce and held >= places * weight / (weights + weight))
+            ):
+                noisy.add(name)
+        return noisy
 
     def _weights(self) -> float:
         """Of all who come."""
