@@ -3,15 +3,19 @@
 Two keys of equal weight share one engine. The quiet one asks for half of its share the whole time, the noisy one first
 for all of its own, then for ten times as much; both at random moments, waiting for nobody. What counts is the quiet
 key's time to its first token, over several alternating turns. In both turns of a pair it asks at the same moments: its
-own bursts make it wait longest, and they must not decide.
+own bursts make it wait longest, and they must not decide. The engine has half of the cores to itself, as a pod would:
+what the refusal of a flood costs is the gateway's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,19 +30,22 @@ _NAMESPACE, _MODEL = "neighbour", "smollm2"
 _QUIET, _NOISY = "tm-" + "q" * 40, "tm-" + "n" * 40
 _PROMPT_TOKENS, _ANSWER_TOKENS = 64, 48
 _SATURATE_S: Final = 15.0
-_TURN_S: Final = 40.0
+_TURN_S: Final = 80.0
 _SETTLE_S: Final = 8.0  # of a turn, before its first request that counts
 _CLIENTS: Final = 40  # that find out what the engine can do
 
 
 def run(turns: int, seed: int) -> dict[str, Any]:
     """`ratio` is the quiet key's p99 beside the noisy one at ten times its share, over that at its share."""
-    with front.control_plane() as stage, tempfile.TemporaryDirectory() as folder:
+    cores = sorted(os.sched_getaffinity(0))
+    engines, others = set(cores[: len(cores) // 2]) or set(cores), set(cores[len(cores) // 2 :])
+    with _on(others), front.control_plane() as stage, tempfile.TemporaryDirectory() as folder:
         stage.namespace(_NAMESPACE)
         stage.keys(quiet=_QUIET, noisy=_NOISY)
         stage.model(_NAMESPACE, _MODEL)
         gateway = Gateway(stage.kubeconfig, "--namespace", _NAMESPACE, "--queue-s", "20")
-        engine = Served(Path(folder), _MODEL, flags=("--batch-invariant", "--ttft-target-s", "60"))
+        with _on(engines):
+            engine = Served(Path(folder), _MODEL, flags=("--batch-invariant", "--ttft-target-s", "60"))
         try:
             eventually(engine.ready, "the engine is ready", 180)
             stage.pod(_NAMESPACE, _MODEL, engine.ip)
@@ -47,6 +54,17 @@ def run(turns: int, seed: int) -> dict[str, Any]:
         finally:
             gateway.close()
             engine.close()
+
+
+@contextlib.contextmanager
+def _on(cores: set[int]) -> Iterator[None]:
+    """Processes that are started in the block run on these cores only, and so does this one until its end."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 async def _measure(url: str, turns: int, draw: random.Random) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def per_s(sizes: tuple[range, range]) -> float:
     return len(jobs) / Engine(PLACES, 10_000).run(jobs).seconds
 
 
-# Beside a noisy key the engine is full: a burst of long prompts takes longer, and a key near its share meets its limits.
+# Beside a noisy key the engine is full: a burst of long prompts takes longer, and a key near its share meets limits.
 @pytest.mark.parametrize(("sizes", "load", "bar"), [(ALIKE, 0.5, 1.2), (MIXED, 0.5, 1.3), (ALIKE, 0.8, 1.6)])
 def test_a_noisy_key_at_ten_times_its_share_hardly_moves_anothers_p99_ttft(
     sizes: tuple[range, range], load: float, bar: float
