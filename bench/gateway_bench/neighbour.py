@@ -2,15 +2,20 @@
 
 Two keys of equal weight share one engine. The quiet one asks for half of its share the whole time, the noisy one first
 for all of its own, then for ten times as much; both at random moments, waiting for nobody. What counts is the quiet
-key's time to its first token, over several alternating turns.
+key's time to its first token, over several alternating turns. In both turns of a pair it asks at the same moments: its
+own bursts make it wait longest, and they must not decide. The engine has half of the cores to itself, as a pod would:
+what the refusal of a flood costs is the gateway's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,19 +30,22 @@ _NAMESPACE, _MODEL = "neighbour", "smollm2"
 _QUIET, _NOISY = "tm-" + "q" * 40, "tm-" + "n" * 40
 _PROMPT_TOKENS, _ANSWER_TOKENS = 64, 48
 _SATURATE_S: Final = 15.0
-_TURN_S: Final = 40.0
+_TURN_S: Final = 80.0
 _SETTLE_S: Final = 8.0  # of a turn, before its first request that counts
 _CLIENTS: Final = 40  # that find out what the engine can do
 
 
 def run(turns: int, seed: int) -> dict[str, Any]:
     """`ratio` is the quiet key's p99 beside the noisy one at ten times its share, over that at its share."""
-    with front.control_plane() as stage, tempfile.TemporaryDirectory() as folder:
+    cores = sorted(os.sched_getaffinity(0))
+    engines, others = set(cores[: len(cores) // 2]) or set(cores), set(cores[len(cores) // 2 :])
+    with _on(others), front.control_plane() as stage, tempfile.TemporaryDirectory() as folder:
         stage.namespace(_NAMESPACE)
         stage.keys(quiet=_QUIET, noisy=_NOISY)
         stage.model(_NAMESPACE, _MODEL)
         gateway = Gateway(stage.kubeconfig, "--namespace", _NAMESPACE, "--queue-s", "20")
-        engine = Served(Path(folder), _MODEL, flags=("--batch-invariant", "--ttft-target-s", "60"))
+        with _on(engines):
+            engine = Served(Path(folder), _MODEL, flags=("--batch-invariant", "--ttft-target-s", "60"))
         try:
             eventually(engine.ready, "the engine is ready", 180)
             stage.pod(_NAMESPACE, _MODEL, engine.ip)
@@ -46,6 +54,17 @@ def run(turns: int, seed: int) -> dict[str, Any]:
         finally:
             gateway.close()
             engine.close()
+
+
+@contextlib.contextmanager
+def _on(cores: set[int]) -> Iterator[None]:
+    """Processes that are started in the block run on these cores only, and so does this one until its end."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 async def _measure(url: str, turns: int, draw: random.Random) -> dict[str, Any]:
@@ -57,7 +76,7 @@ async def _measure(url: str, turns: int, draw: random.Random) -> dict[str, Any]:
         refused: dict[int, int] = {1: 0, 10: 0}
         for turn in range(turns):
             for factor in (1, 10) if turn % 2 else (10, 1):
-                found, errors = await _turn(client, share, factor, draw)
+                found, errors = await _turn(client, share, factor, draw, random.Random(turn))
                 times[factor] += found
                 refused[factor] += errors
                 print(f"noisy at {factor} x: {len(found)} answers, p99 {percentile(found, 99):.3f} s", flush=True)
@@ -87,24 +106,25 @@ async def _most_per_s(client: aiohttp.ClientSession, draw: random.Random) -> flo
 
 
 async def _turn(
-    client: aiohttp.ClientSession, share: float, factor: int, draw: random.Random
+    client: aiohttp.ClientSession, share: float, factor: int, draw: random.Random, moments: random.Random
 ) -> tuple[list[float], int]:
-    """The quiet key's times, and how many of its requests got no answer."""
+    """The quiet key's times, and how many of its requests got no answer; it asks at these `moments`."""
     began_s = time.monotonic()
     noisy: set[asyncio.Task[Any]] = set()
     quiet: list[asyncio.Task[float | None]] = []
 
-    async def arrivals(per_s: float, key: str) -> None:
-        while (now_s := time.monotonic() - began_s) < _TURN_S:
-            await asyncio.sleep(draw.expovariate(per_s))
+    async def arrivals(per_s: float, key: str, moments: random.Random) -> None:
+        at_s = 0.0
+        while (at_s := at_s + moments.expovariate(per_s)) < _TURN_S:
+            await asyncio.sleep(at_s - (time.monotonic() - began_s))
             task = asyncio.create_task(_ttft_s(client, key, draw))
             if key == _NOISY:
                 noisy.add(task)
                 task.add_done_callback(noisy.discard)
-            elif now_s >= _SETTLE_S:
+            elif at_s >= _SETTLE_S:
                 quiet.append(task)
 
-    await asyncio.gather(arrivals(share / 2, _QUIET), arrivals(share * factor, _NOISY))
+    await asyncio.gather(arrivals(share / 2, _QUIET, moments), arrivals(share * factor, _NOISY, draw))
     answers = await asyncio.gather(*quiet)
     await asyncio.gather(*noisy)
     return [answer for answer in answers if answer is not None], answers.count(None)

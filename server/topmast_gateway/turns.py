@@ -19,7 +19,7 @@ from topmast_gateway.tally import Tally
 from topmast_gateway.turnstile import Full, Turnstile
 from topmast_gateway.vtc import Ticket
 
-_LOOK_S: Final = 0.05  # while somebody waits: pods come, and recover, without a request's end
+_LOOK_S: Final = 0.02  # while somebody waits: pods come and recover, and prompts are computed, without a request's end
 _RETRY_S: Final = (1, 120)  # bounds of Retry-After
 
 

@@ -1,8 +1,9 @@
 """Who goes next at one model, and who may wait: bands of priority above fair shares, and a bounded queue.
 
 Pure: the clock is an argument, and turns.py does the waiting. A worse band that has waited long enough gets one turn in
-PASSES + 1: it never starves, and costs the better bands a known part. Where several callers come, the last places are
-kept for those below their share, who would wait for a noisy one's answers to end otherwise.
+PASSES + 1: it never starves, and costs the better bands a known part. Where several callers come, places are kept for
+those below their share, who would wait for a noisy one's answers to end otherwise, and a noisy one's prompts go one
+after another, because engines compute them in the order of their arrival.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from topmast_gateway.vtc import Line, Ticket
 
 PATIENCE_S: Final = 10.0  # a band that has waited this long may no longer be passed over without end
 PASSES: Final = 7  # turns of better bands before it has one
-SEEN_S: Final = 60.0  # a caller counts as one who comes for so long after its last request
+SEEN_S: Final = 10.0  # a caller counts as one who comes for so long after its last request
+TOLD_S: Final = 0.1  # an engine with a journal tells a prompt's size at once; of others nobody knows when they begin
+_PLACES_PER_PROMPT: Final = 32  # that is not computed yet, beside which a noisy caller gets no further turn
 _MEASURE_S: Final = 0.05  # how often running requests are charged
 _DRAIN_TURNS: Final = 32  # from so many turns the speed of the queue is known
 
@@ -30,11 +33,12 @@ class Full:
 
 
 def kept_back(places: int) -> int:
-    """Of so many places, those for callers below their share.
+    """Of so many places, those that not everybody may have who comes first.
 
-    Half: a noisy caller that fills an engine slows every step of it, which costs the others more than their turns do.
+    So many, because a noisy caller that fills an engine slows every step of it: what is left must be enough for others
+    whose answers take longer now.
     """
-    return places // 2
+    return places * 2 // 3
 
 
 class Turnstile:
@@ -45,6 +49,7 @@ class Turnstile:
         self._lines = {band: Line() for band in Band}
         self._passed = dict.fromkeys(Band, 0)  # turns of better bands while this one waited
         self._running: set[Ticket] = set()
+        self._prompts: dict[Ticket, float] = {}  # of running requests, those without a token: when they had their turn
         self._places: Counter[str] = Counter()  # of running requests, by caller
         self._seen: dict[str, tuple[float, float]] = {}  # callers who come: weight, and when they came last
         self._measured_s = 0.0
@@ -103,6 +108,7 @@ class Turnstile:
                 self._passed[worse] = self._passed[worse] + 1 if self._lines[worse] else 0
         ticket = self._lines[band].pop(allowed)
         self._running.add(ticket)
+        self._prompts[ticket] = now_s
         self._places[ticket.caller.name] += 1
         self._turns_s.append(now_s)
         self._one_less()
@@ -115,15 +121,21 @@ class Turnstile:
     def finish(self, ticket: Ticket) -> None:
         """A request that had its turn has ended."""
         self._running.remove(ticket)
+        self._prompts.pop(ticket, None)
         self._places -= Counter((ticket.caller.name,))  # this drops who has none left
         self._lines[ticket.band].finish(ticket)
 
     def measure(self, now_s: float) -> None:
-        """Charge what running requests have got since the last time, now and then."""
-        if now_s - self._measured_s >= _MEASURE_S:
-            self._measured_s = now_s
-            for ticket in self._running:
-                self._lines[ticket.band].charge(ticket)
+        """Charge what running requests have got since the last time, and see who still comes, now and then."""
+        if now_s - self._measured_s < _MEASURE_S:
+            return
+        self._measured_s = now_s
+        for ticket in self._running:
+            self._lines[ticket.band].charge(ticket)
+        waiting = self._lengths()
+        for name in [name for name, (_, at_s) in self._seen.items() if now_s - at_s > SEEN_S]:
+            if name not in waiting and name not in self._places:
+                del self._seen[name]
 
     def share(self, caller: Caller) -> float:
         """The caller's part among those who wait, itself included: 1 when nobody else does."""
@@ -139,18 +151,44 @@ class Turnstile:
         return (mine + 1) / (per_s * self.share(caller))
 
     def _allowed(self, now_s: float, free: int) -> Container[str]:
-        """Everybody who waits; for the last places only those below their share, as far as there are such who come."""
-        places = self.running + free
-        if free > kept_back(places):
+        """Everybody who waits, unless others come who would suffer from it."""
+        if len(self._seen) < 2:
             return self._seen
-        waiting = self._lengths()
-        for name in [name for name, (_, at_s) in self._seen.items() if now_s - at_s > SEEN_S]:
-            if name not in waiting and name not in self._places:
-                del self._seen[name]
-        per_weight = places / sum(weight for weight, _ in self._seen.values())
+        places = self.running + free
+        scarce = free <= kept_back(places)
+        noisy = self._noisy(now_s, places, scarce)
+        allowed = self._seen.keys() - noisy if noisy else self._seen.keys()
+        if not scarce:
+            return allowed
+        per_weight = places / self._weights()
         below = {name: per_weight * weight - self._places[name] for name, (weight, _) in self._seen.items()}
         below = {name: missing for name, missing in below.items() if missing > 0}
-        return below if free <= sum(below.values()) else self._seen
+        return allowed & below.keys() if free <= sum(below.values()) else allowed
+
+    def _noisy(self, now_s: float, places: int, scarce: bool) -> set[str]:
+        """Who runs more than its part of what runs, and may not add to it now.
+
+        While prompts of anybody wait to be computed, because the next one would delay what others send meanwhile; but
+        up to half of its share of all places nobody is noisy. And where places are scarce, when it has what its share
+        would be if one more like it came.
+        """
+        for ticket, since_s in list(self._prompts.items()):
+            if ticket.tally.output or (not ticket.tally.prompt and now_s - since_s > TOLD_S):
+                del self._prompts[ticket]
+        computing = len(self._prompts) >= max(1, places // _PLACES_PER_PROMPT)
+        weights, noisy = self._weights(), set[str]()
+        for name, held in self._places.items():
+            weight = self._seen[name][0]
+            if held > self.running * weight / weights and (
+                (computing and held > places / 2 * weight / weights)
+                or (scarce and held >= places * weight / (weights + weight))
+            ):
+                noisy.add(name)
+        return noisy
+
+    def _weights(self) -> float:
+        """Of all who come."""
+        return sum(weight for weight, _ in self._seen.values())
 
     def _next_band(self, now_s: float, allowed: Container[str]) -> Band | None:
         """The best band that waits, unless a worse one has been passed over for too long."""

@@ -1,13 +1,15 @@
-"""A model of an engine behind a turnstile, in simulated time: slots, prefill, decode. No tasks, no sockets, no noise.
+"""A model of an engine behind a turnstile, in simulated time. No tasks, no sockets, no noise.
 
-A request takes a slot for its prefill and its decode; a turnstile decides who gets the next one. Answers grow while
-they run, so that the turnstile sees what it would see in a gateway.
+The engine works in steps, as real ones do: every running answer gets a token, and prompts are computed in the order of
+their arrival as far as a step's time allows. So a step takes longer the more there is to do, and whoever is let through
+delays all others. A turnstile decides who gets the next of its places.
 """
 
 from __future__ import annotations
 
-import heapq
 import random
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from topmast_gateway.caller import Band, Caller
@@ -15,9 +17,13 @@ from topmast_gateway.tally import Tally
 from topmast_gateway.turnstile import Full, Turnstile
 from topmast_gateway.vtc import Ticket
 
+# About what SmolLM2-135M takes on two cores.
 PREFILL_S_PER_TOKEN = 0.0005
-DECODE_S_PER_TOKEN = 0.02
-GROWS_EVERY_S = 0.05
+STEP_S = 0.0045
+DECODE_S_PER_TOKEN = 0.0009
+_GOAL_S = 0.15  # what prompts may make a step take
+_GRAIN = 16  # tokens that the first prompt gets however long the step is already
+_HOP_S = 0.003  # between gateway and engine
 
 
 @dataclass(frozen=True)
@@ -30,18 +36,25 @@ class Job:
     output: int
     band: Band = Band.NORMAL
 
-    @property
-    def service_s(self) -> float:
-        return self.prompt * PREFILL_S_PER_TOKEN + self.output * DECODE_S_PER_TOKEN
-
 
 @dataclass
 class Outcome:
-    """What happened to every job, by caller."""
+    """What happened to the jobs, by caller. `ttft_s` has when each came, and its time to the first token."""
 
-    ttft_s: dict[str, list[float]] = field(default_factory=dict)
+    ttft_s: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
-    refused: dict[str, int] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class _Answer:
+    """A job that has its place. `left` are tokens of its prompt."""
+
+    ticket: Ticket
+    job: Job
+    reaches_s: float
+    left: int
 
 
 def p99(times_s: list[float]) -> float:
@@ -49,55 +62,83 @@ def p99(times_s: list[float]) -> float:
     return sorted(times_s)[int(len(times_s) * 0.99)]
 
 
-def poisson(caller: Caller, per_s: float, until_s: float, seed: int, band: Band = Band.NORMAL) -> list[Job]:
-    """Arrivals at random, with prompts and answers of mixed length."""
-    random_ = random.Random(seed)
-    jobs, at_s = [], 0.0
+def poisson(
+    caller: Caller, per_s: float, until_s: float, seed: int, sizes: tuple[range, range] = (range(64, 65), range(48, 49))
+) -> Iterator[Job]:
+    """Arrivals at random, with prompts and answers of these lengths."""
+    random_, at_s = random.Random(seed), 0.0
     while (at_s := at_s + random_.expovariate(per_s)) < until_s:
-        jobs.append(Job(at_s, caller, random_.randint(100, 1000), random_.randint(20, 180), band))
-    return jobs
+        yield Job(at_s, caller, random_.choice(sizes[0]), random_.choice(sizes[1]))
 
 
-def run(jobs: list[Job], slots: int, max_waiting: int = 512) -> Outcome:
-    """Serve all jobs. Between events running answers grow evenly."""
-    turnstile, outcome, number = Turnstile(max_waiting), Outcome(), 0
-    events: list[tuple[float, int, Job | Ticket]] = []
-    for job in jobs:
-        heapq.heappush(events, (job.at_s, number := number + 1, job))
-    of: dict[Ticket, Job] = {}
-    started_s: dict[Ticket, float] = {}
-    grown_s = 0.0
-    while events:
-        now_s, _, what = heapq.heappop(events)
-        if now_s - grown_s >= GROWS_EVERY_S:
-            grown_s = now_s
-            for ticket, since_s in started_s.items():
-                _grow(ticket, of[ticket], now_s - since_s)
-        if isinstance(what, Job):
-            ticket = Ticket(what.caller, what.band, what.prompt, Tally(), now_s)
-            entered = turnstile.arrive(ticket)
-            if isinstance(entered, Full):
-                outcome.refused[what.caller.name] = outcome.refused.get(what.caller.name, 0) + 1
-            else:
-                of[ticket] = what
-                if entered is not None:
-                    outcome.refused[entered.caller.name] = outcome.refused.get(entered.caller.name, 0) + 1
-        else:
-            _grow(what, of[what], now_s - started_s.pop(what))
-            turnstile.finish(what)
-        while ticket := turnstile.next(now_s, slots - turnstile.running):
-            job = of[ticket]
-            started_s[ticket] = now_s
-            outcome.order.append(job.caller.name)
-            ttft_s = now_s - job.at_s + job.prompt * PREFILL_S_PER_TOKEN + DECODE_S_PER_TOKEN
-            outcome.ttft_s.setdefault(job.caller.name, []).append(ttft_s)
-            heapq.heappush(events, (now_s + job.service_s, number := number + 1, ticket))
-    assert turnstile.waiting == 0 and turnstile.running == 0
-    return outcome
+class Engine:
+    """`places` answers at most, and the turnstile before them."""
 
+    def __init__(self, places: int, max_waiting: int) -> None:
+        self._places = places
+        self._turnstile = Turnstile(max_waiting)
+        self._jobs: dict[Ticket, Job] = {}
+        self._answers: list[_Answer] = []  # in the order of their turns
+        self._chunks: dict[_Answer, int] = {}  # of prompts, in this step
+        self.outcome = Outcome()
 
-def _grow(ticket: Ticket, job: Job, ran_s: float) -> None:
-    prefill_s = job.prompt * PREFILL_S_PER_TOKEN
-    if ran_s >= prefill_s:
-        ticket.tally.prompt = job.prompt
-        ticket.tally.output = min(job.output, int((ran_s - prefill_s) / DECODE_S_PER_TOKEN))
+    def run(self, jobs: list[Job]) -> Outcome:
+        """Serve all jobs, to the end of the last one."""
+        coming, now_s = deque(sorted(jobs, key=lambda job: job.at_s)), 0.0
+        while coming or self._answers or self._turnstile.waiting:
+            here = [one for one in self._answers if one.reaches_s <= now_s]
+            if not here:
+                now_s = min([one.reaches_s for one in self._answers] + [job.at_s for job in list(coming)[:1]])
+            ends_s = now_s + self._begin(here) if here else now_s
+            while coming and coming[0].at_s <= ends_s:
+                self._arrive(coming.popleft())
+            now_s = ends_s
+            self._end(here, now_s)
+            self._let_through(now_s)
+        assert self._turnstile.running == 0
+        self.outcome.seconds = now_s
+        return self.outcome
+
+    def _begin(self, here: list[_Answer]) -> float:
+        """Plan a step; how long it takes."""
+        decoding = sum(not one.left for one in here)
+        seconds = STEP_S + decoding * DECODE_S_PER_TOKEN
+        least = _GRAIN
+        for one in here:
+            if one.left:
+                room = max(least, int(max(0.0, _GOAL_S - seconds) / PREFILL_S_PER_TOKEN) // _GRAIN * _GRAIN)
+                self._chunks[one] = chunk = min(one.left, room)
+                seconds += chunk * PREFILL_S_PER_TOKEN
+                least = 0
+        return seconds
+
+    def _end(self, here: list[_Answer], now_s: float) -> None:
+        """The step's tokens."""
+        for one in here:
+            if one.left:
+                one.left -= self._chunks.pop(one)
+                if one.left:
+                    continue
+                ttft_s = now_s + _HOP_S - one.job.at_s
+                self.outcome.ttft_s.setdefault(one.job.caller.name, []).append((one.job.at_s, ttft_s))
+            one.ticket.tally.output += 1
+            if one.ticket.tally.output == one.job.output:
+                self._answers.remove(one)
+                self._turnstile.finish(one.ticket)
+
+    def _arrive(self, job: Job) -> None:
+        ticket = Ticket(job.caller, job.band, job.prompt, Tally(), job.at_s)
+        self._jobs[ticket] = job
+        bumped = self._turnstile.arrive(ticket)
+        if isinstance(bumped, Full):
+            self.outcome.refused[job.caller.name] += 1
+        elif bumped is not None:
+            self.outcome.refused[bumped.caller.name] += 1
+        self._let_through(job.at_s)
+
+    def _let_through(self, now_s: float) -> None:
+        while ticket := self._turnstile.next(now_s, self._places - self._turnstile.running):
+            job = self._jobs.pop(ticket)
+            ticket.tally.prompt = job.prompt  # an engine's journal begins with it
+            self._answers.append(_Answer(ticket, job, now_s + _HOP_S, job.prompt))
+            self.outcome.order.append(job.caller.name)
