@@ -71,7 +71,7 @@ class Picker:
         self._loads = loads
         self._rule = rule
         self._recall = Recall()
-        self._savings: dict[str, float] = {}  # by model: the share of a prompt that choosing well has saved
+        self._savings: dict[str, tuple[float, float]] = {}  # by model: tokens saved by choosing well, tokens asked
 
     def choose(self, route: Route, pods: Sequence[Pod], ask: Ask) -> Choice:
         """One of `pods`, of which there is at least one."""
@@ -137,10 +137,11 @@ class Picker:
         """How much of a prompt the hash's pod is supposed to have: nothing where nothing is found again."""
         if not chain.tokens:
             return 0.0
-        share = self._savings.get(model, self._rule.start)
-        share += _MEMORY * (min(1.0, gained * chain.block_tokens / chain.tokens) - share)
-        self._savings[model] = share
-        return min(1.0, self._rule.trust * share)
+        saved, asked = self._savings.get(model, (self._rule.start * chain.tokens, chain.tokens))
+        saved += _MEMORY * (gained * chain.block_tokens - saved)
+        asked += _MEMORY * (chain.tokens - asked)
+        self._savings[model] = saved, asked
+        return min(1.0, self._rule.trust * saved / asked)
 
 
 def home_key(chain: Chain, shared: int) -> tuple[bytes, int]:
