@@ -26,6 +26,7 @@ from kubernetes import client, config
 
 KEY = "tm-" + "k" * 40
 SYSTEM, SECRET = "topmast-system", "topmast-api-keys"
+SHARED_TOKEN = "t" * 40
 _NAMES = itertools.count(1)
 
 
@@ -195,6 +196,11 @@ class Gateway:
             if re.match(rf"{name}[ {{]", line) and all(f'{key}="{value}"' in line for key, value in labels.items()):
                 total += float(line.rsplit(" ", 1)[1])
         return total
+
+    def usage(self) -> dict[str, Any]:
+        """What it tells other gateways; its --shared-token-file must hold SHARED_TOKEN."""
+        answer = httpx.get(f"{self.admin_url}/usage", headers={"Authorization": f"Bearer {SHARED_TOKEN}"})
+        return dict(answer.raise_for_status().json())
 
     def ready_pods(self, key: str) -> int:
         """Pods of a model that may be picked, as this gateway sees it; -1 while it does not know the model."""

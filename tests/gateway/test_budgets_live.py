@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import httpx
 import pytest
 
 from gateway.clients import PATHS, Client, a_mix
 from gateway.scripted import Script, ScriptedEngine, Told
-from gateway.stage import SECRET, SYSTEM, Gateway, Stage, hashed, soon
+from gateway.stage import SECRET, SHARED_TOKEN, SYSTEM, Gateway, Stage, hashed, soon
 
 KEYS = {"monthly": "tm-" + "o" * 40, "lifelong": "tm-" + "f" * 40}
 BUDGET = 250_000
 AT_ONCE = 80
-TOKEN = "t" * 40  # for /usage
 MODELS = 8  # an engine that often breaks is left alone for a while, but only for that model
 
 
@@ -47,7 +45,7 @@ class Accounts:
         series = "topmast_gateway_tokens_total"
         metric = sum(self.gateway.metric(series, caller=name, kind=kind) for kind in ("prompt", "output"))
         minutes = budget = 0
-        for _, caller, period, _, charged, refunded in self._usage()["counts"]:
+        for _, caller, period, _, charged, refunded in self.gateway.usage()["counts"]:
             if caller == name and ":" in period:
                 minutes += charged - refunded
             elif caller == name:
@@ -58,11 +56,7 @@ class Accounts:
         """What unfinished requests hold, by key, and whatever else counts them."""
         gauges = ("requests_in_flight", "queue_requests", "tokens_in_flight", "pod_requests_in_flight")
         counts = {gauge: self.gateway.metric(f"topmast_gateway_{gauge}") for gauge in gauges}
-        return {name: held for name, held in (counts | self._usage()["open"]).items() if held}
-
-    def _usage(self) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        return dict(httpx.get(f"{self.gateway.admin_url}/usage", headers=headers).json())
+        return {name: held for name, held in (counts | self.gateway.usage()["open"]).items() if held}
 
 
 @pytest.fixture
@@ -94,7 +88,7 @@ async def accounts(
             for engine in engines:
                 stage.pod(namespace, f"m{number}", engine.ip)
         token = tmp_path / "token"
-        token.write_text(TOKEN)
+        token.write_text(SHARED_TOKEN)
         flags = ("--usage-log", str(log), "--shared-token-file", str(token))
         gateway = (await asyncio.to_thread(new_gateway, *flags)).wait_ready()
         for number in range(MODELS):

@@ -182,7 +182,7 @@ async def test_a_conversation_stays_at_its_pod_and_who_debugs_is_told_why(
             routes.append(response.headers["x-topmast-route"])
             messages += [{"role": "assistant", "content": "Yes. " * 100}, {"role": "user", "content": "And then?"}]
         assert len(served) == 1
-        assert "reason=least_load; blocks=0/9" in routes[0] and "reason=prefix; blocks=9/11" in routes[1]
+        assert "reason=hash; blocks=0/9" in routes[0] and "reason=prefix; blocks=9/11" in routes[1]
         assert all(route.startswith("m-") for route in routes)
         quiet = await http.post(CHAT, json=body)
         assert "x-topmast-route" not in quiet.headers

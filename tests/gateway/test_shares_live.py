@@ -13,7 +13,7 @@ import pytest
 
 from gateway.engines import Engine
 from gateway.journaling import JournalEngine
-from gateway.stage import KEY, SECRET, SYSTEM, Gateway, Stage, eventually, hashed, soon
+from gateway.stage import KEY, SECRET, SHARED_TOKEN, SYSTEM, Gateway, Stage, eventually, hashed, soon
 
 CHAT = "/v1/chat/completions"
 NOISY, LIMITED, METERED = ("tm-" + letter * 40 for letter in "nlm")
@@ -33,8 +33,9 @@ def narrow(stage: Stage, new_gateway: Callable[..., Gateway], log: Path) -> Iter
     metered = json.dumps({"hash": hashed(METERED), "budgetTokens": 1_000_000, "budgetPeriod": "total"})
     keys = {"noisy": hashed(NOISY), "limited": limited, "metered": metered}
     stage.core.patch_namespaced_secret(SECRET, SYSTEM, {"stringData": keys})
+    (token := log.with_name("token")).write_text(SHARED_TOKEN)
     flags = ("--requests-per-pod", str(PLACES), "--queue-requests", "50", "--queue-s", "20", "--usage-log", str(log))
-    yield new_gateway(*flags).wait_ready()
+    yield new_gateway(*flags, "--shared-token-file", str(token)).wait_ready()
     stage.core.patch_namespaced_secret(SECRET, SYSTEM, {"data": dict.fromkeys(keys)})
 
 
@@ -122,7 +123,7 @@ async def test_a_key_hears_of_its_limits_and_openais_client_understands_them(
             await client.completions.create(model=model, prompt="hi", max_tokens=10)
     assert refused.value.code == "rate_limit_exceeded"
     assert 0 < int(refused.value.response.headers["retry-after"]) <= 120
-    told = (await asyncio.to_thread(httpx.get, f"{narrow.admin_url}/usage")).json()
+    told = await asyncio.to_thread(narrow.usage)
     (charged,) = [row[4] for row in told["counts"] if row[1] == "limited" and len(row[2]) == len("2026-01-31")]
     assert charged == narrow.metric("topmast_gateway_tokens_total", caller="limited") > 0
 
@@ -153,7 +154,7 @@ async def test_a_budget_is_exact_however_requests_end_and_wherever_answers_are_f
     assert {end.status_code for end in answered} == {200} and len(answered) >= 32
     assert [line["charged"] for line in logged() if line["status"] == 200] == [5 + sound.chunks] * len(answered)
     assert all(line["charged"] <= 5 + sound.chunks for line in logged())
-    told = (await asyncio.to_thread(httpx.get, f"{narrow.admin_url}/usage")).json()
+    told = await asyncio.to_thread(narrow.usage)
     (charged,) = [row[4] for row in told["counts"] if row[1] == "metered"]
     assert charged == sum(line["charged"] for line in logged()) and "metered" not in told["open"]
 
@@ -204,5 +205,5 @@ async def test_every_request_is_in_the_usage_log_and_in_the_metrics_by_its_key(
     for caller, requests in (("tests", 1), ("noisy", 2)):
         series = {"caller": caller, "model": model, "outcome": "answered"}
         assert narrow.metric("topmast_gateway_caller_requests_total", **series) == requests
-    told = (await asyncio.to_thread(httpx.get, f"{narrow.admin_url}/usage")).json()
+    told = await asyncio.to_thread(narrow.usage)
     assert told["replica"] == logged()[0]["replica"] and told["open"] == {}
