@@ -154,29 +154,29 @@ class Turnstile:
         """Everybody who waits, unless others come who would suffer from it."""
         if len(self._seen) < 2:
             return self._seen
-        places = self.running + free
+        places, weights = self.running + free, sum(weight for weight, _ in self._seen.values())
         scarce = free <= kept_back(places)
-        noisy = self._noisy(now_s, places, scarce)
+        noisy = self._noisy(now_s, places, weights, scarce)
         allowed = self._seen.keys() - noisy if noisy else self._seen.keys()
         if not scarce:
             return allowed
-        per_weight = places / self._weights()
+        per_weight = places / weights
         below = {name: per_weight * weight - self._places[name] for name, (weight, _) in self._seen.items()}
         below = {name: missing for name, missing in below.items() if missing > 0}
         return allowed & below.keys() if free <= sum(below.values()) else allowed
 
-    def _noisy(self, now_s: float, places: int, scarce: bool) -> set[str]:
+    def _noisy(self, now_s: float, places: int, weights: float, scarce: bool) -> set[str]:
         """Who runs more than its part of what runs, and may not add to it now.
 
         While prompts of anybody wait to be computed, because the next one would delay what others send meanwhile; but
         up to half of its share of all places nobody is noisy. And where places are scarce, when it has what its share
-        would be if one more like it came.
+        would be if one more like it came. `weights` are those of all who come.
         """
         for ticket, since_s in list(self._prompts.items()):
             if ticket.tally.output or (not ticket.tally.prompt and now_s - since_s > TOLD_S):
                 del self._prompts[ticket]
         computing = len(self._prompts) >= max(1, places // _PLACES_PER_PROMPT)
-        weights, noisy = self._weights(), set[str]()
+        noisy = set[str]()
         for name, held in self._places.items():
             weight = self._seen[name][0]
             if held > self.running * weight / weights and (
@@ -185,10 +185,6 @@ class Turnstile:
             ):
                 noisy.add(name)
         return noisy
-
-    def _weights(self) -> float:
-        """Of all who come."""
-        return sum(weight for weight, _ in self._seen.values())
 
     def _next_band(self, now_s: float, allowed: Container[str]) -> Band | None:
         """The best band that waits, unless a worse one has been passed over for too long."""
