@@ -33,7 +33,8 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     try:
         world = World(cluster, kubelet, tmp_path_factory.mktemp("operator"))
         world.kubectl("apply", "-f", str(CRD))
-        world.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.topmast.dev", "--timeout=20s")
+        world.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.topmast.dev", "--timeout=50s")
+        world.until("kubectl knows the kind", lambda: "No resources" in world.kubectl("get", "llm", "-A", check=False))
         world.kubectl("create", "namespace", SYSTEM)
         world.grant("operator")
         kubelet.start()
@@ -50,7 +51,7 @@ def world(whole_world: World, request: pytest.FixtureRequest) -> Iterator[World]
     name = "t-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[-50:].strip("-")
     whole_world.kubectl("create", "namespace", name)
     whole_world.namespace = name
-    whole_world.until("the service account", lambda: whole_world.get("serviceaccount", "default"), 60)
+    whole_world.until("the service account", lambda: whole_world.get("serviceaccount", "default"))
     yield whole_world
     whole_world.kubectl("delete", "llm", "--all", "--wait=false")
     whole_world.kubectl("delete", "namespace", name, "--wait=false")

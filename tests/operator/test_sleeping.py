@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -32,29 +33,35 @@ def phase(world: World, name: str) -> str:
 def test_a_call_wakes_a_model_and_without_requests_it_sleeps_again(world: World, flags: tuple[str, ...]) -> None:
     path = f"{world.namespace}/zero"
     with telling("127.0.77.3") as engine, world.operator(*flags) as operator:
-        world.kubelet.fates["zero"] = Fate(ip=engine.ip, start_s=1.2)
-        world.apply(world.model("zero", replicas=0, sleep={"idleSeconds": 8}))
+        world.kubelet.fates["zero"] = Fate(ip=engine.ip, ready=False)  # it loads until that was seen
+        world.apply(world.model("zero", replicas=0, sleep={"idleSeconds": 6}))
         asleep = world.until_ready("zero", 0)
         assert asleep["status"]["phase"] == "Sleeping" and not world.list("pods", "zero")
         assert world.condition("zero", "Ready")["reason"] == "Sleeping", "healthy for Argo CD and Flux"
 
         engine.phase = "loading"
+        called = time.monotonic()
         status, answer = operator.wake(path, TOKEN)
         assert (status, answer["eta_s"]) == (202, None), "no wake was measured yet, and nothing is made up"
         world.until("percent and seconds", lambda: phase(world, "zero") == "Waking: loading 60% (5 s left)")
         engine.phase = "ready"
+        world.kubelet.fates["zero"] = Fate(ip=engine.ip)
         awake = world.until_ready("zero", 1)
+        took_s = time.monotonic() - called
         assert awake["spec"]["replicas"] == 0, "the user's spec is the user's"
-        assert 1 <= awake["status"]["start"]["p90Seconds"] <= 10
+        assert 1 <= awake["status"]["start"]["p90Seconds"] <= took_s + 2, "counted in whole seconds"
 
-        engine.requests = 1  # somebody asks: the idle time begins anew
-        world.remain("awake", lambda: len(world.pods("zero")) == 1, 5)
+        def asked_and_awake() -> bool:
+            engine.requests += 1
+            return len(world.pods("zero")) == 1
+
+        world.remain("awake while somebody asks", asked_and_awake, 8)
         engine.running = 1  # one long answer, for longer than the idle time
-        world.remain("awake while it answers", lambda: len(world.pods("zero")) == 1, 9)
+        world.remain("awake while it answers", lambda: len(world.pods("zero")) == 1, 8)
         engine.running = 0
-        world.until("the announcement", lambda: phase(world, "zero") in ("Draining", "Sleeping"), 15)
-        world.until("it sleeps", lambda: phase(world, "zero") == "Sleeping", 15)
-        assert not world.pods("zero") and "Sleeping" in world.events("zero")
+        world.until("it sleeps", lambda: phase(world, "zero") == "Sleeping")
+        assert not world.pods("zero")
+        world.until_told("zero", "Sleeping")
         status, answer = operator.wake(path, TOKEN)
         assert status == 202 and answer["eta_s"] == awake["status"]["start"]["p90Seconds"]
 
@@ -70,7 +77,7 @@ def test_a_wake_outlives_the_operator_that_took_the_call(world: World, flags: tu
         with world.operator(*flags) as standby:
             assert standby.metric("topmast_operator_lease_held") == 0
             world.kubectl("patch", *lease)
-            first.popen.wait(timeout=10)
+            first.popen.wait(timeout=60)
             assert standby.wake(f"{world.namespace}/robust", TOKEN)[0] == 202, "a standby takes calls, too"
             standby.stop(signal.SIGKILL)
     with world.operator(*flags):

@@ -18,7 +18,7 @@ def test_an_outage_of_the_api_server_is_survived(world: World) -> None:
         assert process.popen.poll() is None
         assert process.get("/healthz")[0] == 200, "a restart would not bring the API server back"
         world.cluster.start_apiserver()
-        world.until("the API server answers", lambda: "ok" in world.kubectl("get", "--raw", "/readyz", check=False), 30)
+        world.until("the API server answers", lambda: "ok" in world.kubectl("get", "--raw", "/readyz", check=False))
         world.kubectl("scale", "llm", "steady", "--replicas=2")
         # Only the operator's own part is waited for: the other controllers come back in their own time.
         world.until(

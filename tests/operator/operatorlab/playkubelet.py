@@ -84,7 +84,9 @@ class PlayKubelet:
                     for pod in await api.list("/api/v1/pods"):
                         await self._play(api, pod)
                 except ApiError as error:
-                    if error.status not in (404, 409):
+                    if error.status >= 500 or error.status == 429:  # an ailing server, as a real kubelet sees one
+                        await asyncio.sleep(0.5)
+                    elif error.status not in (404, 409):
                         self.problems.append(str(error))
                 except ApiUnreachableError:
                     await asyncio.sleep(0.5)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +20,7 @@ from typing import Any, TypeVar
 import yaml
 
 from operatorlab.playkubelet import PlayKubelet
+from operatorlab.reader import Reader, collection
 from operatorlab.rights import CLUSTER, LEASE_NAMESPACE, WATCHED_NAMESPACE
 
 Object = dict[str, Any]
@@ -42,7 +40,7 @@ class Process:
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=3) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -52,7 +50,7 @@ class Process:
         headers = {"Authorization": f"Bearer {token}"}
         call = urllib.request.Request(f"http://127.0.0.1:{self.port}/wake/{path}", b"", headers, method="POST")
         try:
-            with urllib.request.urlopen(call, timeout=5) as answer:
+            with urllib.request.urlopen(call, timeout=20) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -66,48 +64,7 @@ class Process:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.popen.send_signal(number)
-        return self.popen.wait(timeout=20)
-
-
-class Reader:
-    """Reads objects as the cluster's admin, much cheaper than a kubectl process: waits ask several times a second."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        config = yaml.safe_load(kubeconfig.read_text())
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        self._server = cluster["server"]
-        self._tls = ssl.create_default_context(cadata=_pem(cluster, "certificate-authority").decode())
-        with tempfile.NamedTemporaryFile() as pair:
-            pair.write(_pem(user, "client-certificate") + b"\n" + _pem(user, "client-key"))
-            pair.flush()
-            self._tls.load_cert_chain(pair.name)
-
-    def get(self, path: str) -> Object | None:
-        """The object, or None when there is none."""
-        try:
-            with urllib.request.urlopen(self._server + path, timeout=10, context=self._tls) as answer:
-                return dict(json.load(answer))
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
-                return None
-            raise
-
-
-def _pem(entry: Object, name: str) -> bytes:
-    data = entry.get(f"{name}-data")
-    return base64.b64decode(data) if data else Path(entry[name]).read_bytes()
-
-
-def _collection(kind: str, namespace: str) -> str:
-    prefix, plural = {
-        "llm": ("/apis/topmast.dev/v1alpha1", "llmdeployments"),
-        "deploy": ("/apis/apps/v1", "deployments"),
-        "pods": ("/api/v1", "pods"),
-        "service": ("/api/v1", "services"),
-        "serviceaccount": ("/api/v1", "serviceaccounts"),
-        "pdb": ("/apis/policy/v1", "poddisruptionbudgets"),
-    }[kind]
-    return f"{prefix}/namespaces/{namespace}/{plural}"
+        return self.popen.wait(timeout=60)
 
 
 class World:
@@ -149,11 +106,24 @@ class World:
         }
 
     def get(self, kind: str, name: str) -> Object | None:
-        return self.reader.get(f"{_collection(kind, self.namespace)}/{name}")
+        return self.reader.get(f"{collection(kind, self.namespace)}/{name}")
 
     def list(self, kind: str, model: str) -> list[Object]:
-        found = self.reader.get(f"{_collection(kind, self.namespace)}?labelSelector=topmast.dev%2Fmodel%3D{model}")
+        found = self.reader.get(self._of_model(kind, model))
         return list(found["items"]) if found else []
+
+    def history(self, kind: str, model: str, since: str) -> Iterator[Object]:
+        """What became of a model's objects after `version`, however late one asks: `type` and `object` each time."""
+        return self.reader.watch(self._of_model(kind, model), since)
+
+    def version(self, kind: str, model: str) -> str:
+        """Where a history can begin: now."""
+        found = self.reader.get(self._of_model(kind, model))
+        assert found is not None
+        return str(found["metadata"]["resourceVersion"])
+
+    def _of_model(self, kind: str, model: str) -> str:
+        return f"{collection(kind, self.namespace)}?labelSelector=topmast.dev%2Fmodel%3D{model}"
 
     def pods(self, model: str) -> list[Object]:
         return [pod for pod in self.list("pods", model) if "deletionTimestamp" not in pod["metadata"]]
@@ -168,7 +138,7 @@ class World:
                 return dict(condition)
         return {"status": "absent", "reason": "", "message": ""}
 
-    def until(self, what: str, look: Callable[[], Found], timeout_s: float = 20.0) -> Found:
+    def until(self, what: str, look: Callable[[], Found], timeout_s: float = 60.0) -> Found:
         """The first true answer of `look`."""
         end = time.monotonic() + timeout_s
         while True:
@@ -179,7 +149,7 @@ class World:
                 raise AssertionError(f"not within {timeout_s} s: {what}; last seen: {found!r}")
             time.sleep(0.1)
 
-    def until_ready(self, name: str, replicas: int, timeout_s: float = 20.0) -> Object:
+    def until_ready(self, name: str, replicas: int, timeout_s: float = 60.0) -> Object:
         """The object, once its status is about its present spec and says that all is done."""
 
         def look() -> Object | None:
@@ -197,6 +167,35 @@ class World:
         assert found is not None
         return found
 
+    def until_settled(self, name: str, replicas: int) -> list[str]:
+        """Ready, the controllers have written that down too, and nothing was written since: `versions`."""
+
+        def told() -> bool:
+            counts = [item["status"].get("availableReplicas") for item in self.list("deploy", name)]
+            budget = self.get("pdb", name)
+            healthy = budget["status"].get("currentHealthy") if budget else replicas
+            return counts == [replicas] and healthy == replicas
+
+        self.until_ready(name, replicas)
+        self.until("the controllers count so many", told)
+        seen, since = self.versions(name), time.monotonic()
+
+        def still() -> bool:
+            nonlocal seen, since
+            before, seen = seen, self.versions(name)
+            if seen != before:
+                since = time.monotonic()
+            return time.monotonic() - since > 1.5
+
+        self.until("nothing is written", still)
+        return seen
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of a model and its children, which every write changes."""
+        one: list[Object | None] = [self.get(kind, name) for kind in ("llm", "service", "pdb")]
+        found = [item for item in (*one, *self.list("deploy", name), *self.list("pods", name)) if item]
+        return [item["metadata"]["resourceVersion"] for item in found]
+
     def remain(self, what: str, look: Callable[[], object], seconds: float) -> None:
         """`look` stays true for so long."""
         end = time.monotonic() + seconds
@@ -204,8 +203,14 @@ class World:
             assert look(), f"did not stay: {what}"
             time.sleep(0.1)
 
-    def events(self, name: str) -> str:
-        return self.kubectl("get", "events", "--field-selector", f"involvedObject.name={name}")
+    def until_told(self, name: str, *words: str) -> None:
+        """The model's Events say all of it. They follow the status that they are about."""
+
+        def look() -> bool:
+            told = self.kubectl("get", "events", "--field-selector", f"involvedObject.name={name}")
+            return all(word in told for word in words)
+
+        self.until(f"Events with {words}", look)
 
     @contextmanager
     def operator(self, *arguments: str, account: str = "operator") -> Iterator[Process]:
@@ -219,7 +224,7 @@ class World:
             popen = subprocess.Popen([*command, *arguments], env=environment, stdout=output, stderr=output)
         process = Process(popen, port, log)
         try:
-            self.until("the operator answers", lambda: _answers(process), 30)
+            self.until("the operator answers", lambda: _answers(process))
             yield process
         finally:
             if popen.poll() is None:
