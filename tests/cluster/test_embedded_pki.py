@@ -38,7 +38,7 @@ def handshake(ca: Path, server: KeyPair, called: str, client: KeyPair | None = N
             connection.send(b"x")
     finally:
         ours.close()
-        thread.join(timeout=5)
+        thread.join(timeout=60)
     return seen[0]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from checkout import cluster_name
 from cluster.lab import Lab
 from topmast_cluster.binaries import ensure_registry
 from topmast_cluster.cluster import Cluster
@@ -24,6 +25,7 @@ from topmast_cluster.images.build import Image
 from topmast_cluster.progress import Progress
 
 CHECKOUT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(900)  # images are pushed and pulled: two and a half minutes of a quiet machine
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Own:
         """What `make TARGET` runs, with this Python."""
         environment = {**os.environ, **self.cluster.environment(), "IMAGE_REGISTRY": f"{self.registry}/team"}
         module = [sys.executable, "-m", f"topmast_cluster.{target}"]
-        return subprocess.run(module, capture_output=True, text=True, timeout=280, cwd=CHECKOUT, env=environment)
+        return subprocess.run(module, capture_output=True, text=True, timeout=800, cwd=CHECKOUT, env=environment)
 
     def model_pods(self) -> set[str]:
         """UIDs of the engine pods, those on their way out included."""
@@ -66,7 +68,7 @@ def registry(folder: Path, node: str) -> Iterator[str]:
             running.callback(process.wait, 20)
             running.callback(process.terminate)
         host, port = address.split(":")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while socket.socket().connect_ex((host, int(port))):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
@@ -75,7 +77,7 @@ def registry(folder: Path, node: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def own(images: dict[str, Image], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
-    cluster = Cluster("topmast-own", Progress())
+    cluster = Cluster(cluster_name("own"), Progress())
     cluster.stop()
     cluster.start(nodes=1)
     try:

@@ -31,6 +31,7 @@ def await_model(target: Target, name: str, detail: Callable[[str], None], timeou
             return
         if current and stalled.get("status") == "True":
             raise ClusterError(f"the model {name} cannot start: {stalled['message']}")
+        detail(_progress(status))
         restarts = max((pod.get("restarts", 0) for pod in status.get("pods", [])), default=0)
         if time.monotonic() > deadline or restarts >= _HOPELESS_RESTARTS:
             waited = f"is not Ready after {time.monotonic() - began:.0f} s and {restarts} restarts"
@@ -38,7 +39,6 @@ def await_model(target: Target, name: str, detail: Callable[[str], None], timeou
                 f"the model {name} {waited}: {ready.get('message', 'no status yet')}\n"
                 f"{pods_in_trouble(target, MODEL_NAMESPACE)}"
             )
-        detail(_progress(status))
         time.sleep(0.5)
 
 
