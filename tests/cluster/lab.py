@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 
 from traffic import Traffic
@@ -24,6 +26,7 @@ Object = dict[str, Any]
 MODEL = "image:///models/smollm2.gguf"
 SYSTEM = "topmast-system"
 RELEASE = "topmast"
+_NOT_YET = (AssertionError, LookupError, subprocess.TimeoutExpired, openai.OpenAIError, httpx.TransportError)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Lab:
         while time.monotonic() < end:
             try:
                 last = seen()
-            except (AssertionError, KeyError, IndexError, subprocess.TimeoutExpired, openai.OpenAIError) as error:
+            except _NOT_YET as error:
                 last = error
             else:
                 if last:
@@ -137,7 +140,7 @@ class Lab:
             self.until(f"the pods of {name} are gone", lambda: not self.list("pods", f"topmast.dev/model={name}"), 90)
 
     def client(self, **options: Any) -> openai.OpenAI:
-        patience = openai.Timeout(120, connect=5)
+        patience = openai.Timeout(120, connect=20)
         return openai.OpenAI(base_url=self.gateway_url, api_key=self.key, max_retries=0, timeout=patience, **options)
 
     def ask(self, model: str, text: str = "What is the capital of Japan?", **options: Any) -> str:
@@ -178,6 +181,21 @@ def llm(name: str, *, source: str = MODEL, **spec: Any) -> Object:
         "metadata": {"name": name, "namespace": "default"},
         "spec": {"model": {"source": source}, **spec},
     }
+
+
+def address(pod: Object) -> str:
+    return str(pod["status"]["podIP"])
+
+
+def metric(pod: Object, port: int, name: str, timeout_s: float = 20) -> float:
+    """The sum of a metric's samples, read from the pod itself: it answers without the API server, too."""
+    text = httpx.get(f"http://{address(pod)}:{port}/metrics", timeout=timeout_s, trust_env=False).text
+    return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:{{.*}})? (\S+)$", text, re.M))
+
+
+def computes(pod: Object) -> float:
+    """Requests that the engine works on."""
+    return metric(pod, 8000, "vllm:num_requests_running")
 
 
 def condition(thing: Object, kind: str) -> Object:

@@ -24,6 +24,7 @@ def test_a_burst_scales_out_and_in_without_a_failed_request(lab: Lab) -> None:
             assert any(digit in reason for digit in "0123456789"), f"a reason without numbers: {reason!r}"
             lab.until("one pod again", lambda: len(lab.pods(model)) == 1, 240)
             lab.until_ready(model, 1)
+            lab.until("enough requests of the other client", lambda: flow.finished >= 10)
         flow.assert_clean(10)
 
 
@@ -48,7 +49,7 @@ def test_an_operator_that_restarts_or_is_installed_anew_changes_no_pod(lab: Lab)
             lab.kubectl("-n", SYSTEM, "rollout", "status", f"deploy/{RELEASE}-operator", "--timeout=90s")
             until_operator_acts(lab)
         flow.assert_clean()
-        assert lab.ready_uids(model) == before
+        lab.until("the same pods are ready", lambda: lab.ready_uids(model) == before)
         after = {
             d["metadata"]["name"]: d["metadata"]["generation"] for d in lab.list("deploy", f"topmast.dev/model={model}")
         }

@@ -17,7 +17,8 @@ def used(audit_log: Path, user: str) -> tuple[set[Right], set[Right]]:
     """What `user` did, and what it was refused."""
     done: set[Right] = set()
     refused: set[Right] = set()
-    for line in audit_log.read_text().splitlines():
+    whole, _, _ = audit_log.read_text().rpartition("\n")  # the last line may be on its way
+    for line in whole.splitlines():
         event = json.loads(line)
         if event["user"]["username"] != user or "objectRef" not in event:
             continue

@@ -5,7 +5,6 @@ One model with two engines for all of it, so the scale-in is the last. Traffic i
 
 from __future__ import annotations
 
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from contextlib import contextmanager, suppress
 import httpx
 import pytest
 
-from cluster.lab import RELEASE, SYSTEM, Lab, Object
+from cluster.lab import RELEASE, SYSTEM, Lab, Object, address, computes, metric
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.process import read_pid_file
 from traffic import Answer, Ask, Log, OpenLoop, long, mixed, undisturbed
@@ -54,36 +53,21 @@ def load(lab: Lab, model: str, expected: Mapping[int, Answer]) -> Callable[..., 
     return start
 
 
-def address(pod: Object) -> str:
-    return str(pod["status"]["podIP"])
-
-
-def metric(pod: Object, port: int, name: str, timeout_s: float = 5) -> float:
-    """The sum of a metric's samples, read from the pod itself: it answers without the API server, too."""
-    text = httpx.get(f"http://{address(pod)}:{port}/metrics", timeout=timeout_s, trust_env=False).text
-    return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:{{.*}})? (\S+)$", text, re.M))
-
-
 def moved(lab: Lab) -> float:
     """Answers that went on at another pod, by all gateways."""
     gateways = lab.list("pods", GATEWAY, SYSTEM)
     return sum(metric(pod, 8081, "topmast_gateway_move_gap_seconds_count") for pod in gateways)
 
 
-def computes(pod: Object) -> float:
-    """Requests that it works on."""
-    return metric(pod, 8000, "vllm:num_requests_running")
-
-
 def until_busy(lab: Lab, log: Log, pods: Sequence[Object]) -> None:
     """Every one of these computes, and clients read streams."""
-    lab.until("every engine has a stream", lambda: log.streaming >= 2 and all(map(computes, pods)), 30, 0.1)
+    lab.until("every engine has a stream", lambda: log.streaming >= 2 and all(map(computes, pods)), every_s=0.1)
 
 
-def until_more(lab: Lab, log: Log, count: int) -> None:
-    """So many further requests end."""
-    before = len(log.ended)
-    lab.until(f"{count} more answers", lambda: len(log.ended) >= before + count, 60, 0.1)
+def until_more(lab: Lab, log: Log, in_all: int) -> None:
+    """Three further requests end, and so many since the traffic began."""
+    enough = max(in_all, len(log.ended) + 3)
+    lab.until(f"{enough} answers", lambda: len(log.ended) >= enough, every_s=0.1)
 
 
 def assert_unbroken(log: Log, at_least: int) -> None:
@@ -137,7 +121,7 @@ def test_no_client_notices_when_a_pod_is_lost_while_the_operator_is_away(
 
         lab.until("the operator has seen what happened", told)
         lab.until_ready(model, 2)
-        until_more(lab, log, 3)
+        until_more(lab, log, 6)
     assert_unbroken(struck, at_least=len(LONG))
     assert_unbroken(log, at_least=6)
     assert moved(lab) > before, "no answer was under way on the pod; the test shows nothing"
@@ -152,15 +136,18 @@ def test_no_client_notices_when_the_gateways_are_replaced(lab: Lab, load: Callab
         for pod in left:
             if "deletionTimestamp" in pod["metadata"]:
                 with suppress(httpx.TransportError):  # it has ended since
-                    finishing.append(metric(pod, 8081, "topmast_gateway_requests_in_flight", timeout_s=1))
+                    finishing.append(metric(pod, 8081, "topmast_gateway_requests_in_flight", timeout_s=5))
         return not left
 
-    with load(4) as log:
-        lab.until("streams flow", lambda: log.streaming >= 2, 30, 0.1)
-        lab.kubectl("-n", SYSTEM, "rollout", "restart", f"deploy/{RELEASE}-gateway")
+    def one_is_new() -> bool:
+        return any(pod["metadata"]["uid"] not in old for pod in lab.list("pods", GATEWAY, SYSTEM))
+
+    lab.kubectl("-n", SYSTEM, "rollout", "restart", f"deploy/{RELEASE}-gateway")
+    lab.until("the first new gateway starts", one_is_new, every_s=0.1)
+    with load(4) as log:  # while the old ones still serve: none leaves before a new one is ready
         lab.until("all gateways are new", replaced, 90, 0.2)
         lab.kubectl("-n", SYSTEM, "rollout", "status", f"deploy/{RELEASE}-gateway", "--timeout=60s")
-        until_more(lab, log, 3)
+        until_more(lab, log, 8)
     assert_unbroken(log, at_least=8)
     assert any(finishing), "no gateway had an open answer when it was told to leave; the test shows nothing"
 
@@ -175,7 +162,7 @@ def test_no_client_notices_when_an_engine_dies_while_the_api_server_is_frozen(
         with api_server_frozen(cluster):
             lab.signal_engine(pods[0], signal.SIGKILL)
             time.sleep(FREEZE_S)
-        until_more(lab, log, 3)
+        until_more(lab, log, 8)
     assert_unbroken(log, at_least=8)
     assert moved(lab) > before, "no answer was under way on the engine; the test shows nothing"
 
@@ -187,5 +174,5 @@ def test_no_client_notices_when_the_model_is_scaled_in(lab: Lab, model: str, loa
         lab.kubectl("patch", "llm", model, "--type=merge", "-p", '{"spec":{"replicas":1}}')
         lab.until("one pod is left", lambda: len(lab.list("pods", f"topmast.dev/model={model}")) == 1)
         lab.until_ready(model, 1)
-        until_more(lab, log, 3)
+        until_more(lab, log, 8)
     assert_unbroken(log, at_least=8)

@@ -20,18 +20,19 @@ def test_a_model_without_pods_answers_a_stream_then_a_herd_and_sleeps_in_between
         took_s = time.monotonic() - began
         assert status == 200 and text.endswith("data: [DONE]\n\n"), text
         comments = [line for line in text.splitlines() if line.startswith(": waiting for a pod of night")]
-        # The first word comes after three seconds; on a quiet machine the model is up by then.
-        assert comments or took_s < 4, f"{took_s:.1f} s without a word: {text[:500]}"
         woken = lab.until_ready(model)
         assert woken["spec"]["replicas"] == 0
         measured_s = woken["status"]["start"]["p90Seconds"]
+        # The first word comes after three seconds; on a quiet machine the model is up by then. Five may be four: both
+        # ends are whole seconds.
+        assert comments or measured_s <= 5, f"{measured_s} s without a word: {text[:500]}"
         assert 1 <= measured_s <= took_s + 2
 
         lab.until("it sleeps again", lambda: phase(lab, model) == "Sleeping" and not lab.pods(model), 120)
         with ThreadPoolExecutor(12) as pool:
             answers = list(pool.map(lambda _: lab.ask(model), range(12)))
         assert all("Tokyo" in answer for answer in answers), answers
-        assert len(lab.get("llm", model)["status"]["start"]["latestSeconds"]) == 2
+        lab.until("two starts are told", lambda: len(lab.get("llm", model)["status"]["start"]["latestSeconds"]) == 2)
 
 
 def phase(lab: Lab, model: str) -> str:
