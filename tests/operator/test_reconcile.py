@@ -108,6 +108,7 @@ def test_without_a_free_gpu_the_old_replica_leaves_first(world: World, running: 
     world.until("the new revision", lambda: len(world.list("deploy", "scarce")) == 1 and world.pods("scarce"))
     world.until_ready("scarce", 1)
     world.kubectl("delete", "llm", "scarce")
+    world.until("the GPUs are free again", lambda: not world.list("pods", "scarce"))
 
 
 def test_a_gpu_that_is_not_there_is_told_with_numbers(world: World, running: Process) -> None:
