@@ -151,13 +151,18 @@ except socket.gaierror:
 def test_advertised_gpus_are_scarce(life: Life) -> None:
     one_gpu = {"limits": {"nvidia.com/gpu": "1"}}
     run_web(life.cluster, "has-the-gpu", resources=one_gpu)
-    life.cluster.kubectl("apply", "-f", "-", stdin=web("wants-one", resources=one_gpu))
-    reason = 'jsonpath={.status.conditions[?(@.type=="PodScheduled")].message}'
+    # A Deployment: a kubelet that has not heard of the new GPU yet refuses a pod for good, and another one is made.
+    pod = json.loads(web("wants-one", resources=one_gpu))
+    labels = pod["metadata"]["labels"]
+    spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod["spec"]}}
+    wants = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "wants-one"}, "spec": spec}
+    life.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(wants))
+    reason = ("-l", "app=wants-one", "-o", 'jsonpath={.items[*].status.conditions[?(@.type=="PodScheduled")].message}')
     pending = "Insufficient nvidia.com/gpu"
-    assert until(lambda: pending in life.cluster.kubectl("get", "pod", "wants-one", "-o", reason).stdout)
+    assert until(lambda: pending in life.cluster.kubectl("get", "pods", *reason).stdout)
     life.cluster.set_gpus("node-1", 2)
-    life.cluster.kubectl("wait", "--for=condition=Ready", "pod/wants-one", "--timeout=55s")
-    life.cluster.kubectl("delete", "pod", "has-the-gpu", "wants-one", "--wait=false")
+    life.cluster.kubectl("wait", "--for=condition=Available", "deployment/wants-one", "--timeout=55s")
+    life.cluster.kubectl("delete", "deployment/wants-one", "pod/has-the-gpu", "--wait=false")
 
 
 def test_a_second_start_changes_nothing(life: Life) -> None:
