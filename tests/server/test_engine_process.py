@@ -233,6 +233,7 @@ def test_an_orphan_ends(start: Callable[..., Engine]) -> None:
     assert engine.launched.process.wait(PATIENCE_S) == 0
 
 
+@pytest.mark.timeout(900)  # the compiler yields to everybody: half a minute alone, and long on a busy machine
 def test_the_first_start_on_a_machine_serves_at_once_and_switches_to_compiled_kernels(
     start: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,7 +244,7 @@ def test_the_first_start_on_a_machine_serves_at_once_and_switches_to_compiled_ke
     request = Submit("again", PROMPT, 6, GREEDY, ignore_eos=True)
     first = engine.answer(request)
     assert not (stats := engine_stats(engine))["compiled_kernels"], stats
-    deadline = time.monotonic() + 2 * PATIENCE_S
+    deadline = time.monotonic() + 5 * PATIENCE_S
     while not engine_stats(engine)["compiled_kernels"]:
         assert time.monotonic() < deadline, "the kernels were never compiled"
         time.sleep(1.0)
