@@ -10,7 +10,7 @@ import httpx
 import openai
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.serving import PATIENCE_S, Server
+from server.serving import PATIENCE_S, Server, crowding
 
 NAMES = [
     "http_requests",
@@ -119,7 +119,7 @@ def test_the_page_is_quick_while_the_engine_is_busy(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     content = json.dumps(body).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode()
-    took_ms = []
+    crowd, took_ms = crowding(), []
     with (
         socket.create_connection((host, int(port)), timeout=PATIENCE_S) as asking,
         httpx.Client(timeout=PATIENCE_S) as scraper,
@@ -134,4 +134,4 @@ def test_the_page_is_quick_while_the_engine_is_busy(server: Server) -> None:
         assert server.work()["waiting_prompt_tokens"] > 0, "the prompts were computed before the test had looked"
     server.wait_idle()
     print(f"\nmetrics and health while prefilling: median {sorted(took_ms)[10]:.1f} ms, worst {max(took_ms):.1f} ms")
-    assert sorted(took_ms)[10] < 100
+    assert sorted(took_ms)[10] < 100 * max(crowd, crowding())
