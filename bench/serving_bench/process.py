@@ -130,9 +130,9 @@ async def status(port: int, path: str) -> int:
 
 
 async def get(port: int, path: str) -> tuple[bytes, bytes]:
-    """Head and body of a GET; both empty where nobody answers within two seconds."""
+    """Head and body of a GET; both empty where nobody answers within ten seconds."""
     try:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
             answer = await reader.read(-1)

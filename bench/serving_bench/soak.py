@@ -80,7 +80,8 @@ async def _settled(server: Server) -> dict[str, int]:
     deadline = time.monotonic() + _SETTLE_S
     while True:
         work = await _work(server)
-        if time.monotonic() > deadline or not any(work[name] for name in _EMPTY):
+        busy = any(work[name] for name in _EMPTY) or work["requests_total"] != work["requests_finished_total"]
+        if time.monotonic() > deadline or not busy:
             return work
         await asyncio.sleep(0.05)
 

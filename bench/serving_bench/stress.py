@@ -85,7 +85,7 @@ async def _recovery_s(server: Server, scale: Scale) -> float:
 async def _long_prefill(server: Server, scale: Scale) -> dict[str, Any]:
     """Eight streams decode; meanwhile prompts of 4096 tokens arrive, one after the other."""
     await warm_up(server)
-    streaming = asks(8, 64, scale.count(600, least=24), scale.seed)
+    streaming = asks(8, 64, scale.count(600, least=100), scale.seed)
     async with watched(server) as usage:
         begun = [asyncio.Event() for _ in streaming]
         pairs = zip(streaming, begun, strict=True)

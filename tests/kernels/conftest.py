@@ -6,11 +6,15 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ["TRITON_INTERPRET"] = "1"  # before triton loads
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before numba loads: endless spinning starves busy machines
+# A machine that stands still for a moment says nothing about the code under test.
+hypothesis.settings.register_profile("kernels", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("kernels")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -81,17 +81,31 @@ async def test_a_refused_request_is_no_answer_and_has_a_latency(bench: ModuleTyp
 
 
 async def test_a_client_that_leaves_frees_the_server(bench: ModuleType, running: Any, server: Server) -> None:
-    ask = dataclasses.replace(asks(bench, 1, 8, 2000)[0], leave_after_s=0.3)
+    ask = dataclasses.replace(asks(bench, 1, 8, 8000)[0], leave_after_s=0.3)
     answer = await bench.client.exchange(running.endpoint, ask)
     assert answer.left and not answer.complete and answer.error is None
-    await asyncio.to_thread(server.wait_idle, 5.0)
+    await asyncio.to_thread(server.wait_idle, 20.0)  # long before the answer would have ended by itself
 
 
-async def test_the_open_loop_waits_for_nobody(bench: ModuleType, running: Any) -> None:
-    answers = await bench.load.open_loop(running.endpoint, asks(bench, 6, 100, 20), [0.02 * n for n in range(6)])
-    assert all(answer.complete for answer in answers)
-    assert answers[-1].sent_s < min(answer.done_s for answer in answers)  # all were sent before one was answered
-    assert all(0 <= answer.sent_s - answer.due_s < 0.2 for answer in answers)
+async def test_the_open_loop_waits_for_nobody(bench: ModuleType) -> None:
+    all_came = asyncio.Barrier(6)
+
+    async def answer_when_all_have_come(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        await all_came.wait()
+        event = {"choices": [{"text": "a"}], "usage": {"prompt_tokens": 8, "completion_tokens": 1}}
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\ndata: " + json.dumps(event).encode() + b"\n\ndata: [DONE]\n\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer_when_all_have_come, "127.0.0.1", 0) as listening:
+        endpoint = bench.client.Endpoint(listening.sockets[0].getsockname()[1], "smollm2")
+        latest_s = []
+        for _ in range(3):  # one of them without a moment in which the machine stands still
+            async with asyncio.timeout(60):
+                answers = await bench.load.open_loop(endpoint, asks(bench, 6, 8, 1), [0.02 * n for n in range(6)])
+            assert all(answer.complete and answer.due_s <= answer.sent_s for answer in answers)
+            latest_s.append(max(answer.sent_s - answer.due_s for answer in answers))
+    assert min(latest_s) < 0.2
 
 
 def test_arrivals_are_poisson_and_repeat_with_the_seed(bench: ModuleType) -> None:
@@ -186,7 +200,7 @@ async def test_a_scenario_measures_its_bars_and_leaves_the_server_idle(
             assert bench.figures.look_up(figures, bar.figure) is not None, bar
     if name == "soak":
         assert figures["clean"] == 1.0, figures
-    await asyncio.to_thread(server.wait_idle, 30.0)
+    await asyncio.to_thread(server.wait_idle)
 
 
 def test_the_command_measures_writes_and_judges(tmp_path: Path) -> None:
@@ -234,7 +248,7 @@ def test_a_server_that_cannot_start_says_why_and_is_stopped(bench: ModuleType, t
     began_s = time.monotonic()
     with pytest.raises(bench.process.StartError, match="invalid choice: 'float7'"):
         asyncio.run(bench.process.start(command, tmp_path / "log"))
-    assert time.monotonic() - began_s < 30
+    assert time.monotonic() - began_s < command.start_timeout_s / 2  # its end was seen, not waited for
 
 
 @pytest.mark.parametrize(

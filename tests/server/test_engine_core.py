@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from server.content_model import answer_to, content_core
+from collections.abc import Callable
+
+from server.content_model import Logits, answer_to, content_core
 from topmast_server.engine.core import EngineCore
+from topmast_server.engine.warmup import warm_up
 from topmast_server.messages import Sampling, Submit, Timing, Token
+from topmast_server.models.batch import Batch
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -114,3 +118,15 @@ def test_step_times_add_up() -> None:
     assert stats["post_s_total"] > 0
     parts = [stats[f"step_{part}_s"] for part in ("schedule", "forward", "sample", "post")]
     assert stats["step_s"] == sum(parts)
+
+
+def test_a_warm_up_measures_both_rates_however_slow_its_first_step_is() -> None:
+    clock = Clock()
+
+    def slow_at_first(batch: Batch, forward: Callable[[Batch], Logits]) -> Logits:
+        clock.now_s += 10.0 if clock.now_s == 100.0 else 0.01
+        return forward(batch)
+
+    core = content_core(fault=slow_at_first, clock=clock)
+    warm_up(core)
+    assert core.pace.decode_tokens_per_s > 0 and core.pace.prefill_tokens_per_s > 0

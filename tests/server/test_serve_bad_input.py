@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from server.serving import Server
+from server.serving import PATIENCE_S, Server
 
 CHAT: dict[str, Any] = {"model": "smollm2", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 
@@ -31,13 +31,13 @@ def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
 def still_answers(server: Server):  # type: ignore[no-untyped-def]
     """Whatever the test sent, the server answers afterwards and holds nothing."""
     yield
-    assert httpx.post(f"{server.url}/v1/chat/completions", json=CHAT, timeout=60).status_code == 200
+    assert httpx.post(f"{server.url}/v1/chat/completions", json=CHAT, timeout=PATIENCE_S).status_code == 200
     server.wait_idle()
 
 
 def post(server: Server, body: object, route: str = "chat/completions") -> httpx.Response:
     content = body if isinstance(body, (str, bytes)) else json.dumps(body)
-    return httpx.post(f"{server.url}/v1/{route}", content=content, timeout=60)
+    return httpx.post(f"{server.url}/v1/{route}", content=content, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("body", ["{", "", "[]", '"text"', "[" * 100_000, '{"model":' * 20_000, b"\xff\xfe\x00"])
@@ -67,7 +67,7 @@ FIELDS = (
 @pytest.mark.parametrize("field", FIELDS)
 def test_whatever_a_field_holds_is_answered_or_refused(server: Server, field: str) -> None:
     endless = {"stop": "a"} if field == "max_tokens" else {}  # null is no limit
-    with httpx.Client(timeout=60) as sender:
+    with httpx.Client(timeout=PATIENCE_S) as sender:
         for value in HOSTILE:
             body = json.dumps({**CHAT, **endless, field: value})
             answer = sender.post(f"{server.url}/v1/chat/completions", content=body)
@@ -82,7 +82,7 @@ def test_an_unknown_model_is_a_404_that_names_the_known_ones(server: Server) -> 
     error = refused(post(server, {**CHAT, "model": "gpt-9"}), 404)
     assert (error["code"], error["param"]) == ("model_not_found", "model")
     assert "smollm2" in error["message"]
-    refused(httpx.get(f"{server.url}/v1/models/gpt-9"), 404)
+    refused(httpx.get(f"{server.url}/v1/models/gpt-9", timeout=PATIENCE_S), 404)
 
 
 def test_the_client_library_understands_the_envelope(client: openai.OpenAI) -> None:
@@ -93,16 +93,16 @@ def test_the_client_library_understands_the_envelope(client: openai.OpenAI) -> N
 
 
 def test_unknown_routes_and_methods(server: Server) -> None:
-    assert "/v1/models" in refused(httpx.get(f"{server.url}/v2/anything"), 404)["message"]
-    wrong = httpx.get(f"{server.url}/v1/chat/completions")
+    assert "/v1/models" in refused(httpx.get(f"{server.url}/v2/anything", timeout=PATIENCE_S), 404)["message"]
+    wrong = httpx.get(f"{server.url}/v1/chat/completions", timeout=PATIENCE_S)
     refused(wrong, 405)
     assert wrong.headers["allow"] == "POST"
-    refused(httpx.post(f"{server.url}/health"), 405)
+    refused(httpx.post(f"{server.url}/health", timeout=PATIENCE_S), 405)
 
 
 def test_the_admin_routes_are_not_on_the_public_port(server: Server) -> None:
-    refused(httpx.get(f"{server.url}/state"), 404)
-    refused(httpx.post(f"{server.url}/drain"), 404)
+    refused(httpx.get(f"{server.url}/state", timeout=PATIENCE_S), 404)
+    refused(httpx.post(f"{server.url}/drain", timeout=PATIENCE_S), 404)
 
 
 def test_a_10_mb_prompt_is_turned_away_unread(server: Server) -> None:
@@ -113,12 +113,12 @@ def test_a_10_mb_prompt_is_turned_away_unread(server: Server) -> None:
 
 def test_a_10_mb_body_without_a_length_is_turned_away(server: Server) -> None:
     pieces = (b"x" * 65536 for _ in range(160))
-    refused(httpx.post(f"{server.url}/v1/completions", content=pieces, timeout=60), 413)
+    refused(httpx.post(f"{server.url}/v1/completions", content=pieces, timeout=PATIENCE_S), 413)
 
 
 def test_a_client_that_asks_first_need_not_send_10_mb(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
         head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\nExpect: 100-continue\r\n\r\n"
         connection.sendall(head.encode())
         assert connection.recv(65536).startswith(b"HTTP/1.1 413")
@@ -154,15 +154,15 @@ def test_images_are_refused_by_name(server: Server) -> None:
 
 def test_what_is_not_http_is_survived(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
         connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200) + b"\r\n\r\n")
-        connection.settimeout(10)
+        connection.settimeout(PATIENCE_S)
         assert b"HTTP/1.1 2" not in connection.recv(4096)
 
 
 def test_endless_headers_are_cut_off(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nX-Long: ")
         answer = b""
         try:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from server.conftest import MODEL
-from server.serving import Server
+from server.serving import PATIENCE_S, Server
 
 JOURNAL = {"x-topmast-journal": "1", "x-request-id": "told"}
 CHAT = "/v1/chat/completions"
@@ -61,7 +61,7 @@ def read(body: str) -> Told:
 
 
 def post(server: Server, path: str, body: dict[str, Any]) -> Told:
-    answer = httpx.post(server.url + path, json={"model": "smollm2", **body}, headers=JOURNAL, timeout=60)
+    answer = httpx.post(server.url + path, json={"model": "smollm2", **body}, headers=JOURNAL, timeout=PATIENCE_S)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-topmast-journal"] == "1"
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -103,7 +103,9 @@ def test_a_stream_goes_on_from_any_line_of_its_journal(server: Server, case: str
 
 def test_an_answer_that_is_not_streamed_goes_on_too(server: Server) -> None:
     body = {"messages": [{"role": "user", "content": "Count to ten."}], "max_tokens": 30, "temperature": 0}
-    plain = httpx.post(server.url + CHAT, json={"model": "smollm2", **body}, headers={"x-request-id": "told"}).json()
+    plain = httpx.post(
+        server.url + CHAT, json={"model": "smollm2", **body}, headers={"x-request-id": "told"}, timeout=PATIENCE_S
+    ).json()
     whole = post(server, CHAT, body)
     assert whole.data[-1] == "[DONE]"
     assert len(whole.data) == 2
@@ -125,7 +127,7 @@ def test_the_journal_tells_what_the_cache_had(server: Server) -> None:
 
 def test_several_answers_have_no_journal(server: Server) -> None:
     body = {"model": "smollm2", "prompt": "hi", "n": 2, "max_tokens": 4, "stream": True}
-    answer = httpx.post(server.url + PLAIN, json=body, headers=JOURNAL, timeout=60)
+    answer = httpx.post(server.url + PLAIN, json=body, headers=JOURNAL, timeout=PATIENCE_S)
     assert "x-topmast-journal" not in answer.headers
     assert "\n: " not in answer.text
 
@@ -140,14 +142,18 @@ def test_a_continuation_that_cannot_be_is_refused_with_its_reason(server: Server
     ]
     for fields, reason in wrong:
         body = {"model": "smollm2", "prompt": "hi", "max_tokens": 4, **fields}
-        answer = httpx.post(server.url + PLAIN, json=body, headers=JOURNAL)
+        answer = httpx.post(server.url + PLAIN, json=body, headers=JOURNAL, timeout=PATIENCE_S)
         assert answer.status_code == 400
         assert reason in answer.json()["error"]["message"]
 
 
 def test_an_error_in_a_journal_carries_its_status(server: Server) -> None:
-    body = {"model": "smollm2", "prompt": "hi", "max_tokens": 4000, "timeout": 0.3, "ignore_eos": True}
-    answer = httpx.post(server.url + PLAIN, json=body, headers=JOURNAL, timeout=60)
+    body = {"model": "smollm2", "prompt": "hi", "max_tokens": 8000, "ignore_eos": True}
+    for timeout_s in (0.3, 3, 30):  # time enough for a first token, and not for all of them
+        late = {**body, "timeout": timeout_s}
+        answer = httpx.post(server.url + PLAIN, json=late, headers=JOURNAL, timeout=PATIENCE_S)
+        if "\n: + " in answer.text:
+            break
     *_, error, data, rest = answer.text.split("\n\n")
     assert (error, rest) == (": error 504 0", "")
     assert json.loads(data.removeprefix("data: "))["error"]["code"] == "deadline_exceeded"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.serving import Server
+from server.serving import PATIENCE_S, Server, crowding
 
 NAMES = [
     "http_requests",
@@ -52,7 +53,7 @@ NAMES = [
 
 def samples(server: Server) -> dict[str, float]:
     """Value by sample name, summed over labels."""
-    page = httpx.get(f"{server.url}/metrics", timeout=5).text
+    page = httpx.get(f"{server.url}/metrics", timeout=PATIENCE_S).text
     values: dict[str, float] = {}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
@@ -61,7 +62,7 @@ def samples(server: Server) -> dict[str, float]:
 
 
 def test_names_never_change_unnoticed(server: Server) -> None:
-    page = httpx.get(f"{server.url}/metrics", timeout=5).text
+    page = httpx.get(f"{server.url}/metrics", timeout=PATIENCE_S).text
     families = list(text_string_to_metric_families(page))
     ours = {family.name for family in families if not family.name.startswith("process_")}
     assert sorted(ours) == NAMES
@@ -97,7 +98,7 @@ def test_counters_count_what_was_done(server: Server, client: openai.OpenAI) -> 
 
 def test_engine_time_is_told_by_part(server: Server, client: openai.OpenAI) -> None:
     def by_part() -> dict[str, float]:
-        families = text_string_to_metric_families(httpx.get(f"{server.url}/metrics", timeout=5).text)
+        families = text_string_to_metric_families(httpx.get(f"{server.url}/metrics", timeout=PATIENCE_S).text)
         (family,) = (family for family in families if family.name == "topmast_step_seconds")
         return {sample.labels["part"]: sample.value for sample in family.samples}
 
@@ -111,21 +112,26 @@ def test_engine_time_is_told_by_part(server: Server, client: openai.OpenAI) -> N
     assert grown["forward"] < sum(grown.values()) < took_s
 
 
-def test_the_page_is_quick_while_the_engine_is_busy(server: Server, client: openai.OpenAI) -> None:
-    def answer() -> openai.types.Completion:
-        return client.completions.create(model="smollm2", prompt="word " * 6000, max_tokens=1)
-
-    took_ms = []
-    with ThreadPoolExecutor(1) as elsewhere, httpx.Client() as scraper:
-        prefilling = elsewhere.submit(answer)
+def test_the_page_is_quick_while_the_engine_is_busy(server: Server) -> None:
+    # Prompts for much longer than it takes to look; whoever asked leaves when the test has seen enough.
+    long = [[100 + (number + 7 * place) % 40000 for place in range(8000)] for number in range(2)]
+    body = {"model": "smollm2", "prompt": long, "max_tokens": 1, "stream": True}
+    host, port = server.url.removeprefix("http://").split(":")
+    content = json.dumps(body).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    crowd, took_ms = crowding(), []
+    with (
+        socket.create_connection((host, int(port)), timeout=PATIENCE_S) as asking,
+        httpx.Client(timeout=PATIENCE_S) as scraper,
+    ):
+        asking.sendall(head + content)
         server.wait_work("kv_tokens_used", 1)
         for _ in range(20):
             began_s = time.perf_counter()
             for route in ("metrics", "health"):
-                assert scraper.get(f"{server.url}/{route}", timeout=5).status_code == 200
+                assert scraper.get(f"{server.url}/{route}").status_code == 200
             took_ms.append(1000 * (time.perf_counter() - began_s))
-            assert not prefilling.done(), f"the prompt was computed during {len(took_ms)} looks at the page"
-        assert prefilling.result().usage is not None
+        assert server.work()["waiting_prompt_tokens"] > 0, "the prompts were computed before the test had looked"
     server.wait_idle()
     print(f"\nmetrics and health while prefilling: median {sorted(took_ms)[10]:.1f} ms, worst {max(took_ms):.1f} ms")
-    assert sorted(took_ms)[10] < 100
+    assert sorted(took_ms)[10] < 100 * max(crowd, crowding())

@@ -119,16 +119,18 @@ def test_a_stop_string_ends_the_text_before_it_and_ends_the_work(
     full = asked(client).choices[0].message.content
     stop = full[len(full) // 2 : len(full) // 2 + 5]
     before = server.work()["output_tokens_total"]
+    endless: dict[str, Any] = {"max_tokens": 2000, "extra_body": {"ignore_eos": True}}
     if stream:
-        text, chunks = streamed(client, stop=[stop], max_tokens=2000)
+        text, chunks = streamed(client, stop=[stop], **endless)
         reason = chunks[-1].choices[0].finish_reason
     else:
-        answer = asked(client, stop=stop, max_tokens=2000)
+        answer = asked(client, stop=stop, **endless)
         text, reason = answer.choices[0].message.content, answer.choices[0].finish_reason
     assert text == full[: full.index(stop)]
     assert reason == "stop"
     server.wait_idle()
-    assert server.work()["output_tokens_total"] - before < 60
+    # The engine goes on until it is told, which takes a while on a busy machine.
+    assert server.work()["output_tokens_total"] - before < 1000
 
 
 def test_unicode_survives_a_stream(client: openai.OpenAI) -> None:
@@ -177,5 +179,5 @@ def test_the_request_id_is_taken_over_and_echoed(server: Server) -> None:
     assert answer.json()["id"] == "chatcmpl-trace-42"
     forged = httpx.post(url, json=body, headers={"X-Request-Id": "a b\tc" * 99}, timeout=60)
     assert len(forged.headers["x-request-id"]) == 32
-    line = server.wait_for_line(r"request_id=trace-42", 5).string
+    line = server.wait_for_line(r"request_id=trace-42").string
     assert "POST /v1/chat/completions status=200" in line and "Japan" not in line

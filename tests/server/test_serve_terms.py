@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -9,14 +10,25 @@ import httpx
 import openai
 import pytest
 
-from server.serving import Server
+from server.serving import PATIENCE_S, Server, least
 
 PHASES = {"tokenise_ms", "queued_ms", "prefill_ms", "decode_ms", "total_ms", "preemptions", "tokens_per_s"}
 BODY: dict[str, Any] = {"model": "smollm2", "prompt": [5, 6, 7, 8], "max_tokens": 12, "ignore_eos": True}
 
 
 def post(server: Server, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}/v1/completions", json={**BODY, **fields}, headers=headers, timeout=60)
+    return httpx.post(f"{server.url}/v1/completions", json={**BODY, **fields}, headers=headers, timeout=PATIENCE_S)
+
+
+def cut_short(server: Server, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+    """An answer of 8000 tokens whose time is up in its midst: as soon as this machine lets it begin at all."""
+    for timeout_s in (0.5, 5, 50):
+        terms = {name: value.format(timeout_s) for name, value in (headers or {}).items()}
+        short = {} if headers else {"timeout": timeout_s}
+        answer = post(server, terms, max_tokens=8000, **{**fields, **short})
+        if answer.status_code != 503:
+            break
+    return answer
 
 
 def events(answer: httpx.Response) -> list[dict[str, Any]]:
@@ -63,10 +75,17 @@ def test_an_answer_that_a_stop_string_ends_tells_it_too(server: Server) -> None:
 
 
 def test_the_phases_add_up_to_the_whole(server: Server) -> None:
-    timing = post(server, timing=True, prompt=list(range(100, 400))).json()["timing"]
-    told = sum(timing[name] for name in ("tokenise_ms", "queued_ms", "prefill_ms", "decode_ms"))
-    assert 0 <= timing["total_ms"] - told < 0.5 * timing["total_ms"], timing
-    assert timing["prefill_ms"] > timing["queued_ms"], "an idle server lets nobody wait"
+    salts = itertools.count()
+
+    def untold() -> float:
+        """The share of the whole that no phase has, and of the prefill that was spent waiting."""
+        salt = f"phases {next(salts)}"  # no try finds the prompt in the cache
+        timing = post(server, timing=True, prompt=list(range(100, 400)), cache_salt=salt).json()["timing"]
+        told = sum(timing[name] for name in ("tokenise_ms", "queued_ms", "prefill_ms", "decode_ms"))
+        assert told <= timing["total_ms"] + 0.05, timing  # each is rounded
+        return max(2 * (1 - told / timing["total_ms"]), timing["queued_ms"] / timing["prefill_ms"])
+
+    assert least(untold, 0.99) < 1, "an idle server lets nobody wait, and half of the time is the engine's"
 
 
 @pytest.mark.parametrize(
@@ -93,16 +112,16 @@ def test_every_priority_is_answered(server: Server, priority: object) -> None:
 
 
 def test_an_answer_that_is_not_finished_in_time_is_a_504(server: Server) -> None:
-    answer = post(server, timeout=1, max_tokens=8000)
+    answer = cut_short(server)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
     assert "retry-after" not in answer.headers
     server.wait_idle()
 
 
 def test_a_stream_that_is_not_finished_in_time_ends_with_an_error(server: Server) -> None:
-    answer = post(server, {"x-request-timeout": "1"}, stream=True, max_tokens=8000, timeout=50)
+    answer = cut_short(server, {"x-request-timeout": "{}"}, stream=True, timeout=200)
     assert answer.status_code == 200 and "[DONE]" not in answer.text
-    assert len(events(answer)) > 2
+    assert len(events(answer)) > 1
     assert events(answer)[-1]["error"]["code"] == "deadline_exceeded"
     server.wait_idle()
 

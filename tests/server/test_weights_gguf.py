@@ -172,7 +172,9 @@ def mutations(size: int) -> st.SearchStrategy[list[tuple[int, bytes]]]:
     return st.lists(st.tuples(place, st.one_of(numbers, st.binary(min_size=1, max_size=4))), min_size=1, max_size=4)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_a_mutated_file_is_read_or_refused_but_never_a_crash(
     tmp_path: Path, small: bytes, data: st.DataObject, limited_memory: Callable[[], None]
