@@ -5,31 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import aiohttp
-
 from topmast_gateway import journal as journals
 from topmast_gateway import told
+from topmast_gateway.engines import Engines
 from topmast_gateway.errand import Errand
 from topmast_gateway.errors import Refusal
 from topmast_gateway.headers import towards_client
 from topmast_gateway.journal import EngineError, Journal
 from topmast_gateway.metrics import Metrics
+from topmast_gateway.misses import Answer, EngineGone, Silent, why_503
 from topmast_gateway.patience import Patience
 from topmast_gateway.relay import Torn, follow, relay
 from topmast_gateway.reply import Reply
 from topmast_gateway.trial import Trial
-from topmast_gateway.upstream import Answer, EngineGone, Silent, is_stream, posted, whole, why_503
 
 log = logging.getLogger(__name__)
 
+_JOURNAL = journals.HEADER.encode()
 _TOKENISED_BYTES_PER_S = 200_000  # of a prompt, by a busy engine: it says nothing before that
 
 
 class Attempts:
     """What all tries share: the connections, and which models' engines were seen to keep journals."""
 
-    def __init__(self, client: aiohttp.ClientSession, metrics: Metrics, patience: Patience) -> None:
-        self._client = client
+    def __init__(self, engines: Engines, metrics: Metrics, patience: Patience) -> None:
+        self._engines = engines
         self._metrics = metrics
         self._patience = patience
         self._journaling: set[str] = set()
@@ -41,10 +41,10 @@ class Attempts:
         known = errand.journal is not None and errand.model in self._journaling
         if known:
             wait_s = patience.silence + len(ask.body) / _TOKENISED_BYTES_PER_S
-        sending = posted(self._client, pod, ask.path, errand.body(), errand.headers())
+        sending = self._engines.posted(pod, ask.path, errand.body(), errand.headers())
         try:
             async with asyncio.timeout(wait_s) as clock, sending as response:
-                if errand.journal is not None and journals.HEADER in response.headers:
+                if errand.journal is not None and response.header(_JOURNAL) is not None:
                     clock.reschedule(None)  # follow and relay have their own, which every byte moves
                     self._journaling.add(errand.model)
                     await follow(response, errand.journal, errand, patience, trial)
@@ -53,13 +53,13 @@ class Attempts:
                     await _conclude(errand.journal, errand.reply)
                     return
                 errand.tally.exact = False  # whatever an earlier pod's journal has told
-                if is_stream(response):
+                if (response.header(b"content-type") or b"").startswith(b"text/event-stream"):
                     clock.reschedule(None)
                     why = ask.no_journal or "this model's servers keep no journal"
                     await relay(response, errand, patience.progress, why, trial)
                     trial.worked()
                     return
-                answer = await whole(response)
+                answer = Answer(response.status, response.headers, await response.read())
         except TimeoutError:
             if known:
                 self._journaling.discard(errand.model)  # it may be served by other engines from now on

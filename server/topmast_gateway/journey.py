@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 
+from topmast_gateway.engines import CONNECT_S
 from topmast_gateway.errand import Errand
 from topmast_gateway.errors import Refusal
 from topmast_gateway.fleet import Fleet
 from topmast_gateway.metrics import Metrics
+from topmast_gateway.misses import Answer, Full, Miss
 from topmast_gateway.pick import Choice, Picker
 from topmast_gateway.retries import RetryBudget
 from topmast_gateway.routes import Pod, Route
-from topmast_gateway.upstream import CONNECT_S, Answer, Full, Miss
 from topmast_gateway.wait import Wait
 
 MAX_SENDS = 3  # without a new token, of a request that may have run: one that kills its engine must not kill them all

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 
 from topmast_gateway.asgi import Scope
 
@@ -41,6 +42,7 @@ class Peers:
         return str(peer)
 
 
+@lru_cache(maxsize=4096)
 def _address(text: str) -> Address | None:
     """An IP address, with or without a port; IPv4 in IPv6's clothes is IPv4."""
     if text.startswith("["):

@@ -10,14 +10,14 @@ import logging
 import time
 from collections.abc import Mapping
 
-import aiohttp
-
 from topmast_gateway.attempt import Attempts, hand_on
+from topmast_gateway.engines import Engines
 from topmast_gateway.errand import Errand
 from topmast_gateway.fleet import Fleet
 from topmast_gateway.hall import Hall
 from topmast_gateway.journey import Journey
 from topmast_gateway.metrics import Metrics
+from topmast_gateway.misses import Answer, Miss
 from topmast_gateway.patience import Patience
 from topmast_gateway.pick import Picker
 from topmast_gateway.reply import Reply
@@ -25,7 +25,6 @@ from topmast_gateway.request import Ask
 from topmast_gateway.retries import RetryBudget
 from topmast_gateway.tally import Tally
 from topmast_gateway.trial import Trial
-from topmast_gateway.upstream import Answer, Miss
 from topmast_gateway.wait import Wait
 from topmast_gateway.waking import Waker
 
@@ -39,7 +38,7 @@ class Proxy:
 
     def __init__(
         self,
-        client: aiohttp.ClientSession,
+        engines: Engines,
         fleet: Fleet,
         picker: Picker,
         metrics: Metrics,
@@ -53,7 +52,7 @@ class Proxy:
         self._patience = patience
         self._hall = hall
         self._waker = waker
-        self._attempts = Attempts(client, metrics, patience)
+        self._attempts = Attempts(engines, metrics, patience)
         self._retries = RetryBudget()
 
     async def forward(self, ask: Ask, model: str, headers: Mapping[bytes, bytes], reply: Reply, tally: Tally) -> None:

@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-import aiohttp
-
 from topmast_gateway import told
 from topmast_gateway.errand import Errand
 from topmast_gateway.errors import sse_error
 from topmast_gateway.headers import towards_client
 from topmast_gateway.journal import HEADER, Journal
 from topmast_gateway.leaving import ClientGone
+from topmast_gateway.misses import Lost, Silent
 from topmast_gateway.patience import Patience
 from topmast_gateway.silence import Silence
 from topmast_gateway.trial import Trial
-from topmast_gateway.upstream import Lost, Silent
+from topmast_gateway.wire import Response
 
 _LONGEST_EVENT_BYTES = 4 * 1024 * 1024
 _LAST_WORD_S = 5.0  # for a client that does not read
@@ -31,18 +30,16 @@ class Torn(Exception):
     """The stream ended early; the client was told by an error event."""
 
 
-async def follow(
-    response: aiohttp.ClientResponse, journal: Journal, errand: Errand, patience: Patience, trial: Trial
-) -> None:
+async def follow(response: Response, journal: Journal, errand: Errand, patience: Patience, trial: Trial) -> None:
     """Read a journal to its end, and pass on what a client that streams may have.
 
     Afterwards the journal is done or has an error; Lost or Silent where the connection ended before that.
     """
-    headers = [header for header in towards_client(response.raw_headers) if header[0] != HEADER.encode()]
+    headers = [header for header in towards_client(response.headers) if header[0] != HEADER.encode()]
     reply, stream, writing, made = errand.reply, errand.ask.stream, False, errand.made
     try:
         async with Silence(patience.silence) as silence:
-            async for piece in response.content.iter_any():
+            while piece := await response.piece():
                 writing, silence.limit_s = True, patience.progress  # from here on it is the client who may be slow
                 if (events := journal.feed(piece)) and stream:
                     await reply.stream(headers, events)
@@ -57,34 +54,26 @@ async def follow(
         if writing:
             raise ClientGone from None  # it has read nothing for a long time: nobody waits for the rest
         raise Silent(f"nothing came for {patience.silence:.0f} s") from None
-    except (aiohttp.ClientError, OSError) as error:
-        raise Lost(f"{type(error).__name__}: {error}") from error
     if not journal.done and journal.error is None:
         raise Lost("the stream ended before the answer did")
 
 
-async def relay(
-    response: aiohttp.ClientResponse, errand: Errand, progress_s: float, why_no_journal: str, trial: Trial
-) -> None:
+async def relay(response: Response, errand: Errand, progress_s: float, why_no_journal: str, trial: Trial) -> None:
     """Send a stream without a journal to the client. Lost before its first byte; Torn after it."""
     events, reply = Events(), errand.reply
-    headers = towards_client(response.raw_headers)
+    headers = towards_client(response.headers)
     try:
         async with Silence(progress_s) as silence:
-            async for piece in response.content.iter_any():
+            while piece := await response.piece():
                 if complete := events.feed(piece):
                     trial.first_token()
                     told.by_events(complete, errand.tally)
                     await reply.stream(headers, complete)
                 silence.heard()
-    except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-        what = f"{type(error).__name__}: {error}"
-        if isinstance(error, TimeoutError):
-            what = f"nothing came or went for {progress_s:.0f} s"
+    except (Lost, TimeoutError) as error:
         if reply.status is None:
-            if isinstance(error, TimeoutError):
-                raise
-            raise Lost(what) from error
+            raise
+        what = str(error) if isinstance(error, Lost) else f"nothing came or went for {progress_s:.0f} s"
         message = f"the connection to the model broke and this answer is not complete ({why_no_journal}); ask again"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORD_S):

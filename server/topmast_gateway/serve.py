@@ -15,13 +15,16 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from topmast_gateway import kube, upstream
+import aiohttp
+
+from topmast_gateway import kube
 from topmast_gateway.access import Access
 from topmast_gateway.access_log import AccessLog
 from topmast_gateway.admin import Admin
 from topmast_gateway.admission import Admission
 from topmast_gateway.app import App
 from topmast_gateway.cors import Cors
+from topmast_gateway.engines import Engines
 from topmast_gateway.fleet import Fleet
 from topmast_gateway.hall import Hall
 from topmast_gateway.listener import listener
@@ -41,6 +44,7 @@ from topmast_gateway.waking import Waker
 log = logging.getLogger(__name__)
 
 _ADMIN_LAST_S = 1.0
+_IDLE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +108,12 @@ async def serve(
     cluster = await kube.connect()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(cluster.close)
-        client = await stack.enter_async_context(upstream.session())
+        client = await stack.enter_async_context(_aside())
+        stack.callback((engines := Engines()).close)
         shares.open()
         stack.push_async_callback(shares.close)
         waker = Waker(client, metrics, token, wake.operator_url)
-        proxy = Proxy(client, fleet, picker, metrics, patience, Hall(wake.max_held), waker)
+        proxy = Proxy(engines, fleet, picker, metrics, patience, Hall(wake.max_held), waker)
         for log_or_trace in (access_log, tracing):
             if log_or_trace is not None:
                 stack.push_async_callback(asyncio.to_thread, log_or_trace.close)
@@ -161,6 +166,14 @@ class _Signals:
         if task and hurry.done():
             task.cancel()
         hurry.cancel()
+
+
+def _aside() -> aiohttp.ClientSession:
+    """The client for everything but requests: scrapes, calls at the operator, other gateways."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S, use_dns_cache=False)
+    skip = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+    cookies = aiohttp.DummyCookieJar()
+    return aiohttp.ClientSession(connector=connector, cookie_jar=cookies, auto_decompress=False, skip_auto_headers=skip)
 
 
 def _address(sock: socket.socket) -> str:

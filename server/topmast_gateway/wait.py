@@ -14,9 +14,9 @@ from topmast_gateway.errors import Refusal, unavailable
 from topmast_gateway.fleet import Fleet
 from topmast_gateway.hall import Hall, Ticket, retry_after, too_late
 from topmast_gateway.metrics import Metrics
+from topmast_gateway.misses import Answer
 from topmast_gateway.patience import Patience
 from topmast_gateway.routes import Model, Route
-from topmast_gateway.upstream import Answer
 from topmast_gateway.waking import Waker
 
 _LOOK_AGAIN_S = 0.5  # while waiting; a pod's return is seen at once, the end of a suspicion within this time

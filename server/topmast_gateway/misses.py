@@ -1,0 +1,99 @@
+"""What the failures of a try mean for the next one.
+
+A miss is a failure before the answer was complete. Which miss may be tried again is decided in journey.py.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from topmast_gateway.asgi import Header
+
+
+class Miss(Exception):
+    """A try that did not finish the answer. `kind` labels metrics; for `suspect_s` nobody should try this pod again.
+
+    `ran`: the request may have been worked on, and may even be the reason. `broken`: it speaks against the pod itself.
+    """
+
+    kind = "miss"
+    suspect_s = 0.0
+    ran = False
+    broken = False
+
+
+class Refused(Miss):
+    """No connection: the request certainly did not run."""
+
+    kind = "refused"
+    suspect_s = 1.0
+    broken = True
+
+
+class Unreachable(Refused):
+    """Not even a refusal within the time to connect. It cost that time, so the pod is left alone for longer."""
+
+    kind = "unreachable"
+    suspect_s = 5.0
+
+
+class NotServing(Miss):
+    """The engine says that it is starting, leaving or broken. It did not run the request."""
+
+    kind = "not_serving"
+    suspect_s = 1.0
+
+
+class Lost(Miss):
+    """The connection broke before the answer was complete."""
+
+    kind = "lost"
+    ran = True
+    broken = True
+
+
+class EngineGone(Miss):
+    """The engine itself says that it cannot finish: it is leaving, or its model process died."""
+
+    kind = "engine_gone"
+    suspect_s = 1.0
+    ran = True
+
+
+class Silent(Miss):
+    """The connection stands and nothing comes: the pod, its node or the way there hangs."""
+
+    kind = "silent"
+    suspect_s = 5.0
+    ran = True
+    broken = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer of an engine."""
+
+    status: int
+    headers: list[Header]
+    body: bytes
+
+
+class Full(Miss):
+    """The engine has no room. Its own answer says when to come back."""
+
+    kind = "full"
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+def why_503(answer: Answer) -> Miss:
+    """Whether an engine's 503 means that it is full, or that it is not serving at the moment."""
+    try:
+        code: Any = json.loads(answer.body)["error"]["code"]
+    except (ValueError, KeyError, TypeError):
+        code = None
+    return NotServing(str(code)) if code in ("not_ready", "draining", "engine_failed") else Full(answer)
