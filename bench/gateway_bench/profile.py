@@ -1,4 +1,4 @@
-"""Where the microseconds of one event go: the throughput run with the gateway under cProfile.
+"""Where the microseconds of an event and of a request go: the busy runs with the gateway under cProfile.
 
 The profiler costs more than what it measures, so shares count here and absolute figures do not.
 """
@@ -8,29 +8,32 @@ from __future__ import annotations
 import pstats
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import uvloop
 
 from gateway_bench import front, scenarios
 
-_LINES = 30
+_LINES: Final = 30
+_BUSY: Final = ("throughput", "requests")
 
 
 def show(scale: float) -> str:
-    """The functions with the most own time, in microseconds per event."""
+    """The functions with the most own time, for each of the busy runs."""
+    with front.control_plane() as stage:
+        return "\n\n".join(_profile(stage, name, scale) for name in _BUSY)
+
+
+def _profile(stage: front.Stage, name: str, scale: float) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "profile"
-        under = ("-m", "cProfile", "-o", str(path))
-        with front.control_plane() as stage, front.running(stage, *under) as running:
-            figures = uvloop.run(scenarios.throughput(running, scale))
+        with front.running(stage, "-m", "cProfile", "-o", str(path)) as running:
+            figures = uvloop.run(scenarios.SCENARIOS[name](running, scale))
         stats: Any = pstats.Stats(str(path))
     total_s = stats.total_tt
     rows = sorted(stats.stats.items(), key=lambda item: -item[1][2])[:_LINES]
-    lines = [
-        f"{figures['events_per_s']} events/s under the profiler; own time in % of {total_s:.1f} s, calls, function"
-    ]
-    for (file, line, name), (_, calls, own_s, _, _) in rows:
+    lines = [f"{name} under the profiler: {figures}; own time in % of {total_s:.1f} s, calls, function"]
+    for (file, line, function), (_, calls, own_s, _, _) in rows:
         where = "/".join(Path(file).parts[-2:]) + f":{line}" if line else ""
-        lines.append(f"{own_s / total_s:6.1%} {calls:9d}  {name}  {where}")
+        lines.append(f"{own_s / total_s:6.1%} {calls:9d}  {function}  {where}")
     return "\n".join(lines)

@@ -103,6 +103,37 @@ async def throughput(front: Front, scale: float, streams: int = 64) -> dict[str,
     }
 
 
+async def requests(front: Front, scale: float, clients: int = 8) -> dict[str, Any]:
+    """Streams of one event, each as soon as the one before it has ended: what a request costs beside its events."""
+    seconds = max(1.0, 6 * scale)
+    loop = asyncio.get_running_loop()
+
+    async def ask(connection: Connection, until_s: float) -> int:
+        number = 0
+        while loop.time() < until_s:
+            connection.reset()
+            connection.transport.write(front.through.request(1, _PACE_S))
+            await connection.done
+            if connection.status != b"200":
+                raise RuntimeError(f"a request was answered with status {connection.status!r}")
+            number += 1
+        return number
+
+    with pinned(front) as alone:
+        connections = [await connect(front.through, keep=False) for _ in range(clients)]
+        await asyncio.gather(*(ask(each, loop.time() + seconds / 6) for each in connections))  # warm
+        cpu_s, at_s = front.cpu_s(), time.monotonic()
+        done = sum(await asyncio.gather(*(ask(each, loop.time() + seconds) for each in connections)))
+        cpu_s, passed_s = front.cpu_s() - cpu_s, time.monotonic() - at_s
+        _close(connections)
+    return {
+        "clients": clients,
+        "requests_per_s": round(done / passed_s),
+        "us_per_request": round(cpu_s / done * 1e6),
+        "pinned": alone,
+    }
+
+
 async def open_streams(front: Front, scale: float) -> dict[str, Any]:
     """Memory with many streams that all get events."""
     streams = max(20, round(1000 * scale))
@@ -177,6 +208,7 @@ SCENARIOS: dict[str, Callable[[Front, float], Awaitable[dict[str, Any]]]] = {
     "latency32": _latency_32,
     "burst32": _burst_32,
     "throughput": throughput,
+    "requests": requests,
     "streams": open_streams,
     "bodies": large_bodies,
 }

@@ -21,6 +21,8 @@ _FIGURES: Final = (
     ("burst32", "direct.event.p50", "event, direct, 32 streams in step, p50 ms"),
     ("burst32", "added.event.p50", "added to an event, 32 streams in step, p50 ms"),
     ("burst32", "added.event.p99", "added to an event, 32 streams in step, p99 ms"),
+    ("requests", "us_per_request", "CPU of the gateway per request, µs, with one event"),
+    ("requests", "requests_per_s", "requests a second, of one core"),
     ("throughput", "us_per_event", "CPU of the gateway per event, µs"),
     ("throughput", "events_per_read", "events that came in one read"),
     ("throughput", "gateway_cpu_share", "of one core used meanwhile"),
