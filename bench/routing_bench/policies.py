@@ -86,6 +86,7 @@ VARIANTS: Final[dict[str, Callable[[Loads], Policy]]] = {
     "last minute not counted": partial(Ours, rule=Rule(steady=0.0)),
     "no hash": partial(Ours, rule=Rule(trust=0.0)),
     "hash not trusted at first": partial(Ours, rule=Rule(start=0.0)),
+    "hash trusted a quarter at first": partial(Ours, rule=Rule(start=0.25)),
     "hash trusted four times more": partial(Ours, rule=Rule(trust=16.0)),
     "plain CHWBL, bound of 2": partial(Chwbl, bound=2.0),
 }
