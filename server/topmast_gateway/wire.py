@@ -109,7 +109,8 @@ class Wire(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether another request may be sent: nothing is under way, and nobody has said good-bye."""
-        return self._response is None and not self._transport.is_closing()
+        idle = self._response is None and not self._transport.get_write_buffer_size()
+        return idle and not self._transport.is_closing()
 
     async def ask(self, head: bytes, body: bytes) -> Response:
         """Send a request, and give its answer when the head of that is here."""

@@ -200,6 +200,22 @@ async def test_leaving_before_the_end_tells_the_engine() -> None:
         await soon(lambda: peer.left == 1, "the engine sees that the client has gone")
 
 
+async def test_an_answer_before_the_request_was_read_ends_the_connection() -> None:
+    class Hasty(Peer):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(SIZED)
+            await asyncio.sleep(0.5)
+            writer.close()
+
+    peer = Hasty()
+    async with listening(peer) as engines:
+        for count in (1, 2):
+            assert await ask(engines, peer, bytes(20_000_000)) == (200, b"body")
+            assert peer.connections == count
+
+
 async def test_a_slow_reader_holds_the_engine_back_and_gets_everything() -> None:
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     written = 0
