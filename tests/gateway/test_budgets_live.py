@@ -89,7 +89,8 @@ async def accounts(
                 stage.pod(namespace, f"m{number}", engine.ip)
         token = tmp_path / "token"
         token.write_text(SHARED_TOKEN)
-        flags = ("--usage-log", str(log), "--shared-token-file", str(token))
+        # What makes an answer move is in its script alone, not in a machine that stands still.
+        flags = ("--usage-log", str(log), "--shared-token-file", str(token), "--silence-s", "60")
         gateway = (await asyncio.to_thread(new_gateway, *flags)).wait_ready()
         for number in range(MODELS):
             await asyncio.to_thread(gateway.sees, f"{namespace}/m{number}", 2)
