@@ -120,7 +120,7 @@ async def test_what_a_gateway_held_when_it_died_is_given_back_soon(fast: None, t
             held = one.ledger.reserved(ALICE, 1000, Tally())
             held.__enter__()
             await soon(lambda: two.ledger.held("alice").tokens == 1000, "it is known")
-        await soon(lambda: two.ledger.held("alice").tokens == 0, "it is given back")
+        await soon(lambda: two.ledger.held("alice").tokens == 0, "it is given back", 3)
         two.use(1000)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import subprocess
@@ -40,19 +41,22 @@ async def test_sigterm_is_told_first_and_finishes_every_stream(
 ) -> None:
     gateway = new_gateway("--drain-notice-s", "3").wait_ready()
     headers = {"Authorization": f"Bearer {KEY}"}
-    async with Engine(chunks=60) as engine, httpx.AsyncClient(headers=headers, timeout=60) as other:
-        engine.gate.clear()
+    async with Engine("steps", chunks=60) as engine, httpx.AsyncClient(headers=headers, timeout=60) as other:
         stream = await busy(stage, gateway, namespace, engine)
         assert (await other.get(f"{gateway.url}/v1/models")).status_code == 200
         gateway.process.send_signal(signal.SIGTERM)
         await soon(lambda: gateway.ready() == 503, "not ready")
         async with httpx.AsyncClient(headers=headers, timeout=60) as new:
-            late = await new.get(f"{gateway.url}/v1/models")
+            asking = asyncio.create_task(new.post(gateway.url + CHAT, json={"model": f"{namespace}/m"}))
+            await soon(lambda: engine.running == 2, "it takes a new request on a new connection")
+            engine.gate.set()  # and the stream makes its next event
+            late = await asking
         assert late.status_code == 200  # routing needs a moment to notice
         assert late.headers["connection"] == "close"  # the next one is to go to another gateway
         await soon(lambda: not _listens(gateway), "new connections are refused")
         assert gateway.ready() == 503  # the admin port answers to the end
         assert not stream.done()
+        engine.mode = "stream"
         engine.gate.set()
         assert (await stream).text.rstrip().endswith("data: [DONE]")
         # The idle connection of the other client does not keep it.
@@ -61,11 +65,10 @@ async def test_sigterm_is_told_first_and_finishes_every_stream(
 
 def _listens(gateway: Gateway) -> bool:
     """Whether it takes new connections."""
-    try:
-        httpx.get(f"{gateway.url}/v1/models")
-    except httpx.ConnectError:
-        return False
-    return True
+    host, port = gateway.url.removeprefix("http://").split(":")
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port)), 30):
+        return True
+    return False
 
 
 async def test_a_client_that_could_not_be_told_may_use_its_connection_once_more(

@@ -146,7 +146,8 @@ async def test_a_request_waits_for_the_first_pod(
         await soon(lambda: gateway.metric("topmast_gateway_requests_held") == 1, "it waits")
         assert not waiting.done()
         stage.pod(namespace, "m", engine.ip)
-        response = await asyncio.wait_for(waiting, 15)  # half of its patience
+        await soon(waiting.done, "it is answered", 2)
+        response = await waiting
         assert response.status_code == 200 and engine.asked == 1
 
 
@@ -175,7 +176,8 @@ async def test_nobody_waits_for_a_suspended_or_a_deleted_model(
     waiting = asyncio.create_task(http.post(CHAT, json={"model": f"{namespace}/doomed"}))
     await soon(lambda: gateway.metric("topmast_gateway_requests_held") == 1, "it waits")
     stage.delete_model(namespace, "doomed")
-    assert (await asyncio.wait_for(waiting, 15)).status_code == 404
+    await soon(waiting.done, "it is told", 2)
+    assert (await waiting).status_code == 404
 
 
 async def test_a_conversation_stays_at_its_pod_and_who_debugs_is_told_why(

@@ -99,7 +99,8 @@ async def test_a_herd_wakes_a_sleeping_model_with_one_call_and_is_answered(
         assert (beyond.status_code, beyond.json()["error"]["code"]) == (503, "too_many_waiting")
         assert int(beyond.headers["retry-after"]) >= 1
         stage.pod(namespace, "m", engine.ip)
-        answers = await asyncio.wait_for(asyncio.gather(*herd), 30)
+        await soon(lambda: all(task.done() for task in herd), "all are answered", 5)
+        answers = await asyncio.gather(*herd)
         assert [answer.status_code for answer in answers] == [200] * 8 and engine.asked == 8
     times = [called_at for called_at, _, _ in operator.calls]  # the second one on a machine that stood still
     assert all(after - before >= EVERY_S for before, after in pairwise(times)), "one call for all, and none too soon"
@@ -146,7 +147,9 @@ async def test_a_wake_that_takes_longer_than_the_client_has_is_told_at_once_with
             lambda: ": waiting for a pod of slow: loading weights, 60 %, about " in "".join(pieces), "it is told"
         )
         stage.pod(namespace, "slow", engine.ip)
-        whole, _ = [await asyncio.wait_for(task, 30) for task in (patient, stream)]
+        await soon(lambda: patient.done() and stream.done(), "both are answered", 5)
+        whole = await patient
+        await stream
     assert whole.status_code == 200 and "served_by" in whole.text
     assert "".join(pieces).endswith("data: [DONE]\n\n")
 
@@ -221,7 +224,8 @@ async def test_the_herd_goes_to_a_new_pod_in_order_and_waits_for_its_room(
             herd.append(asyncio.create_task(client.post(CHAT, json={"model": "m", "number": number})))
             await soon(lambda n=number: waking.metric("topmast_gateway_requests_held") == n + 1, "it waits")  # type: ignore[misc]
         stage.pod(namespace, "m", engine.ip)
-        answers = await asyncio.wait_for(asyncio.gather(*herd), 30)
+        await soon(lambda: all(task.done() for task in herd), "all are answered", 10)
+        answers = await asyncio.gather(*herd)
         assert [answer.status_code for answer in answers] == [200] * 6, "a full pod was no reason to refuse them"
         numbers = [body["number"] for body in engine.bodies]
         assert numbers == [*range(6), *range(6)], "in the order of their arrival, before it had room and after"
