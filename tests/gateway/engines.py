@@ -87,7 +87,9 @@ class Engine:
     async def _misbehave(self, request: web.Request) -> web.StreamResponse:
         match self.mode:
             case "full":
-                return _error(503, "server_full", {"Retry-After": str(self.retry_after_s)})
+                refusal = _error(503, "server_full", {"Retry-After": str(self.retry_after_s)})
+                refusal.force_close()  # a request on an old connection could overtake the one before it on a new one
+                return refusal
             case "not_ready" | "draining" | "engine_failed":
                 return _error(503, self.mode, {"Retry-After": "1"})
             case "bad_request":
