@@ -81,7 +81,7 @@ class Client:
         self._take(rest)
 
     def _take(self, event: bytes) -> None:
-        if event and event != b"data: [DONE]":
+        if event and event != b"data: [DONE]" and not event.startswith(b":"):  # a comment: somebody is still there
             answer = json.loads(event.removeprefix(b"data: "))
             self.seen += answer.get("tokens", 0)
             self.usage = answer.get("usage", self.usage)

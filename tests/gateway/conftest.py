@@ -12,10 +12,12 @@ import pytest
 import uvloop
 
 from checkout import cluster_name
+from gateway.instant import InstantLoop
 from gateway.stage import KEY, SYSTEM, Gateway, Stage
 from topmast_cluster.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
+WITHOUT_A_NETWORK = ("test_reading.py", "test_turns.py", "test_waiting.py")
 
 # How long one example takes says nothing here: clusters and engines run beside the tests.
 hypothesis.settings.register_profile("gateway", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -27,6 +29,8 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
     """The gateway's own loop where the bytes of a connection are looked at: closing and writing differ in detail."""
     if item.path.name.startswith("test_security_"):
         return {"uvloop": uvloop.new_event_loop}
+    if item.path.name in WITHOUT_A_NETWORK:
+        return {"instant": InstantLoop}
     return {"asyncio": asyncio.new_event_loop}
 
 
@@ -75,9 +79,18 @@ def access_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def gateway(new_gateway: Callable[..., Gateway], access_log: Path) -> Gateway:
-    """The one that watches every namespace, with short patience; all its tests are wrong from one address."""
-    flags = ("--hold-s", "3", "--progress-timeout-s", "2", "--max-streams", "64", "--failures-per-minute", "0")
+    """The one that watches every namespace; all its tests are wrong from one address.
+
+    It has the patience for a machine that stands still for a few seconds, and the engines of the tests with it.
+    """
+    flags = ("--hold-s", "30", "--progress-timeout-s", "30", "--max-streams", "64", "--failures-per-minute", "0")
     return new_gateway(*flags, "--access-log", str(access_log)).wait_ready()
+
+
+@pytest.fixture(scope="session")
+def impatient(new_gateway: Callable[..., Gateway]) -> Gateway:
+    """One for tests of what happens when its patience ends."""
+    return new_gateway("--hold-s", "3", "--progress-timeout-s", "3").wait_ready()
 
 
 @pytest.fixture
@@ -90,5 +103,5 @@ def namespace(stage: Stage) -> str:
 async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
     """A client with a valid key."""
     headers = {"Authorization": f"Bearer {KEY}"}
-    async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=20, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=60, trust_env=False) as client:
         yield client

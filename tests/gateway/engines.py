@@ -24,12 +24,25 @@ def free_address() -> str:
 
 
 class Engine:
-    """`mode` decides what the next request gets; everything that arrives is remembered."""
+    """`mode` decides what the next request gets, for so many `times`, then "stream"; all that arrives is remembered.
 
-    def __init__(self, mode: str = "stream", *, chunks: int = 4, pause_s: float = 0.0, ip: str | None = None) -> None:
+    While its `gate` is clear it works and makes nothing; with the mode "steps" it clears the gate at every event.
+    """
+
+    def __init__(
+        self,
+        mode: str = "stream",
+        *,
+        chunks: int = 4,
+        pause_s: float = 0.0,
+        ip: str | None = None,
+        times: int | None = None,
+    ) -> None:
         self.ip = ip or free_address()
         self.retry_after_s = 7  # of a full one
-        self.mode, self.chunks, self.pause_s = mode, chunks, pause_s
+        self.mode, self.chunks, self.pause_s, self.times = mode, chunks, pause_s, times
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.headers: list[dict[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
         self.sent_at: list[float] = []
@@ -59,6 +72,8 @@ class Engine:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         self.bodies.append(await request.json())
+        if self.times is not None and self.asked > self.times:
+            self.mode = "stream"
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -72,7 +87,9 @@ class Engine:
     async def _misbehave(self, request: web.Request) -> web.StreamResponse:
         match self.mode:
             case "full":
-                return _error(503, "server_full", {"Retry-After": str(self.retry_after_s)})
+                refusal = _error(503, "server_full", {"Retry-After": str(self.retry_after_s)})
+                refusal.force_close()  # a request on an old connection could overtake the one before it on a new one
+                return refusal
             case "not_ready" | "draining" | "engine_failed":
                 return _error(503, self.mode, {"Retry-After": "1"})
             case "bad_request":
@@ -87,12 +104,16 @@ class Engine:
                 await asyncio.sleep(3600)
         if not self.bodies[-1].get("stream"):
             await asyncio.sleep(self.pause_s)
+            await self.gate.wait()
             return web.json_response({"object": "chat.completion", "served_by": self.ip})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8", "X-Engine": self.ip})
         await response.prepare(request)
         while self.mode == "flood":
             await response.write(b"data: " + b"x" * 65_536 + b"\n\n")
         for number in range(self.chunks):
+            await self.gate.wait()
+            if self.mode == "steps":
+                self.gate.clear()
             self.sent_at.append(time.monotonic())
             await response.write(b"data: " + json.dumps({"number": number, "served_by": self.ip}).encode() + b"\n\n")
             await asyncio.sleep(self.pause_s)

@@ -63,8 +63,8 @@ class JournalEngine(Engine):
             case "stall":
                 await asyncio.sleep(3600)
             case "busy":
-                for _ in range(4):
-                    await asyncio.sleep(0.3)
+                for _ in range(24):  # longer than the silence that is taken for death, and never as long
+                    await asyncio.sleep(0.1)
                     await response.write(b": alive\n\n")
                 return False
             case "engine_lost" | "draining_late" | "generation_failed" | "deadline_exceeded":

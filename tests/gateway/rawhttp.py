@@ -51,8 +51,10 @@ class Seen:
         else:
             await _answer(send, 200, b"ok")
 
-    async def exchange(self, *pieces: bytes, timeout_s: float = 3.0, half_close: bool = False) -> bytes:
-        """Send the pieces, then read until the server closes or is silent for a moment."""
+    async def exchange(self, *pieces: bytes, timeout_s: float = 10.0, half_close: bool = False) -> bytes:
+        """Send the pieces, then read until the server closes or is silent for three moments: in one it may have been
+        this process, and the server in it, that stood still.
+        """
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         with suppress(ConnectionError):
             for piece in pieces:
@@ -61,14 +63,21 @@ class Seen:
                 await asyncio.sleep(0.01)
             if half_close:
                 writer.write_eof()
-        answer = b""
-        with suppress(ConnectionError, TimeoutError):
-            while data := await asyncio.wait_for(reader.read(65_536), 0.15 if answer else timeout_s):
-                answer += data
+        answer, silent = b"", 0
+        with suppress(ConnectionError):
+            while silent < 3:
+                try:
+                    data = await asyncio.wait_for(reader.read(65_536), 0.05 if answer else timeout_s / 3)
+                except TimeoutError:
+                    silent += 1
+                    continue
+                if not data:
+                    break
+                answer, silent = answer + data, 0
         writer.close()
         return answer
 
-    async def seconds_until_closed(self, *pieces: bytes, drip: bytes = b"", timeout_s: float = 5.0) -> float:
+    async def seconds_until_closed(self, *pieces: bytes, drip: bytes = b"", timeout_s: float = 9.0) -> float:
         """How long the server keeps a connection that sends `drip` again and again; fails after `timeout_s`."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(b"".join(pieces))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import json
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ KEY = "tm-" + "k" * 40
 SYSTEM, SECRET = "topmast-system", "topmast-api-keys"
 SHARED_TOKEN = "t" * 40
 _NAMES = itertools.count(1)
+_LONGEST_LOOK_S = 0.5  # what is longer is no look at the product but a machine that stood still
 
 
 def hashed(key: str) -> str:
@@ -35,22 +37,49 @@ def hashed(key: str) -> str:
     return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
 
 
+class _Wait:
+    """Counts the seconds of a wait, look by look: while this process stands still, it cannot see what has come."""
+
+    def __init__(self, what: str, timeout_s: float, clock: Callable[[], float]) -> None:
+        self._what, self._timeout_s, self._clock = what, timeout_s, clock
+        self._looked_at = clock()
+        self.seconds = 0.0
+
+    def goes_on(self) -> None:
+        """Another look is needed; fails when there have been looks for long enough."""
+        assert self.seconds < self._timeout_s, f"not within {self._timeout_s} s: {self._what}"
+        now = self._clock()
+        self.seconds += min(now - self._looked_at, _LONGEST_LOOK_S)
+        self._looked_at = now
+
+
 def eventually(check: Callable[[], bool], what: str, timeout_s: float = 10.0) -> float:
     """Seconds until `check` held; fails with `what` when it never did."""
-    start = time.monotonic()
+    wait = _Wait(what, timeout_s, time.monotonic)
     while not check():
-        assert time.monotonic() - start < timeout_s, f"not within {timeout_s} s: {what}"
+        wait.goes_on()
         time.sleep(0.02)
-    return time.monotonic() - start
+    return wait.seconds
 
 
 async def soon(check: Callable[[], bool], what: str, timeout_s: float = 10.0) -> float:
     """`eventually`, while the test's own servers go on serving."""
-    start = time.monotonic()
+    wait = _Wait(what, timeout_s, asyncio.get_running_loop().time)
     while not check():
-        assert time.monotonic() - start < timeout_s, f"not within {timeout_s} s: {what}"
+        wait.goes_on()
         await asyncio.sleep(0.01)
-    return time.monotonic() - start
+    return wait.seconds
+
+
+def seconds_at_the_gateway(access_log: Path, answer: httpx.Response) -> float:
+    """How long the gateway worked on a request, by its own clock: ours may have stood still."""
+
+    def found() -> list[float]:
+        lines = map(json.loads, access_log.read_text().splitlines())
+        return [line["seconds"] for line in lines if line["request"] == answer.headers["x-request-id"]]
+
+    eventually(lambda: bool(found()), "the request is in the access log")
+    return found()[0]
 
 
 class Stage:
@@ -158,16 +187,8 @@ class Gateway:
     def __init__(self, kubeconfig: Path, *flags: str, under: Sequence[str] = ()) -> None:
         """`under` are arguments of Python before the program's own, for a profiler."""
         command = [sys.executable, *under, "-m", "topmast_gateway.cli", "--host", "127.0.0.1", "--port", "0"]
-        command += [
-            "--admin-host",
-            "127.0.0.1",
-            "--admin-port",
-            "0",
-            "--keys-secret",
-            SECRET,
-            "--keys-namespace",
-            SYSTEM,
-        ]
+        command += ["--admin-host", "127.0.0.1", "--admin-port", "0"]
+        command += ["--keys-secret", SECRET, "--keys-namespace", SYSTEM]
         env = {**os.environ, "KUBECONFIG": str(kubeconfig)}
         pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen([*command, *flags], env=env, **pipes)
@@ -208,9 +229,9 @@ class Gateway:
         found = re.search(rf'topmast_gateway_ready_pods{{model="{key}"}} (\d+)', text)
         return int(found[1]) if found else -1
 
-    def sees(self, key: str, pods: int) -> float:
-        """Wait until it knows this many usable pods; returns the seconds."""
-        return eventually(lambda: self.ready_pods(key) == pods, f"{key} with {pods} pods")
+    def sees(self, key: str, pods: int, timeout_s: float = 10.0) -> None:
+        """Wait until it knows this many usable pods."""
+        eventually(lambda: self.ready_pods(key) == pods, f"{key} with {pods} pods", timeout_s)
 
     def resident_bytes(self) -> int:
         """Memory of the process."""

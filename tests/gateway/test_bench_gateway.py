@@ -41,8 +41,8 @@ def test_every_scenario_runs_and_every_bar_has_its_figure(bench: Any, stage: Sta
     assert bench.bars.wrong(runs) == []
     assert len(bench.bars.judge(runs)) == len(bench.bars.BARS)
     assert runs["throughput"][0]["events_per_s"] > 0
-    # An event cannot take less time with the gateway between; p50 of few events is noisy by less than this.
-    assert runs["latency1"][0]["added"]["first_event"]["p50"] > -1
+    # An event cannot take less time with the gateway between. Of first events there is one: it may be late by itself.
+    assert runs["latency1"][0]["added"]["event"]["p50"] > -1
 
 
 def test_a_bar_is_met_on_its_own_side_only(bench: Any) -> None:

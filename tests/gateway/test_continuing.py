@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
@@ -21,14 +22,14 @@ _CONVERSATIONS = itertools.count(1)
 
 @pytest.fixture(scope="module")
 def hasty(new_gateway: Callable[..., Gateway]) -> Gateway:
-    """A gateway that takes half a second of silence for death."""
-    return new_gateway("--silence-s", "0.6", "--hold-s", "5", "--hold-begun-s", "5").wait_ready()
+    """A gateway that takes two seconds of silence for death."""
+    return new_gateway("--silence-s", "2").wait_ready()
 
 
 @pytest.fixture
-async def http(hasty: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+async def hasty_http(hasty: Gateway) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"Authorization": f"Bearer {KEY}"}
-    async with httpx.AsyncClient(base_url=hasty.url, headers=headers, timeout=20, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=hasty.url, headers=headers, timeout=60, trust_env=False) as client:
         yield client
 
 
@@ -60,38 +61,59 @@ async def ask(http: httpx.AsyncClient, key: str, stream: bool, **fields: Any) ->
     return await http.post(CHAT, json={"model": key, "messages": conversation(), "stream": stream, **fields})
 
 
-@pytest.mark.parametrize("mode", ["tear", "stall", "engine_lost", "draining_late"])
+@pytest.mark.parametrize("mode", ["tear", "engine_lost", "draining_late"])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_broken_answer_goes_on_elsewhere(
-    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient, mode: str, stream: bool
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient, mode: str, stream: bool
 ) -> None:
     broken, sound = JournalEngine(mode), JournalEngine()
-    async with serving(stage, hasty, namespace, broken, sound) as key:
+    async with serving(stage, gateway, namespace, broken, sound) as key:
         while not broken.asked:
             answer = await ask(http, key, stream)
             assert answer.status_code == 200
             assert (text(answer.text) if stream else answer.json()["text"]) == numbers(6)
         assert sound.continued_from[-1] == 2
         assert sound.bodies[-1]["continuation"]["created"] == 1_700_000_000
-        assert hasty.metric("topmast_gateway_moves_total", model=key) == 1
-        assert hasty.metric("topmast_gateway_move_gap_seconds_count", model=key) == 1
+        assert gateway.metric("topmast_gateway_moves_total", model=key) == 1
+        assert gateway.metric("topmast_gateway_move_gap_seconds_count", model=key) == 1
         assert "x-topmast-journal" not in answer.headers
 
 
+async def test_an_answer_whose_engine_falls_silent_goes_on_elsewhere_in_the_time_that_its_client_has_left(
+    stage: Stage, hasty: Gateway, namespace: str, hasty_http: httpx.AsyncClient
+) -> None:
+    broken, sound = JournalEngine("stall"), JournalEngine()
+    async with serving(stage, hasty, namespace, broken, sound) as key:
+        while {body["stream"] for body in broken.bodies} != {True, False}:
+            kinds = (True, False) * 6  # at once: a pod that was silent is left alone for a while
+            answers = await asyncio.gather(*(ask(hasty_http, key, stream, timeout=90) for stream in kinds))
+            for stream, answer in zip(kinds, answers, strict=True):
+                assert (text(answer.text) if stream else answer.json()["text"]) == numbers(6)
+        first = {headers["x-request-id"]: float(headers["x-request-timeout"]) for headers in broken.headers}
+        moved = [(headers, body) for headers, body in zip(sound.headers, sound.bodies, strict=True)
+                 if headers["x-request-id"] in first]  # fmt: skip
+        assert len(moved) == hasty.metric("topmast_gateway_moves_total", model=key) == broken.asked
+        for headers, body in moved:
+            assert len(body["continuation"]["token_ids"]) == 2
+            began_s, went_on_s = first[headers["x-request-id"]], float(headers["x-request-timeout"])
+            # Counted from the arrival at the gateway: two seconds of silence, and what a busy machine adds.
+            assert 80 < began_s <= 90 and 60 < went_on_s < began_s - 1.9
+
+
 async def test_every_engine_may_break_as_long_as_each_makes_a_token(
-    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
     engines = [JournalEngine("tear", chunks=12, made=1) for _ in range(2)]
-    async with serving(stage, hasty, namespace, *engines) as key:
+    async with serving(stage, gateway, namespace, *engines) as key:
         assert text((await ask(http, key, True)).text) == numbers(12)
         assert sum(engine.asked for engine in engines) >= 11
 
 
 async def test_a_request_that_breaks_every_engine_ends_after_three_tries(
-    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
     engines = [JournalEngine("tear", made=2), JournalEngine("tear", made=0), JournalEngine("tear", made=0)]
-    async with serving(stage, hasty, namespace, *engines) as key:
+    async with serving(stage, gateway, namespace, *engines) as key:
         answers = [(await ask(http, key, True)).text for _ in range(3)]
         begun = next(answer for answer in answers if '"0 "' in answer)
         assert text_before_error(begun) in (numbers(2), numbers(4))  # it may come to the first one again
@@ -99,7 +121,7 @@ async def test_a_request_that_breaks_every_engine_ends_after_three_tries(
         # Three tries in a row that make nothing end a request; the first one's make two tokens.
         assert sum(engine.asked for engine in engines[1:]) <= 3 * 3 + 2 * engines[0].asked
         failed = sum("upstream_lost" in answer for answer in answers)
-        assert hasty.metric("topmast_gateway_caller_requests_total", model=key, outcome="failed") == failed
+        assert gateway.metric("topmast_gateway_caller_requests_total", model=key, outcome="failed") == failed
 
 
 def text_before_error(stream: str) -> str:
@@ -108,10 +130,10 @@ def text_before_error(stream: str) -> str:
 
 
 async def test_the_only_engine_may_come_back_and_finish(
-    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
     engine = JournalEngine("tear")
-    async with serving(stage, hasty, namespace, engine) as key:
+    async with serving(stage, gateway, namespace, engine) as key:
         async with http.stream("POST", CHAT, json={"model": key, "messages": MESSAGES, "stream": True}) as response:
             pieces = []
             async for piece in response.aiter_text():
@@ -121,20 +143,20 @@ async def test_the_only_engine_may_come_back_and_finish(
 
 
 async def test_an_engine_that_says_that_it_works_is_left_alone(
-    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
+    stage: Stage, hasty: Gateway, namespace: str, hasty_http: httpx.AsyncClient
 ) -> None:
     slow, other = JournalEngine("busy"), JournalEngine("busy")
     async with serving(stage, hasty, namespace, slow, other) as key:
-        assert text((await ask(http, key, True)).text) == numbers(6)
+        assert text((await ask(hasty_http, key, True)).text) == numbers(6)
         assert slow.asked + other.asked == 1
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_an_error_about_the_request_is_not_tried_elsewhere(
-    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient, stream: bool
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient, stream: bool
 ) -> None:
     engines = [JournalEngine("deadline_exceeded"), JournalEngine("deadline_exceeded")]
-    async with serving(stage, hasty, namespace, *engines) as key:
+    async with serving(stage, gateway, namespace, *engines) as key:
         answer = await ask(http, key, stream)
         if stream:
             assert text_before_error(answer.text) == numbers(2)
@@ -146,27 +168,15 @@ async def test_an_error_about_the_request_is_not_tried_elsewhere(
         assert sum(engine.asked for engine in engines) == 1
 
 
-async def test_a_timeout_counts_from_the_requests_arrival_at_the_gateway(
-    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
-) -> None:
-    broken, sound = JournalEngine("stall"), JournalEngine()
-    async with serving(stage, hasty, namespace, broken, sound) as key:
-        while not broken.asked:
-            assert (await ask(http, key, True, timeout=3)).status_code == 200
-        first, second = broken.headers[-1]["x-request-timeout"], sound.headers[-1]["x-request-timeout"]
-        assert 2.5 < float(first) <= 3
-        assert 1.0 < float(second) < 2.5
-
-
 async def test_an_answer_that_cannot_be_continued_says_why_when_it_breaks(
-    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
     from gateway.engines import Engine
 
     async with Engine("tear") as engine:
         stage.model(namespace, "m")
         stage.pod(namespace, "m", engine.ip)
-        hasty.sees(f"{namespace}/m", 1)
+        gateway.sees(f"{namespace}/m", 1)
         answer = await ask(http, f"{namespace}/m", True, n=2)
         assert "x-topmast-journal" not in engine.headers[-1]
         error = json.loads(answer.text.split("data: ")[-1])["error"]
@@ -175,10 +185,10 @@ async def test_an_answer_that_cannot_be_continued_says_why_when_it_breaks(
 
 
 async def test_a_client_that_leaves_ends_the_continued_answer_at_once(
-    stage: Stage, hasty: Gateway, namespace: str, http: httpx.AsyncClient
+    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
-    broken, sound = JournalEngine("tear", chunks=100), JournalEngine(chunks=100, pause_s=0.1)
-    async with serving(stage, hasty, namespace, broken, sound) as key:
+    broken, sound = JournalEngine("tear", chunks=1000), JournalEngine(chunks=1000, pause_s=0.1)
+    async with serving(stage, gateway, namespace, broken, sound) as key:
         while not broken.asked:
             async with http.stream(
                 "POST", CHAT, json={"model": key, "messages": conversation(), "stream": True}

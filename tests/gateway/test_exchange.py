@@ -46,11 +46,14 @@ class Replica:
         self.token = SharedToken(token_file)
         self.admin = Admin(Metrics(), str, self.exchange, self.token)
         self.garbage = b""
+        self.rounds = self.answered = 0
 
     async def _resolve(self, _: str) -> set[str]:
+        self.rounds += 1
         return {f"{ip}:{PORT}" for ip in self.peers}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.answered += 1
         if self.garbage:
             await Reply(send, "garbage").whole(200, self.garbage)
         else:
@@ -80,6 +83,7 @@ class Replica:
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "EVERY_S", 0.05)
     monkeypatch.setattr(exchange, "_BELIEVED_S", 0.5)
+    monkeypatch.setattr(exchange, "_ANSWER_S", 30.0)  # all of them stand still together with this process
 
 
 @pytest.fixture
@@ -131,7 +135,7 @@ async def test_nonsense_of_a_peer_changes_nothing(fast: None, token_file: Path, 
     one, two = Replica("one", addresses, addresses[0], token_file), Replica("two", [], addresses[1], token_file)
     two.garbage = garbage
     async with one.running(), two.running():
-        await asyncio.sleep(0.2)
+        await soon(lambda: two.answered >= 3, "it was told nonsense")
         assert len(one.counters) == 0 and one.ledger.peers == {}
         two.garbage = b""
         two.use(5)
@@ -196,7 +200,7 @@ async def test_gateways_go_on_adding_up_after_the_token_was_replaced(fast: None,
         ("one", "two"), addresses, (token_file, late), strict=True))  # fmt: skip
     async with one.running(), two.running():
         two.use(200)
-        await asyncio.sleep(0.3)
+        await soon(lambda: two.answered >= 3, "it was refused")
         assert one.ledger.used(ALICE) == 0
         rewrite(late, TOKEN)
         await soon(lambda: one.ledger.used(ALICE) == 200, "what was missed is made up for")
@@ -207,7 +211,7 @@ async def test_gateways_that_are_away_are_named_once_each(
 ) -> None:
     addresses = [free_address(), free_address(), free_address()]
     with caplog.at_level(logging.WARNING):
-        async with Replica("one", addresses, addresses[0], token_file).running():
-            await asyncio.sleep(0.5)
+        async with Replica("one", addresses, addresses[0], token_file).running() as one:
+            await soon(lambda: one.rounds >= 5, "they were asked again and again")
     assert len(caplog.messages) == 2 and all(any(ip in line for line in caplog.messages) for ip in addresses[1:])
     assert "a token" not in caplog.text

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
 from gateway.engines import Engine, free_address
-from gateway.stage import KEY, Gateway, Stage, soon
+from gateway.stage import KEY, Gateway, Stage, seconds_at_the_gateway, soon
+from topmast_gateway.upstream import CONNECT_S, Refused, Unreachable
 
 CHAT = "/v1/chat/completions"
 
@@ -44,10 +47,12 @@ async def test_a_pod_that_refuses_connections_is_left_alone_for_a_while(
 ) -> None:
     async with Engine() as good:
         model = cast(stage, gateway, namespace, free_address(), free_address(), good.ip)
+        start = time.monotonic()
         answers = [await http.post(CHAT, json={"model": model}) for _ in range(10)]
         assert [response.status_code for response in answers] == [200] * 10
-        # Both were tried once, not before each request.
-        assert gateway.metric("topmast_gateway_retries_total", model=model, kind="refused") <= 4
+        # Both were tried once, and again only after a while, not before each request.
+        times = 1 + int((time.monotonic() - start) / Refused.suspect_s)
+        assert 2 <= gateway.metric("topmast_gateway_retries_total", model=model, kind="refused") <= 2 * times
 
 
 @pytest.fixture
@@ -70,11 +75,13 @@ async def test_a_lost_node_delays_one_request_and_then_no_other(
 ) -> None:
     async with Engine() as good:
         model = cast(stage, gateway, namespace, lost_node, good.ip)
+        start = time.monotonic()
         answers = [await http.post(CHAT, json={"model": model}) for _ in range(8)]
         assert [response.status_code for response in answers] == [200] * 8
-        slow = [response for response in answers if response.elapsed.total_seconds() > 1.9]
-        assert len(slow) == gateway.metric("topmast_gateway_retries_total", model=model, kind="unreachable")
-        assert len(slow) in (1, 2)  # the second after five seconds, on a busy machine
+        times = 1 + int((time.monotonic() - start) / Unreachable.suspect_s)  # the second one on a busy machine
+        tried = gateway.metric("topmast_gateway_retries_total", model=model, kind="unreachable")
+        assert 1 <= tried <= times
+        assert sum(response.elapsed.total_seconds() > CONNECT_S - 0.1 for response in answers) >= tried
 
 
 async def test_the_restart_of_the_only_engine_is_a_pause_not_an_error(
@@ -90,18 +97,19 @@ async def test_the_restart_of_the_only_engine_is_a_pause_not_an_error(
     async with Engine("not_ready", ip=first.ip) as second:
         await soon(lambda: second.asked > 0, "the restarted engine is tried")
         second.mode = "stream"
-        assert (await asyncio.wait_for(waiting, 2.5)).status_code == 200
+        await soon(waiting.done, "it is answered", 2.5)
+        assert (await waiting).status_code == 200
 
 
 async def test_when_all_are_full_the_client_hears_it_at_once_with_the_engines_own_retry_after(
-    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+    stage: Stage, gateway: Gateway, access_log: Path, namespace: str, http: httpx.AsyncClient
 ) -> None:
     async with Engine("full") as one, Engine("full") as two:
         model = cast(stage, gateway, namespace, one.ip, two.ip)
         response = await http.post(CHAT, json={"model": model})
         assert (response.status_code, response.headers["retry-after"]) == (503, "7")
         assert response.json()["error"]["code"] == "server_full"
-        assert (one.asked, two.asked) == (1, 1) and response.elapsed.total_seconds() < 1.5
+        assert (one.asked, two.asked) == (1, 1) and seconds_at_the_gateway(access_log, response) < 1.5
 
 
 async def test_a_request_that_kills_engines_kills_three_at_most(
@@ -117,12 +125,9 @@ async def test_a_request_that_kills_engines_kills_three_at_most(
 async def test_a_connection_that_breaks_once_costs_the_only_pod_nothing(
     stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
-    async with Engine("reset") as engine:
+    async with Engine("reset", times=1) as engine:
         model = cast(stage, gateway, namespace, engine.ip)
-        asking = asyncio.create_task(http.post(CHAT, json={"model": model}))
-        await soon(lambda: engine.asked == 1, "the first try")
-        engine.mode = "stream"
-        assert (await asking).status_code == 200 and engine.asked == 2
+        assert (await http.post(CHAT, json={"model": model})).status_code == 200 and engine.asked == 2
 
 
 async def test_a_torn_stream_ends_in_an_error_event_and_never_within_an_event(
@@ -144,28 +149,29 @@ async def test_a_torn_stream_ends_in_an_error_event_and_never_within_an_event(
 
 
 async def test_a_silent_stream_ends_after_the_progress_timeout(
-    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+    stage: Stage, impatient: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
+    url = impatient.url + CHAT
     async with Engine("silent") as never, Engine("stall") as stalls:
         stage.model(namespace, "never")
         stage.pod(namespace, "never", never.ip)
-        model = cast(stage, gateway, namespace, stalls.ip)
+        model = cast(stage, impatient, namespace, stalls.ip)
         body = {"model": f"{namespace}/never", "stream": True}
         unanswered, stalled = await asyncio.gather(
-            http.post(CHAT, json=body), http.post(CHAT, json={"model": model, "stream": True})
+            http.post(url, json=body), http.post(url, json={"model": model, "stream": True})
         )
         assert (unanswered.status_code, unanswered.json()["error"]["code"]) == (504, "upstream_timeout")
         assert stalled.status_code == 200 and '"stream_lost"' in stalled.text.splitlines()[-2]
         assert never.asked == stalls.asked == 1
         for response in (unanswered, stalled):
-            assert 1.9 < response.elapsed.total_seconds() < 5
+            assert 2.9 < response.elapsed.total_seconds() < 10
         await soon(lambda: len(never.abandoned_at) == len(stalls.abandoned_at) == 1, "both engines are told to stop")
 
 
 async def test_a_slow_stream_that_moves_is_not_cut(
-    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+    stage: Stage, impatient: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
-    async with Engine(chunks=5, pause_s=0.8) as engine:  # 4 s in all, where 2 s of silence would end it
-        model = cast(stage, gateway, namespace, engine.ip)
-        response = await http.post(CHAT, json={"model": model, "stream": True})
+    async with Engine(chunks=40, pause_s=0.1) as engine:  # 4 s in all, where 3 s of silence would end it
+        model = cast(stage, impatient, namespace, engine.ip)
+        response = await http.post(impatient.url + CHAT, json={"model": model, "stream": True})
         assert response.text.rstrip().endswith("data: [DONE]")

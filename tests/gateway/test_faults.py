@@ -114,7 +114,7 @@ def test_no_client_notices_when_a_gateway_is_restarted(
     other = new_gateway(*GATEWAY).wait_ready()
     other.sees(f"{NAMESPACE}/{MODEL}", 2)
     doors = [f"{other.url}/v1", f"{front.url}/v1"]
-    with load(seed=1, doors=doors) as log, ThreadPoolExecutor(1) as pool:
+    with load(seed=2, doors=doors) as log, ThreadPoolExecutor(1) as pool:  # both long answers begin at the other one
         eventually(lambda: other.metric("topmast_gateway_requests_in_flight") >= 2, "both gateways have streams", 30)
         leaving = pool.submit(other.stop)
         eventually(lambda: other.ready() != 200, "it says that it leaves")

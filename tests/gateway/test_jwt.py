@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -220,23 +221,24 @@ def test_an_odd_key_does_not_cost_the_others(algorithm: str, odd: dict[str, Any]
 
 
 async def test_a_file_that_is_replaced_counts_at_once_and_a_broken_one_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(jwks, "_FILE_EVERY_S", 0.02)
+    caplog.set_level(logging.INFO)
     file = tmp_path / "jwks.json"
     file.write_bytes(json.dumps({"keys": [public("ES256")]}).encode())
     keys = key_set(str(file))
     following = asyncio.create_task(keys.follow())
     try:
-        for content, kids in (
-            ([public("EdDSA")], ["EdDSA"]),
-            (None, ["EdDSA"]),
-            ([public("EdDSA"), public("RS256")], ["EdDSA", "RS256"]),
+        for content, kids, says in (
+            ([public("EdDSA")], ["EdDSA"], "1 token keys from"),
+            (None, ["EdDSA"], "going on with the last ones"),
+            ([public("EdDSA"), public("RS256")], ["EdDSA", "RS256"], "2 token keys from"),
         ):
             new = tmp_path / "new"
             new.write_bytes(b"{" if content is None else json.dumps({"keys": content}).encode())
             new.replace(file)
-            await asyncio.sleep(0.1)
+            await soon(lambda says=says: says in caplog.text, "the new content was read")  # type: ignore[misc]
             assert [key.kid for key in keys.keys] == kids
     finally:
         following.cancel()
@@ -250,12 +252,14 @@ class Issuer:
         self.asked = 0
         self.status = 200
         self.padding = ""
-        self.wait_s = 0.02
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
         self.url = ""
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked += 1
-        await asyncio.sleep(self.wait_s)
+        await asyncio.sleep(0.02)
+        await self.may_answer.wait()
         elsewhere = {"Location": f"{self.url}/elsewhere"} if self.status == 302 else {}
         return web.json_response({"keys": self.keys, "padding": self.padding}, status=self.status, headers=elsewhere)
 
@@ -322,15 +326,19 @@ async def test_an_issuer_that_hangs_holds_up_nobody_for_long_and_a_client_that_l
 ) -> None:
     issuer.keys = [public("ES256")]
     verify = JwtCallers(key_set(issuer.url), Terms(ISSUER, AUDIENCE))
+    issuer.may_answer.clear()
     leaves, stays = (asyncio.create_task(verify.caller(token())) for _ in range(2))
-    await asyncio.sleep(0.01)
+    await soon(lambda: issuer.asked == 1, "both wait for the issuer")
     leaves.cancel()
+    await asyncio.wait([leaves])
+    issuer.may_answer.set()
     assert (await stays).name == "jwt:alice" and issuer.asked == 1
     monkeypatch.setattr(jwks, "_FETCH_TIMEOUT", aiohttp.ClientTimeout(total=0.1))
-    issuer.wait_s = 60
+    issuer.may_answer.clear()
     with pytest.raises(Refusal) as refused:
-        await asyncio.wait_for(JwtCallers(key_set(issuer.url), Terms(ISSUER, AUDIENCE)).caller(token()), 3)
+        await asyncio.wait_for(JwtCallers(key_set(issuer.url), Terms(ISSUER, AUDIENCE)).caller(token()), 30)
     assert refused.value.status == 503
+    issuer.may_answer.set()
 
 
 async def test_an_issuer_that_was_away_at_the_start_is_asked_again_soon(
@@ -340,9 +348,9 @@ async def test_an_issuer_that_was_away_at_the_start_is_asked_again_soon(
     issuer.status, issuer.keys = 503, [public("ES256")]
     keys = key_set(issuer.url)
     following = asyncio.create_task(keys.follow())
-    await soon(lambda: issuer.asked >= 2, "asked again", 3)
+    await soon(lambda: issuer.asked >= 2, "asked again")
     issuer.status = 200
-    await soon(lambda: bool(keys.keys), "the keys are there", 3)
+    await soon(lambda: bool(keys.keys), "the keys are there")
     asked = issuer.asked
     await asyncio.sleep(0.2)
     assert issuer.asked == asked  # now it is left in peace

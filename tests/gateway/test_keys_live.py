@@ -30,5 +30,5 @@ def test_a_deleted_secret_lets_nobody_in_until_it_is_back(stage: Stage, gateway:
         stage.raw_keys({"tests": hashed(KEY), "broken": "sha256:no"})
     eventually(lambda: status(gateway, KEY) == 200, "the key opens again", 2)
     assert gateway.metric("topmast_gateway_api_keys") == 1
-    assert any("broken" in line for line in gateway.lines)
+    eventually(lambda: any("broken" in line for line in gateway.lines), "the broken entry is named")
     assert not any(KEY in line for line in gateway.lines)

@@ -140,9 +140,9 @@ def test_millions_of_parts_stop_no_stream(messages: list[Any]) -> None:
     """All of these fit into one body, and took up to 20 s."""
     times = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.thread_time()
         chain_of({"messages": messages})
-        times.append(time.perf_counter() - started)
+        times.append(time.thread_time() - started)
     assert min(times) < 0.2
 
 
@@ -150,9 +150,9 @@ def test_128_kib_take_about_a_millisecond() -> None:
     """Half of one on a quiet machine."""
     fields, times = chat(os.urandom(32768).hex(), os.urandom(32768).hex()), []
     for _ in range(20):
-        started = time.perf_counter()
+        started = time.thread_time()
         chain_of(fields)
-        times.append(time.perf_counter() - started)
+        times.append(time.thread_time() - started)
     assert min(times) < 0.003
 
 

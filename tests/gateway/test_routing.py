@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
+from pathlib import Path
 
 import httpx
 import pytest
 
 from gateway.engines import Engine, free_address
-from gateway.stage import Gateway, Pod, Stage
+from gateway.stage import Gateway, Pod, Stage, seconds_at_the_gateway, soon
+from topmast_gateway.outliers import FAILURES, FIRST_OUT_S
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -43,7 +46,7 @@ async def test_a_pod_that_is_leaving_gets_nothing_new(
         gateway.sees(f"{namespace}/m", 2)
         assert await served_by(http, f"{namespace}/m") == {stays.ip: 3, leaves.ip: 3}
         LEAVING[how](leaving)
-        assert gateway.sees(f"{namespace}/m", 1) < 2.0
+        gateway.sees(f"{namespace}/m", 1, timeout_s=2)
         assert await served_by(http, f"{namespace}/m") == {stays.ip: 6}
 
 
@@ -57,7 +60,7 @@ async def test_a_pod_that_becomes_ready_gets_its_share(
         gateway.sees(f"{namespace}/m", 1)
         assert await served_by(http, f"{namespace}/m") == {old.ip: 6}
         starting.set_ready(True)
-        assert gateway.sees(f"{namespace}/m", 2) < 2.0
+        gateway.sees(f"{namespace}/m", 2, timeout_s=2)
         assert await served_by(http, f"{namespace}/m") == {old.ip: 3, new.ip: 3}
 
 
@@ -76,7 +79,7 @@ async def test_pods_on_nodes_out_of_sight_serve_while_there_is_no_other(
 
 async def until_served_by(http: httpx.AsyncClient, model: str, engines: set[str]) -> None:
     """No request fails on the way there."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while set(await served_by(http, model)) != engines:
             pass
 
@@ -96,32 +99,41 @@ async def test_models_of_two_namespaces_are_kept_apart(stage: Stage, gateway: Ga
 async def test_a_big_request_weighs_as_much_as_many_small_ones(
     stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
-    async with Engine(pause_s=1.0) as one, Engine(pause_s=1.0) as two:
+    async with Engine() as one, Engine() as two:
         stage.model(namespace, "m")
         for engine in (one, two):
             stage.pod(namespace, "m", engine.ip)
+            engine.gate.clear()  # nobody has an answer before all have asked
         gateway.sees(f"{namespace}/m", 2)
         name = f"{namespace}/m"
         big = asyncio.create_task(http.post(CHAT, json={"model": name, "max_tokens": 8000}))
-        await asyncio.sleep(0.2)
+        await soon(lambda: one.running + two.running == 1, "the big one runs")
         small = [asyncio.create_task(http.post(CHAT, json={"model": name, "max_tokens": 100})) for _ in range(10)]
+        await soon(lambda: one.running + two.running == 11, "all of them run")
+        for engine in (one, two):
+            engine.gate.set()
         answers = [response.json()["served_by"] for response in await asyncio.gather(big, *small)]
         busy, idle = answers[0], ({one.ip, two.ip} - {answers[0]}).pop()
         assert Counter(answers) == {busy: 1, idle: 10}
-    assert gateway.metric("topmast_gateway_tokens_in_flight", model=name) == 0
+    await soon(lambda: gateway.metric("topmast_gateway_tokens_in_flight", model=name) == 0, "all is given back")
 
 
 async def test_two_pods_share_equal_requests(
     stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
-    async with Engine(pause_s=0.2) as one, Engine(pause_s=0.2) as two:
+    async with Engine() as one, Engine() as two:
         stage.model(namespace, "m")
         for engine in (one, two):
             stage.pod(namespace, "m", engine.ip)
+            engine.gate.clear()
         gateway.sees(f"{namespace}/m", 2)
-        await asyncio.gather(*[http.post(CHAT, json={"model": f"{namespace}/m"}) for _ in range(20)])
+        asking = [asyncio.create_task(http.post(CHAT, json={"model": f"{namespace}/m"})) for _ in range(20)]
+        # At the same time, not one after the other.
+        await soon(lambda: (one.running, two.running) == (10, 10), "each has its half")
+        for engine in (one, two):
+            engine.gate.set()
+        await asyncio.gather(*asking)
         assert (one.asked, two.asked) == (10, 10)
-        assert min(one.most_running, two.most_running) > 1  # at the same time, not one after the other
 
 
 async def test_a_request_waits_for_the_first_pod(
@@ -131,27 +143,28 @@ async def test_a_request_waits_for_the_first_pod(
         stage.model(namespace, "m")
         gateway.sees(f"{namespace}/m", 0)
         waiting = asyncio.create_task(http.post(CHAT, json={"model": f"{namespace}/m"}))
-        await asyncio.sleep(0.5)
-        assert not waiting.done() and gateway.metric("topmast_gateway_requests_held") == 1
+        await soon(lambda: gateway.metric("topmast_gateway_requests_held") == 1, "it waits")
+        assert not waiting.done()
         stage.pod(namespace, "m", engine.ip)
-        response = await asyncio.wait_for(waiting, 2.0)
+        await soon(waiting.done, "it is answered", 2)
+        response = await waiting
         assert response.status_code == 200 and engine.asked == 1
 
 
 async def test_waiting_ends_in_a_503_that_says_when_to_come_back(
-    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+    stage: Stage, impatient: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
     stage.model(namespace, "m")
     stage.pod(namespace, "m", free_address(), ready=False)
-    gateway.sees(f"{namespace}/m", 0)
-    response = await http.post(CHAT, json={"model": f"{namespace}/m"})
+    impatient.sees(f"{namespace}/m", 0)
+    response = await http.post(impatient.url + CHAT, json={"model": f"{namespace}/m"})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "no_ready_pod")
-    assert response.headers["retry-after"] == "5" and 2.5 < response.elapsed.total_seconds() < 5
-    assert gateway.metric("topmast_gateway_requests_held") == 0
+    assert response.headers["retry-after"] == "5" and 2.5 < response.elapsed.total_seconds() < 10
+    await soon(lambda: impatient.metric("topmast_gateway_requests_held") == 0, "its place is given back")
 
 
 async def test_nobody_waits_for_a_suspended_or_a_deleted_model(
-    stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
+    stage: Stage, gateway: Gateway, access_log: Path, namespace: str, http: httpx.AsyncClient
 ) -> None:
     stage.model(namespace, "asleep", suspend=True)
     stage.model(namespace, "doomed")
@@ -159,11 +172,12 @@ async def test_nobody_waits_for_a_suspended_or_a_deleted_model(
     gateway.sees(f"{namespace}/doomed", 0)
     response = await http.post(CHAT, json={"model": f"{namespace}/asleep"})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "model_suspended")
-    assert response.elapsed.total_seconds() < 1.5
+    assert seconds_at_the_gateway(access_log, response) < 1.5
     waiting = asyncio.create_task(http.post(CHAT, json={"model": f"{namespace}/doomed"}))
-    await asyncio.sleep(0.3)
+    await soon(lambda: gateway.metric("topmast_gateway_requests_held") == 1, "it waits")
     stage.delete_model(namespace, "doomed")
-    assert (await asyncio.wait_for(waiting, 2.0)).status_code == 404
+    await soon(waiting.done, "it is told", 2)
+    assert (await waiting).status_code == 404
 
 
 async def test_a_conversation_stays_at_its_pod_and_who_debugs_is_told_why(
@@ -197,7 +211,7 @@ async def test_a_session_stays_at_its_pod_whatever_it_asks(
         for engine in (one, two):
             stage.pod(namespace, "m", engine.ip)
         gateway.sees(f"{namespace}/m", 2)
-        for session in range(8):
+        for session in range(20):  # pods have new ids each time: all of these meet at one once in 500 000 runs
             asks = [{"model": f"{namespace}/m", "prompt": f"{session} {turn}"} for turn in range(3)]
             answers = [await http.post(TEXT, json=body, headers={"x-session-id": f"s-{session}"}) for body in asks]
             assert len({answer.json()["served_by"] for answer in answers}) == 1
@@ -213,6 +227,9 @@ async def test_a_pod_that_answers_500_is_left_alone_while_another_works(
         for engine in (bad, good):
             stage.pod(namespace, "m", engine.ip)
         gateway.sees(f"{namespace}/m", 2)
+        start = time.monotonic()
         codes = [(await http.post(CHAT, json={"model": f"{namespace}/m"})).status_code for _ in range(20)]
-        assert (codes.count(500), bad.asked, good.asked) == (3, 3, 17)
+        probes = int((time.monotonic() - start) / FIRST_OUT_S)  # none, but on a machine that stood still
+        assert FAILURES <= bad.asked <= FAILURES + probes
+        assert (codes.count(500), codes.count(200), good.asked) == (bad.asked, good.asked, 20 - bad.asked)
         assert gateway.metric("topmast_gateway_ejected_pods", model=f"{namespace}/m") == 1

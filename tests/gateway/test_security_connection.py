@@ -154,9 +154,9 @@ async def test_a_client_that_sent_ahead_and_left_is_noticed_while_its_request_ru
     seen.hold = asyncio.Event()
     reader, writer = await asyncio.open_connection("127.0.0.1", seen.port)
     writer.write(GET + GET)
-    await asyncio.wait_for(reader.readuntil(b"\r\n\r\no"), 3)
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\no"), 30)
     writer.close()
-    await soon(lambda: bool(seen.left), "noticed", 3)
+    await soon(lambda: bool(seen.left), "noticed")
     assert seen.left == [True]
 
 
@@ -164,11 +164,12 @@ async def test_rubbish_behind_a_request_does_not_get_into_its_answer(seen: Seen)
     seen.hold = asyncio.Event()
     reader, writer = await asyncio.open_connection("127.0.0.1", seen.port)
     writer.write(GET)
-    begun = await asyncio.wait_for(reader.readuntil(b"\r\n\r\no"), 3)
+    begun = await asyncio.wait_for(reader.readuntil(b"\r\n\r\no"), 30)
     writer.write(b"rubbish\x00\r\n\r\n")
-    await asyncio.sleep(0.05)
+    (connection_,) = seen.server.server_state.connections
+    await soon(lambda: connection_._deaf, "the rubbish is there")
     seen.hold.set()
-    assert begun.count(b"HTTP/1.1 ") == 1 and await asyncio.wait_for(reader.read(), 3) == b"k"
+    assert begun.count(b"HTTP/1.1 ") == 1 and await asyncio.wait_for(reader.read(), 30) == b"k"
     writer.close()
 
 
@@ -176,10 +177,10 @@ async def test_who_was_refused_and_does_not_hang_up_is_cut_off(seen: Seen, monke
     monkeypatch.setattr(connection, "_LAST_S", 0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", seen.port)
     writer.write(b"rubbish\r\n\r\n")
-    assert b" 400 " in await asyncio.wait_for(reader.read(), 3)
-    await asyncio.sleep(0.3)
+    assert b" 400 " in await asyncio.wait_for(reader.read(), 30)
+    await soon(lambda: not seen.server.server_state.connections, "the connection is closed")
     with pytest.raises(ConnectionError):
-        for _ in range(20):
+        for _ in range(200):
             writer.write(b"x")
             await writer.drain()
             await asyncio.sleep(0.01)
@@ -216,11 +217,11 @@ async def test_more_connections_than_there_may_be_are_closed_at_once_and_leave_t
 ) -> None:
     monkeypatch.setattr(connection.Connection, "max_connections", 2)
     kept = [await asyncio.open_connection("127.0.0.1", seen.port) for _ in range(2)]
-    await asyncio.sleep(0.05)
-    assert await seen.seconds_until_closed() < 1
+    await soon(lambda: len(seen.server.server_state.connections) == 2, "both are taken")
+    assert await seen.seconds_until_closed() < 5  # of ten that a head may take
     for reader, writer in kept:
         writer.write(GET)
-        assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"ok"), 3)
+        assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"ok"), 30)
         writer.close()
 
 
@@ -229,7 +230,7 @@ async def test_a_large_body_directly_before_the_next_head_is_no_large_head(seen:
     reader, writer = await asyncio.open_connection("127.0.0.1", seen.port)
     for _ in range(3):
         writer.write(HEAD + b"content-length: 60000\r\n\r\n" + body)
-        assert (await asyncio.wait_for(reader.readuntil(b"ok"), 3)).startswith(b"HTTP/1.1 200 ")
+        assert (await asyncio.wait_for(reader.readuntil(b"ok"), 30)).startswith(b"HTTP/1.1 200 ")
     writer.close()
     assert seen.bodies == [body] * 3
 
@@ -249,7 +250,7 @@ async def test_a_head_that_never_ends_does_not_hold_the_connection(
     seen: Seen, monkeypatch: pytest.MonkeyPatch, sent: bytes, drip: bytes
 ) -> None:
     monkeypatch.setattr(connection, "HEAD_S", 0.3)
-    assert await seen.seconds_until_closed(sent, drip=drip) < 2
+    assert await seen.seconds_until_closed(sent, drip=drip) < 5
 
 
 @pytest.mark.parametrize("head", [HEAD + b"content-length: 9000000\r\n\r\n", CHUNKED])
@@ -259,19 +260,19 @@ async def test_who_was_refused_cannot_hold_the_connection_with_a_body_that_never
 ) -> None:
     seen.refuse = True
     monkeypatch.setattr(connection, "_LINGER_S", 0.3)
-    assert await seen.seconds_until_closed(head, drip=drip) < 2
+    assert await seen.seconds_until_closed(head, drip=drip) < 5
 
 
 async def test_a_connection_goes_on_after_a_refused_request_whose_body_came_late(seen: Seen) -> None:
     seen.refuse = True
     reader, writer = await asyncio.open_connection("127.0.0.1", seen.port)
     writer.write(HEAD + b"content-length: 3\r\n\r\n")
-    assert b" 401 " in await asyncio.wait_for(reader.readuntil(b"no"), 3)
+    assert b" 401 " in await asyncio.wait_for(reader.readuntil(b"no"), 30)
     writer.write(b"abc")
     seen.refuse = False
     await asyncio.sleep(0.05)
     writer.write(GET)
-    assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"ok"), 3)
+    assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"ok"), 30)
     writer.close()
 
 
@@ -285,8 +286,8 @@ async def test_a_refused_request_with_a_broken_body_gets_one_answer_not_two(
 
 
 async def test_a_silent_client_does_not_keep_a_server_that_leaves(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_LAST_USE_S", 0.3)
+    monkeypatch.setattr(connection, "_LAST_USE_S", 0.3)  # else five, and for others a minute
     closed = asyncio.create_task(seen.seconds_until_closed(GET))
     await soon(lambda: bool(seen.bodies), "its request is answered")
     seen.server.leave()
-    assert 0.2 < await closed < 2
+    assert 0.2 < await closed < 4

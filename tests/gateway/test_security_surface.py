@@ -27,7 +27,7 @@ async def raw(gateway: Gateway, request: bytes) -> bytes:
     writer.write(request)
     answer = b""
     with contextlib.suppress(TimeoutError, ConnectionError):
-        while data := await asyncio.wait_for(reader.read(65_536), 5 if not answer else 0.2):
+        while data := await asyncio.wait_for(reader.read(65_536), 30 if not answer else 0.5):
             answer += data
     writer.close()
     return answer
@@ -140,7 +140,7 @@ async def test_neither_key_nor_prompt_is_in_a_log_line_or_a_metric_whatever_happ
     assert "/leaky" in written
     await soon(lambda: accesses(access_log).count(f"/{PROMPT}") == 2, "the access log is written to its last line")
     written += accesses(access_log).replace(f"/{PROMPT}", "")  # a path is the caller's own choice, and is logged
-    assert len(gateway.lines) > lines_before  # it did log: pods that failed
+    await soon(lambda: len(gateway.lines) > lines_before, "it did log: pods that failed")
     for secret in (PROMPT, KEY, WRONG_KEY, "Bearer"):
         assert secret not in written
 

@@ -40,7 +40,7 @@ async def asked(seen: Seen, context: ssl.SSLContext) -> tuple[bytes, str]:
     reader, writer = await asyncio.open_connection("127.0.0.1", seen.port, ssl=context)
     certificate = x509.load_der_x509_certificate(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
     writer.write(GET)
-    answer = await asyncio.wait_for(reader.read(), 3)
+    answer = await asyncio.wait_for(reader.read(), 30)
     writer.close()
     (name,) = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     return answer, str(name.value)
@@ -67,10 +67,10 @@ async def test_new_files_count_for_new_connections_and_open_ones_go_on(
     caplog.set_level(logging.INFO)
     reader, writer = await asyncio.open_connection("127.0.0.1", seen.port, ssl=trusting_anybody())
     write_pair(tmp_path, "second")
-    await soon(lambda: "new certificate" in caplog.text, "taken over", 3)
+    await soon(lambda: "new certificate from" in caplog.text, "taken over")
     assert (await asked(seen, trusting_anybody()))[1] == "second"
     writer.write(GET)
-    assert (await asyncio.wait_for(reader.read(), 3)).startswith(b"HTTP/1.1 200 ")
+    assert (await asyncio.wait_for(reader.read(), 30)).startswith(b"HTTP/1.1 200 ")
     writer.close()
 
 
@@ -80,16 +80,16 @@ async def test_broken_files_leave_the_old_certificate_and_are_named_once(
     other = tmp_path / "other"
     other.mkdir()
     write_pair(other, "other")
-    with caplog.at_level(logging.WARNING):
-        (other / "tls.key").replace(tmp_path / "tls.key")  # a key that does not fit
-        await soon(lambda: bool(caplog.messages), "named", 3)
-        await asyncio.sleep(0.1)
+    caplog.set_level(logging.INFO, tls.log.name)
+    (other / "tls.key").replace(tmp_path / "tls.key")  # a key that does not fit
+    await soon(lambda: bool(caplog.messages), "named")
+    await asyncio.sleep(0.1)
     assert len(caplog.messages) == 1 and "keeping the old one" in caplog.messages[0]
     assert (await asked(seen, trusting_anybody()))[1] == "first"
     (tmp_path / "tls.crt").unlink()
     assert (await asked(seen, trusting_anybody()))[1] == "first"
     write_pair(tmp_path, "third")
-    await asyncio.sleep(0.1)
+    await soon(lambda: "new certificate from" in caplog.text, "taken over")
     assert (await asked(seen, trusting_anybody()))[1] == "third"
 
 
@@ -99,7 +99,7 @@ async def test_a_handshake_that_never_ends_does_not_hold_the_connection(
     monkeypatch.setattr(listener, "HEAD_S", 0.3)
     async with listening(tls=certificate.context) as seen:
         for said in (b"", b"\x16\x03\x01", GET):
-            assert await seen.seconds_until_closed(said) < 2
+            assert await seen.seconds_until_closed(said) < 5
 
 
 @pytest.mark.parametrize("wrong", ["missing", "empty", "swapped"])

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -13,7 +14,7 @@ import pytest
 
 from gateway.engines import Engine
 from gateway.journaling import JournalEngine
-from gateway.stage import KEY, SECRET, SHARED_TOKEN, SYSTEM, Gateway, Stage, eventually, hashed, soon
+from gateway.stage import KEY, SECRET, SHARED_TOKEN, SYSTEM, Gateway, Stage, hashed, soon
 
 CHAT = "/v1/chat/completions"
 NOISY, LIMITED, METERED = ("tm-" + letter * 40 for letter in "nlm")
@@ -43,7 +44,7 @@ def narrow(stage: Stage, new_gateway: Callable[..., Gateway], log: Path) -> Iter
 async def ask(narrow: Gateway) -> AsyncIterator[Callable[..., asyncio.Task[httpx.Response]]]:
     """Sends requests, to be awaited or cancelled."""
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=narrow.url, timeout=30, trust_env=False, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=narrow.url, timeout=60, trust_env=False, limits=limits) as client:
 
         def send(key: str, model: str, **fields: object) -> asyncio.Task[httpx.Response]:
             headers = {"Authorization": f"Bearer {key}"}
@@ -62,16 +63,25 @@ async def engine(stage: Stage, narrow: Gateway, namespace: str) -> AsyncIterator
         yield engine
 
 
+def queued(gateway: Gateway, model: str) -> float:
+    """Requests that wait for their turn."""
+    return gateway.metric("topmast_gateway_queue_requests", model=model)
+
+
 async def test_a_quiet_key_is_served_before_the_backlog_of_a_noisy_one(
     narrow: Gateway, namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
 ) -> None:
     model = f"{namespace}/m"
+    engine.gate.clear()
     noise = [ask(NOISY, model) for _ in range(40)]
-    await soon(lambda: engine.asked >= 2 * PLACES, "the engine is busy with the noisy key")
-    before = engine.asked
-    assert (await ask(KEY, model)).status_code == 200
+    await soon(lambda: engine.running == PLACES, "the engine is busy with the noisy key")
+    await soon(lambda: queued(narrow, model) == 40 - PLACES, "the others wait")
+    quiet = ask(KEY, model)
+    await soon(lambda: queued(narrow, model) == 41 - PLACES, "behind them the quiet one")
+    engine.gate.set()
+    assert (await quiet).status_code == 200
     place = next(number for number, body in enumerate(engine.bodies) if body["user"] == KEY[3:8])
-    assert place - before <= PLACES  # and some 30 were waiting
+    assert place <= 2 * PLACES
     assert {task.result().status_code for task in (await asyncio.wait(noise))[0]} == {200}
     assert engine.most_running <= PLACES
 
@@ -80,30 +90,31 @@ async def test_a_full_queue_makes_way_for_a_key_below_its_share(
     narrow: Gateway, namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
 ) -> None:
     model = f"{namespace}/m"
+    engine.gate.clear()
     noise = [ask(NOISY, model) for _ in range(70)]
-    await soon(lambda: any(task.done() for task in noise), "the queue is full")
-    assert (await ask(KEY, model)).status_code == 200
+    await soon(lambda: sum(task.done() for task in noise) == 70 - 50 - PLACES, "the queue is full")
+    quiet = ask(KEY, model)
+    await soon(lambda: sum(task.done() for task in noise) == 71 - 50 - PLACES, "one more of the noisy key has to go")
+    engine.gate.set()
+    assert (await quiet).status_code == 200
     answers = [await task for task in noise]
     refused = [answer for answer in answers if answer.status_code != 200]
-    assert refused and {answer.status_code for answer in refused} <= {429, 503}
+    assert len(refused) == 17 and {answer.status_code for answer in refused} <= {429, 503}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
 
 
 async def test_clients_that_go_leave_the_queue_and_the_engine_never_sees_them(
     narrow: Gateway, namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
 ) -> None:
-    model, engine.pause_s = f"{namespace}/m", 1.0
-
-    def waiting() -> float:
-        return narrow.metric("topmast_gateway_queue_requests", model=model)
-
+    model = f"{namespace}/m"
+    engine.gate.clear()
     tasks = [ask(NOISY, model) for _ in range(20)]
     await soon(lambda: engine.running == PLACES, "all places are taken")
-    await asyncio.to_thread(eventually, lambda: waiting() > 10, "the others wait")
-    for task in tasks:
+    await soon(lambda: queued(narrow, model) == 20 - PLACES, "the others wait")
+    for task in tasks[PLACES:] + tasks[:PLACES]:  # no place becomes free before they have gone
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.to_thread(eventually, lambda: waiting() == 0, "nobody waits", 2)
+    await soon(lambda: queued(narrow, model) == 0, "nobody waits", 2)
     assert engine.asked <= 2 * PLACES
 
 
@@ -143,7 +154,7 @@ async def test_a_budget_is_exact_however_requests_end_and_wherever_answers_are_f
             task.cancel()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
 
-    def logged() -> list[dict[str, int]]:
+    def logged() -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         return [line for line in lines if line["caller"] == "metered"]
 
@@ -152,7 +163,10 @@ async def test_a_budget_is_exact_however_requests_end_and_wherever_answers_are_f
     await soon(lambda: len(logged()) == narrow.metric("topmast_gateway_caller_requests_total", caller="metered"), "log")
     answered = [end for end in ends if isinstance(end, httpx.Response)]
     assert {end.status_code for end in answered} == {200} and len(answered) >= 32
-    assert [line["charged"] for line in logged() if line["status"] == 200] == [5 + sound.chunks] * len(answered)
+    whole = {line["request"]: line["charged"] for line in logged() if line["status"] == 200}
+    # An answer may be whole at the gateway when its client goes without having read it.
+    assert {end.headers["x-request-id"] for end in answered} <= set(whole)
+    assert set(whole.values()) == {5 + sound.chunks}
     assert all(line["charged"] <= 5 + sound.chunks for line in logged())
     told = await asyncio.to_thread(narrow.usage)
     (charged,) = [row[4] for row in told["counts"] if row[1] == "metered"]
@@ -182,9 +196,9 @@ async def test_an_answer_by_an_engine_without_a_journal_is_an_estimate_whoever_h
 async def test_nobody_claims_a_better_band_and_time_in_the_queue_counts(
     namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
 ) -> None:
-    assert (await ask(KEY, f"{namespace}/m", priority="interactive", timeout=9)).status_code == 200
+    assert (await ask(KEY, f"{namespace}/m", priority="interactive", timeout=90)).status_code == 200
     assert engine.bodies[-1]["priority"] == 1
-    assert 8 < float(engine.headers[-1]["x-request-timeout"]) <= 9
+    assert 80 < float(engine.headers[-1]["x-request-timeout"]) <= 90
 
 
 async def test_every_request_is_in_the_usage_log_and_in_the_metrics_by_its_key(

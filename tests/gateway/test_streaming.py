@@ -18,7 +18,7 @@ CHAT = "/v1/chat/completions"
 async def test_the_first_event_arrives_before_the_last_is_made(
     stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
-    async with Engine(chunks=4, pause_s=0.5) as engine:
+    async with Engine("steps", chunks=20) as engine:
         stage.model(namespace, "m")
         stage.pod(namespace, "m", engine.ip)
         gateway.sees(f"{namespace}/m", 1)
@@ -29,9 +29,9 @@ async def test_the_first_event_arrives_before_the_last_is_made(
             async for line in response.aiter_lines():
                 if line:
                     seen.append((time.monotonic(), line))
-        assert [json.loads(line[6:])["number"] for _, line in seen[:-1]] == [0, 1, 2, 3]
+                    engine.gate.set()  # the next one is made only now: were this one held back, nothing would come
+        assert [json.loads(line[6:])["number"] for _, line in seen[:-1]] == list(range(20))
         assert seen[-1][1] == "data: [DONE]"
-        assert seen[0][0] < engine.sent_at[1], "the first arrived before the second was made"
         assert min(came - sent for sent, (came, _) in zip(engine.sent_at, seen, strict=False)) < 0.05
 
 
@@ -52,7 +52,8 @@ async def test_a_client_that_leaves_stops_the_engine_at_once(
         assert min(took) < 0.1, took  # the best of three: other tests share this machine
         model = f"{namespace}/m"
         await soon(lambda: gateway.metric("topmast_gateway_tokens_in_flight", model=model) == 0, "given back")
-        assert gateway.metric("topmast_gateway_requests_total", model=model, code="499") == 3
+        count = "topmast_gateway_requests_total"
+        await soon(lambda: gateway.metric(count, model=model, code="499") == 3, "counted as left")
         assert gateway.metric("topmast_gateway_time_to_first_byte_seconds_count", model=model) == 3
 
 
@@ -64,14 +65,17 @@ async def test_a_client_that_leaves_before_the_first_byte_stops_the_engine_too(
         stage.model(namespace, "m")
         stage.pod(namespace, "m", engine.ip)
         gateway.sees(f"{namespace}/m", 1)
-        asking = asyncio.create_task(http.post(CHAT, json={"model": f"{namespace}/m", "stream": stream}))
-        await soon(lambda: engine.running == 1, "the engine works")
-        left = time.monotonic()
-        asking.cancel()
-        await soon(lambda: bool(engine.abandoned_at), "the engine is told")
-        assert engine.abandoned_at[0] - left < 1.0
+        took: list[float] = []
+        for turn in range(3):
+            asking = asyncio.create_task(http.post(CHAT, json={"model": f"{namespace}/m", "stream": stream}))
+            await soon(lambda: engine.running == 1, "the engine works")
+            left = time.monotonic()
+            asking.cancel()
+            await soon(lambda turn=turn: len(engine.abandoned_at) > turn, "the engine is told")  # type: ignore[misc]
+            took.append(engine.abandoned_at[turn] - left)
+        assert min(took) < 0.1, took  # the best of three: other tests share this machine
         count = "topmast_gateway_requests_total"
-        await soon(lambda: gateway.metric(count, model=f"{namespace}/m", code="499") == 1, "counted as left")
+        await soon(lambda: gateway.metric(count, model=f"{namespace}/m", code="499") == 3, "counted as left")
 
 
 async def test_a_client_that_leaves_while_it_waits_for_a_pod_is_forgotten(
@@ -82,7 +86,7 @@ async def test_a_client_that_leaves_while_it_waits_for_a_pod_is_forgotten(
     asking = asyncio.create_task(http.post(CHAT, json={"model": f"{namespace}/m"}))
     await soon(lambda: gateway.metric("topmast_gateway_requests_held") == 1, "it waits")
     asking.cancel()
-    assert await soon(lambda: gateway.metric("topmast_gateway_requests_held") == 0, "it is gone") < 2  # of 3
+    await soon(lambda: gateway.metric("topmast_gateway_requests_held") == 0, "it is gone", 2)  # of 30
 
 
 async def test_no_key_and_no_claimed_identity_reaches_an_engine(
@@ -122,8 +126,9 @@ async def test_an_engines_own_error_comes_back_as_it_is(
 
 
 async def test_a_client_that_stops_reading_is_dropped_and_fills_no_memory(
-    stage: Stage, gateway: Gateway, namespace: str
+    stage: Stage, impatient: Gateway, namespace: str
 ) -> None:
+    gateway = impatient
     async with Engine("flood") as engine:
         stage.model(namespace, "m")
         stage.pod(namespace, "m", engine.ip)
@@ -135,7 +140,7 @@ async def test_a_client_that_stops_reading_is_dropped_and_fills_no_memory(
         head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write((head + body).encode())
         assert b"200" in await reader.readline()  # and nothing more
-        await soon(lambda: bool(engine.abandoned_at), "the engine is told to stop", 12)
+        await soon(lambda: bool(engine.abandoned_at), "the engine is told to stop", 20)
         assert gateway.resident_bytes() - before < 32 * 1024 * 1024
         await soon(lambda: gateway.metric("topmast_gateway_requests_in_flight") == 0, "the place is given back")
         writer.transport.abort()
