@@ -16,7 +16,8 @@ import pytest
 
 from gateway.engines import Engine, free_address
 from gateway.stage import KEY, Gateway, Stage, seconds_at_the_gateway, soon
-from topmast_gateway.upstream import CONNECT_S, Refused, Unreachable
+from topmast_gateway.engines import CONNECT_S
+from topmast_gateway.misses import Refused, Unreachable
 
 CHAT = "/v1/chat/completions"
 
