@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import yaml
 
 from checkout import cluster_name
 from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, Object, helm, of_kind, render
+from cluster.waiting import until
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.errors import ClusterError
 from topmast_cluster.progress import Progress
@@ -66,15 +66,6 @@ class Release:
         """To the API server and, by what it says of itself, to kubectl."""
         self.kubectl("wait", "--for=condition=Established", f"crd/{CRD}")
         assert until(lambda: self.kubectl("get", "llmdeployments", "-A", check=False).returncode == 0)
-
-
-def until(what: Callable[[], bool], timeout_s: float = 60) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 
 from checkout import cluster_name
 from cluster.python_image import PYTHON, REFERENCE, write_python_image
+from cluster.waiting import until
 from topmast_cluster.cgroups import Cgroup
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.progress import Progress
@@ -95,15 +96,6 @@ def answers(address: str, port: int = 8000) -> bool:
 def answers_from_pod(cluster: Cluster, pod: str, url: str) -> bool:
     code = f"import urllib.request; print(urllib.request.urlopen('{url}/status', timeout=2).status)"
     return cluster.kubectl("exec", pod, "--", PYTHON, "-c", code, check=False).stdout.strip() == "200"
-
-
-def until(what: Callable[[], bool], timeout_s: float = 60) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 def pids(cluster: Cluster) -> dict[str, int]:
