@@ -9,10 +9,10 @@ from operatorlab.facts import IMAGE, model, pod, revision, settled
 from operatorlab.facts import plan as make
 
 from topmast_operator.api.facts import Facts
-from topmast_operator.plan.children import deployment
 from topmast_operator.plan.plan import make_plan
 from topmast_operator.plan.revision import revision_of
-from topmast_operator.plan.template import render_template
+from topmast_operator.render.children import deployment
+from topmast_operator.render.template import render_template
 
 
 @pytest.mark.parametrize(

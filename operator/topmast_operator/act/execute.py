@@ -12,8 +12,8 @@ from topmast_operator.act import paths
 from topmast_operator.act.client import Api, ApiError
 from topmast_operator.api.names import ANNOTATION_DELETION_COST, ANNOTATION_DRAINING
 from topmast_operator.api.resource import Model
-from topmast_operator.plan.children import Manifest
 from topmast_operator.plan.plan import Plan
+from topmast_operator.render.children import Manifest
 
 ANNOUNCE_S = 1.0  # for gateways to notice that a pod is about to leave
 LEAVES_FIRST = "-1000"

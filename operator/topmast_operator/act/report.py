@@ -9,7 +9,7 @@ from typing import Any
 
 from topmast_operator.act import paths
 from topmast_operator.act.client import Api, ApiError
-from topmast_operator.act.events import emit
+from topmast_operator.act.emit import emit
 from topmast_operator.api.names import API_VERSION, KIND
 from topmast_operator.api.resource import Model
 from topmast_operator.plan.notes import Note

@@ -9,15 +9,16 @@ from typing import Any
 
 from topmast_operator.api.facts import Facts, PodFacts, RevisionFacts
 from topmast_operator.api.resource import Model
-from topmast_operator.plan import autoscale, children, failures, sleep
+from topmast_operator.plan import autoscale, failures, sleep
 from topmast_operator.plan.failures import Kind, Problem
 from topmast_operator.plan.health import Health
 from topmast_operator.plan.notes import Note, notes_of
 from topmast_operator.plan.revision import revision_of
 from topmast_operator.plan.rollout import Revision, Rollout, Strategy, plan_rollout
 from topmast_operator.plan.status import render_status
-from topmast_operator.plan.template import render_template
 from topmast_operator.plan.victims import choose_victims
+from topmast_operator.render import children
+from topmast_operator.render.template import render_template
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 from topmast_operator.api.facts import EngineState, Facts, PodFacts, RevisionFacts
 from topmast_operator.api.resource import Model, parse
-from topmast_operator.plan import children
 from topmast_operator.plan.plan import Plan, make_plan
 from topmast_operator.plan.revision import revision_of
-from topmast_operator.plan.template import render_template
+from topmast_operator.render import children
+from topmast_operator.render.template import render_template
 
 NOW = 1_800_000_000.0
 IMAGE = "topmast/server:1"
