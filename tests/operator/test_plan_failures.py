@@ -13,7 +13,6 @@ from operatorlab.facts import plan as make
 
 from topmast_operator.api.facts import EngineState, Facts, PodFacts, Termination
 from topmast_operator.api.resource import Model
-from topmast_operator.plan.plan import Plan
 from topmast_operator.watch.state import parse_state, tokens_so_far
 
 LOAD_ERROR = Termination(
@@ -53,7 +52,7 @@ def test_no_room_on_any_node_is_told_with_the_schedulers_numbers() -> None:
     assert found["status"] == "False"
     assert "1 of 2 replicas find no node" in found["message"] and "0/3 nodes" in found["message"]
     assert made.status["phase"] == "Pending"
-    assert [note.reason for note in made.notes if note.warning] == ["Unschedulable"]
+    assert [event.reason for event in made.plan.events if event.warning] == ["Unschedulable"]
 
 
 def test_a_missing_claim_is_the_models_problem() -> None:
@@ -113,12 +112,12 @@ def test_a_healed_restart_is_still_told() -> None:
     made = make(replace(facts, pods=(healed,)))
     assert condition(made, "Ready")["status"] == "True"
     assert made.status["pods"][0]["lastEndReason"] == "EngineDied"
-    assert [(note.reason, note.warning) for note in made.notes] == [("EngineDied", True)]
+    assert [(event.reason, event.warning) for event in made.plan.events] == [("EngineDied", True)]
 
 
 def test_a_service_of_somebody_else_is_not_taken_over() -> None:
     made = make(replace(settled(model(), 1), foreign=("Service",), service={"metadata": {}, "spec": {}}))
-    assert made.grow == ()
+    assert made.changes.grow == ()
     found = condition(made, "Stalled")
     assert (found["status"], found["reason"]) == ("True", "NameTaken")
     assert "A Service named m exists in namespace ns" in found["message"]
@@ -166,7 +165,7 @@ def test_an_engine_that_has_only_begun_says_null() -> None:
 def test_suspended_is_what_was_asked_for() -> None:
     of = model(suspend=True, replicas=3)
     made = make(Facts(of, NOW, (revision(of, 3),), (pod(of, 1), pod(of, 2))))
-    assert list(replicas(made).values()) == [0] and len(made.drain) == 2
+    assert list(replicas(made).values()) == [0] and len(made.changes.drain) == 2
     assert condition(made, "Ready")["status"] == "False"
     made = make(Facts(of, NOW, (revision(of, 0),)))
     assert (made.status["phase"], condition(made, "Ready")["status"]) == ("Suspended", "True")
@@ -177,7 +176,7 @@ def test_scaling_in_announces_the_least_busy_replica() -> None:
     facts = settled(model(replicas=3), 3)
     busy = [replace(item, engine=engine(running=number)) for number, item in zip((4, 0, 7), facts.pods, strict=True)]
     made = make(replace(facts, model=replace(facts.model, replicas=2), pods=tuple(busy)))
-    assert made.drain == (facts.pods[1].name,)
+    assert made.changes.drain == (facts.pods[1].name,)
     assert list(replicas(made).values()) == [2]
 
 
@@ -192,7 +191,7 @@ def test_a_leaving_pod_is_not_called_back_while_the_controller_is_late() -> None
     facts = settled(model(replicas=1), 1)
     leaving = pod(facts.model, 9, draining=True)
     made = make(replace(facts, pods=(*facts.pods, leaving)))
-    assert (made.drain, made.undrain) == ((), ())
+    assert (made.changes.drain, made.changes.undrain) == ((), ())
 
 
 @given(

@@ -37,8 +37,8 @@ class Town:
         """One reconcile and what the cluster makes of it; whether anything changed."""
         made = make(self.facts)
         before = self.facts
-        revisions = {item.name: item for item in before.revisions if ("Deployment", item.name) not in made.delete}
-        for manifest in (*made.grow, *made.shrink):
+        revisions = {item.name: item for item in before.revisions if ("Deployment", item.name) not in made.changes.delete}
+        for manifest in (*made.changes.grow, *made.changes.shrink):
             if manifest["kind"] == "Deployment":
                 revisions[manifest["metadata"]["name"]] = self._stored(manifest, revisions)
         pods: list[PodFacts] = []
@@ -196,7 +196,7 @@ def test_no_free_gpu_is_seen_before_a_pod_is_made() -> None:
     made = make(Facts(new, NOW, (revision(old, 2),), (pod(old, 1), pod(old, 2)), room=full))
     assert made.status["rollout"]["strategy"] == "Replace"
     assert sorted(replicas(made).values()) == [1, 1]
-    assert len(made.drain) == 1
+    assert len(made.changes.drain) == 1
     alone = replace(new, replicas=1)
     made = make(Facts(alone, NOW, (revision(old, 1),), (pod(old, 1),), room=full))
     assert made.status["rollout"]["strategy"] == "Recreate"

@@ -13,7 +13,6 @@ from operatorlab.facts import plan as make
 from topmast_operator.api.facts import EngineState, Facts, PodFacts
 from topmast_operator.api.resource import Model, parse
 from topmast_operator.api.times import to_text
-from topmast_operator.plan.plan import Plan
 from topmast_operator.plan.sleep import eta_s
 
 SLEEPY: dict[str, Any] = {"sleep": {"idleSeconds": 60}}
@@ -39,7 +38,7 @@ def state(made: Plan) -> str:
 def test_without_spec_sleep_nothing_ever_sleeps() -> None:
     of = replace(model(told("Awake")), called_unix_s=NOW)
     made = make(facts(of, pod(of, engine=idle_for(1e6))))
-    assert "sleep" not in made.status and not made.drain
+    assert "sleep" not in made.status and not made.changes.drain
     zero = replace(model(replicas=0), called_unix_s=NOW)
     assert make(facts(zero)).status["phase"] == "Scaled to 0" and replicas(make(facts(zero))) == {}
 
@@ -56,7 +55,7 @@ def test_a_new_model_starts_once_and_one_with_replicas_0_begins_asleep() -> None
 def test_what_serves_when_sleep_is_switched_on_stays_and_counts_as_no_measured_start() -> None:
     of = model(**SLEEPY)
     made = make(facts(of, pod(of, engine=idle_for(1e6))))
-    assert state(made) == "Awake" and not made.drain and "start" not in made.status
+    assert state(made) == "Awake" and not made.changes.drain and "start" not in made.status
 
 
 def test_a_call_wakes_one_replica_of_a_model_with_replicas_0() -> None:
@@ -92,10 +91,10 @@ def test_suspend_is_a_persons_word_that_no_call_overrules() -> None:
 def test_an_idle_model_is_drained_and_is_healthy_all_the_while() -> None:
     of = model(told("Awake"), replicas=2, **SLEEPY)
     made = make(facts(of, pod(of, 1, engine=idle_for(61)), pod(of, 2, engine=idle_for(90))))
-    assert state(made) == "Asleep" and len(made.drain) == 2 and list(replicas(made).values()) == [0]
+    assert state(made) == "Asleep" and len(made.changes.drain) == 2 and list(replicas(made).values()) == [0]
     assert condition(made, "Ready")["status"] == "True" and "for 60 s" in condition(made, "Ready")["message"]
     assert made.status["phase"] == "Draining"
-    assert [note.reason for note in made.notes if note.action == "Observe"] == ["Sleeping"]
+    assert [event.reason for event in made.plan.events if note.action == "Observe"] == ["Sleeping"]
     after = make(facts(replace(of, status=made.status)))
     assert (after.status["phase"], condition(after, "Ready")["reason"]) == ("Sleeping", "Sleeping")
     assert condition(after, "Reconciling")["status"] == "False"

@@ -10,6 +10,7 @@ from typing import Any
 from topmast_operator.api.times import to_text
 
 READY = "Ready"
+AVAILABLE = "Available"  # somebody answers now
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
 MODEL_AVAILABLE = "ModelAvailable"

@@ -136,6 +136,14 @@ class QuotaFacts:
 
 
 @dataclass(frozen=True)
+class WriteRefused:
+    """What the API server said to the last write of this pass: its HTTP status, and its sentence."""
+
+    status: int
+    message: str
+
+
+@dataclass(frozen=True)
 class Facts:
     model: Model
     now: float
@@ -150,6 +158,7 @@ class Facts:
     check: PodFacts | None = None  # the pod that proves a revision without its accelerator; `revision` says which
     claim: ClaimFacts | None = None  # the claim of spec.model.source, if it names one
     quotas: tuple[QuotaFacts, ...] = ()
+    refused: WriteRefused | None = None
 
     def pods_of(self, revision: str) -> tuple[PodFacts, ...]:
         """Pods of a revision that are there to stay."""

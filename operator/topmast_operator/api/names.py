@@ -17,6 +17,7 @@ LABEL_MODEL = f"{GROUP}/model"
 LABEL_REVISION = f"{GROUP}/revision"
 MANAGED_BY = "topmast"
 ENGINE_NAME = "topmast-engine"
+CHECK_NAME = "topmast-check"
 
 ANNOTATION_DRAINING = f"{GROUP}/draining"
 ANNOTATION_RETRY = f"{GROUP}/retry"

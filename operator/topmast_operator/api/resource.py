@@ -58,6 +58,17 @@ class Sleep:
 
 
 @dataclass(frozen=True)
+class RolloutPolicy:
+    """How a new revision takes the place of the old one. `strategy` is a word of the schema."""
+
+    strategy: str
+    surge_wait_s: float
+    progress_deadline_s: float
+    history: int
+    paused: bool
+
+
+@dataclass(frozen=True)
 class Model:
     """One LLMDeployment. `status` is what a pass of the operator wrote earlier: its memory across restarts.
 
@@ -78,6 +89,8 @@ class Model:
     autoscaling: Autoscaling | None
     sleep: Sleep | None
     drain_timeout_s: int
+    rollout: RolloutPolicy
+    restart_at: str | None
     status: Mapping[str, Any]
     called_unix_s: float | None = None
 
@@ -124,6 +137,8 @@ def parse(body: Mapping[str, Any]) -> Model:
         autoscaling=_autoscaling(autoscaling) if autoscaling else None,
         sleep=Sleep(float(sleep["idleSeconds"])) if sleep is not None else None,
         drain_timeout_s=spec["drain"]["timeoutSeconds"],
+        rollout=_rollout(spec["rollout"]),
+        restart_at=spec.get("restartAt"),
         status=status,
         called_unix_s=to_unix(called) if called else None,
     )
@@ -135,4 +150,14 @@ def _autoscaling(spec: Mapping[str, Any]) -> Autoscaling:
         max_replicas=spec["maxReplicas"],
         hold_s=float(spec["scaleDownHoldSeconds"]),
         target_utilization=float(spec["targetUtilization"]),
+    )
+
+
+def _rollout(spec: Mapping[str, Any]) -> RolloutPolicy:
+    return RolloutPolicy(
+        strategy=spec["strategy"],
+        surge_wait_s=float(spec["surgeWaitSeconds"]),
+        progress_deadline_s=float(spec["progressDeadlineSeconds"]),
+        history=spec["revisionHistoryLimit"],
+        paused=spec["paused"],
     )

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from topmast_operator.api.facts import PodFacts
-from topmast_operator.plan.failures import last_end
+from topmast_operator.plan.findings import last_end
+
+SHOWN = 20  # a thousand pods would make every status write half a megabyte
 
 _WORDS = {"starting": "Starting", "loading": "Loading", "warming": "Warming up", "draining": "Draining"}
 
@@ -18,6 +20,12 @@ def slowest(pods: Sequence[PodFacts]) -> str:
     order = list(_WORDS)
     last = min(starting, key=lambda pod: (order.index(_phase(pod)), _share(pod)), default=None)
     return _words(last) if last else ""
+
+
+def notable(pods: Sequence[PodFacts]) -> list[PodFacts]:
+    """The pods that status shows, by name: all of a small model, else those furthest from ready."""
+    first = sorted(pods, key=lambda pod: (pod.ready and not pod.deleting, -pod.restarts, pod.name))[:SHOWN]
+    return sorted(first, key=lambda pod: pod.name)
 
 
 def describe(pod: PodFacts) -> dict[str, Any]:
@@ -44,10 +52,14 @@ def describe(pod: PodFacts) -> dict[str, Any]:
 
 
 def _state(pod: PodFacts) -> str:
+    if pod.ended:
+        return pod.ended_reason or pod.phase
     if pod.deleting or pod.draining:
         return "Draining"
     if pod.ready:
         return "Ready"
+    if pod.gates and not pod.node:
+        return "SchedulingGated"
     if pod.scheduled is False:
         return "Unschedulable"
     if pod.engine and pod.engine.phase in _WORDS:

@@ -42,6 +42,7 @@ def intent(model: Model) -> dict[str, Any]:
         "nodeSelector": dict(placement.node_selector),
         "tolerations": [dict(item) for item in placement.tolerations],
         "priorityClassName": placement.priority_class_name,
+        "restartAt": model.restart_at,
         "drainTimeoutS": None if model.drain_timeout_s == 30 else model.drain_timeout_s,
     }
     return {name: value for name, value in wanted.items() if value not in (None, [], {})}

@@ -4,7 +4,6 @@ Asleep, a call wakes it; waking, the first ready replica makes it awake; awake a
 It never falls asleep while it starts, while an engine has work, or while an engine that is ready tells nothing fresh.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +13,6 @@ from topmast_operator.api.facts import Facts, PodFacts
 from topmast_operator.api.resource import Model
 from topmast_operator.api.times import to_text, to_unix
 
-KEPT_STARTS = 8
 STALE_S = 15.0
 
 
@@ -67,20 +65,8 @@ def render(rest: Rest) -> dict[str, str]:
     return {"state": str(rest.state), "since": to_text(rest.since), "reason": rest.reason}
 
 
-def measured_starts(status: Mapping[str, Any], rest: Rest | None) -> dict[str, Any] | None:
-    """`status.start`: seconds from a call to a ready replica, of the latest wakes; None before the first."""
-    start: Mapping[str, Any] = status.get("start", {})
-    seconds = list(start.get("latestSeconds", ()))
-    before = remember(status)
-    if before and rest and before.state is State.WAKING and rest.state is State.AWAKE:
-        seconds = [*seconds, max(1, math.ceil(rest.since - before.since))][-KEPT_STARTS:]
-    if not seconds:
-        return None
-    return {"p50Seconds": _rank(seconds, 0.5), "p90Seconds": _rank(seconds, 0.9), "latestSeconds": seconds}
-
-
 def eta_s(status: Mapping[str, Any], now: float) -> float | None:
-    """Seconds until a replica should be ready, by measured wakes; None when none was measured or it takes longer."""
+    """Seconds until a replica should be ready, by measured starts; None when none was measured or it takes longer."""
     usual, before = status.get("start", {}).get("p90Seconds"), remember(status)
     if before is None or before.state is State.AWAKE:
         return 0.0 if status.get("readyReplicas") else None
@@ -112,8 +98,3 @@ def _awake(model: Model, before: Rest, ready: Sequence[PodFacts], now: float) ->
 
 def _tells(pod: PodFacts) -> bool:
     return pod.engine is not None and pod.engine.idle_s is not None and pod.engine.age_s <= STALE_S
-
-
-def _rank(seconds: Sequence[int], share: float) -> int:
-    """The nearest rank: with few samples the 90th percentile is the slowest one."""
-    return sorted(seconds)[math.ceil(share * len(seconds)) - 1]

@@ -50,7 +50,7 @@ def deployment(
         "selector": {"matchLabels": labels},
         "template": template,
     }
-    return _owned(model, "apps/v1", "Deployment", f"{model.name}-{revision}", labels, annotations, spec)
+    return owned(model, "apps/v1", "Deployment", f"{model.name}-{revision}", labels, annotations, spec)
 
 
 def service(model: Model) -> Manifest:
@@ -60,7 +60,7 @@ def service(model: Model) -> Manifest:
         "selector": model_labels(model.name),
         "ports": [{"name": "http", "port": SERVICE_PORT, "targetPort": "http", "protocol": "TCP"}],
     }
-    return _owned(model, "v1", "Service", model.name, model_labels(model.name), {}, spec)
+    return owned(model, "v1", "Service", model.name, model_labels(model.name), {}, spec)
 
 
 def disruption_budget(model: Model) -> Manifest:
@@ -70,7 +70,7 @@ def disruption_budget(model: Model) -> Manifest:
         "selector": {"matchLabels": model_labels(model.name)},
         "unhealthyPodEvictionPolicy": "AlwaysAllow",
     }
-    return _owned(model, "policy/v1", "PodDisruptionBudget", model.name, model_labels(model.name), {}, spec)
+    return owned(model, "policy/v1", "PodDisruptionBudget", model.name, model_labels(model.name), {}, spec)
 
 
 def live_differs(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
@@ -97,7 +97,7 @@ def _contains(live: Any, wanted: Any) -> bool:
     return bool(live == wanted)
 
 
-def _owned(
+def owned(
     model: Model,
     api_version: str,
     kind: str,
@@ -106,6 +106,7 @@ def _owned(
     annotations: Mapping[str, str],
     spec: Mapping[str, Any],
 ) -> Manifest:
+    """A manifest that belongs to the model, with a digest of itself."""
     # blockOwnerDeletion would need the right to update finalizers where OwnerReferencesPermissionEnforcement is on.
     owner = {"apiVersion": API_VERSION, "kind": KIND, "name": model.name, "uid": model.uid}
     metadata: dict[str, Any] = {

@@ -119,8 +119,10 @@ class Operator:
             started = self._busy_since[number] = time.monotonic()
             failed = True
             try:
-                await self._reconciler.reconcile(*key)
+                again_s = await self._reconciler.reconcile(*key)
                 failed = False
+                if again_s is not None:
+                    self._queue.add(key, again_s)
             except (ApiError, ApiUnreachableError) as error:
                 log.warning("%s/%s: %s", *key, explain(error))
             except Exception:
