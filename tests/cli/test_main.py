@@ -148,7 +148,7 @@ def test_an_image_without_typer_still_has_a_list_of_commands(
 
 def test_a_fault_of_ours_is_not_taken_for_a_missing_package() -> None:
     with pytest.raises(ModuleNotFoundError), commands.needs("cli"):
-        import topmast_cli.no_such_module  # type: ignore[import-not-found]  # noqa: F401
+        import topmast_cli.no_such_module  # noqa: F401
 
 
 def test_ctrl_c_is_no_traceback(topmast: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_entries_are_sorted_and_unreadable_ones_are_empty() -> None:
         (refusal(404, "not found"), "there is no Secret topmast-system/keys: install the chart there"),
         (refusal(500, "etcd is away"), "the API server refused to get Secret topmast-system/keys: etcd is away"),
         (ApiException(status=503, reason="Service Unavailable"), "HTTP 503 Service Unavailable"),
-        (NewConnectionError(None, "refused"), "did not answer"),  # type: ignore[arg-type]
+        (NewConnectionError(None, "refused"), "did not answer"),
     ],
 )
 def test_every_refusal_says_what_to_do(fault: Exception, says: str) -> None:
