@@ -33,7 +33,7 @@ def application(*, completion: bool) -> typer.Typer:
         name="topmast",
         help="Language models on Kubernetes, and on this machine.",
         add_completion=completion,
-        rich_markup_mode="rich" if sys.stdout.isatty() else None,  # frames are for people
+        rich_markup_mode=None,  # its frames take half of a narrow terminal
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.add_typer(keys, name="key")

@@ -105,11 +105,11 @@ def test_wrong_usage_is_one_line(topmast: Callable[..., Any], words: tuple[str, 
     assert topmast(*words) == (2, "", line + "\n")
 
 
-def test_a_terminal_changes_nothing_about_errors(topmast: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    in_a_log = topmast("key", "create")
+def test_a_terminal_and_a_log_are_told_the_same(topmast: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    in_a_log = topmast("key", "create"), topmast("--help")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    assert topmast("key", "create") == in_a_log
-    assert "╭" in topmast("--help").output  # while help may have frames
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert (topmast("key", "create"), topmast("--help")) == in_a_log
 
 
 def test_kubectl_topmast_says_its_own_name(topmast: Callable[..., Any]) -> None:
