@@ -100,7 +100,7 @@ def test_in_a_pod_the_api_server_is_found_without_dns(tmp_path: Path) -> None:
 
 
 def test_wrong_usage_is_one_sentence() -> None:
-    command = [sys.executable, "-m", "topmast_operator.cli.main", "operator"]
+    command = [sys.executable, "-m", "topmast_cli.main", "operator"]
     away = {**os.environ, "KUBECONFIG": "/nonexistent"}
     cases = (
         ([], "--engine-image"),
