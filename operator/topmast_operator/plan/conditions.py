@@ -132,7 +132,7 @@ def _available_not(health: Health) -> Condition:
     if health.wanted == 0:
         return Condition(AVAILABLE, False, "NoReplicasWanted", "No replica is wanted, so nobody answers.")
     if health.rollout.how in (How.RECREATE, How.ROLLBACK):
-        expected = health.rollout.expected_gap_s
+        expected = health.rollout.memory and health.rollout.memory.expected_gap_s
         about = f" for about {expected:.0f} s" if expected else ""
         told = f"No replica answers{about}: {health.rollout.reason}. The gateway holds requests."
         return Condition(AVAILABLE, False, str(health.rollout.how), told)

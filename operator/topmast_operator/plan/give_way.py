@@ -188,8 +188,8 @@ def it_was_proven_without_its_room(swap: Swap) -> Refusal | None:
     if swap.proven or swap.checked:
         return None
     told = (
-        "there is no room for a further replica: before an old one leaves, a pod without an accelerator checks the new "
-        "revision's image, volumes and model files on its node"
+        "before an old replica makes way, a pod without an accelerator checks the new revision's image, volumes and "
+        "model files on its node"
     )
     return Refusal(it_was_proven_without_its_room.__name__, "Checking", told, passing=True)
 

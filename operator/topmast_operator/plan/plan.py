@@ -118,7 +118,7 @@ def decide(facts: Facts, target_name: str, template: Mapping[str, Any]) -> Decis
         check_node=checked.node,
         room_for_one=_room_for_one(facts),
         quotas=facts.quotas,
-        pods_refused=target.replica_failure if target else "",
+        pods_refused=_refused_pods(facts, target),
         expected_gap_s=expected_gap_s(model, facts.pods),
     )
     return Decision(wanted, situation, plan_rollout(situation), failed, scaling, rest)
@@ -187,6 +187,13 @@ def _hindrances(facts: Facts, target: RevisionFacts | None, name: str, checked: 
     pods = [pod for pod in facts.pods_of(name) if not _is_crowded(facts, pod, patience)]
     found = [checked.finding, *(diagnose(pod, patience) for pod in pods)]
     return tuple(item for item in found if item)
+
+
+def _refused_pods(facts: Facts, target: RevisionFacts | None) -> str:
+    """Why the API server takes no pods of the wanted revision: its replicas, or the check pod of this very pass."""
+    if target and target.replica_failure:
+        return target.replica_failure
+    return facts.refused.message if facts.refused and 400 <= facts.refused.status < 500 else ""
 
 
 def _room_for_one(facts: Facts) -> bool | None:

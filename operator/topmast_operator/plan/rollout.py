@@ -63,6 +63,7 @@ class Memory:
     phase: Phase
     started: float
     gap_since: float | None = None
+    expected_gap_s: float | None = None  # as it was announced
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,13 @@ def remember(status: Mapping[str, Any]) -> Memory | None:
     if not told or "phase" not in told:
         return None
     gap = told.get("gapSince")
-    return Memory(told["revision"], Phase(told["phase"]), to_unix(told["startedAt"]), to_unix(gap) if gap else None)
+    return Memory(
+        revision=told["revision"],
+        phase=Phase(told["phase"]),
+        started=to_unix(told["startedAt"]),
+        gap_since=to_unix(gap) if gap else None,
+        expected_gap_s=told.get("expectedGapSeconds"),
+    )
 
 
 def render(rollout: Rollout) -> dict[str, Any] | None:
@@ -157,8 +164,8 @@ def render(rollout: Rollout) -> dict[str, Any] | None:
         told["refusedBy"] = rollout.refusal.check
     if rollout.steps:
         told["steps"] = list(rollout.steps)
-    if rollout.expected_gap_s is not None:
-        told["expectedGapSeconds"] = round(rollout.expected_gap_s)
+    if memory.expected_gap_s is not None:
+        told["expectedGapSeconds"] = round(memory.expected_gap_s)
     if memory.gap_since is not None:
         told["gapSince"] = to_text(memory.gap_since)
     return told
@@ -203,10 +210,11 @@ def _begin(now: Situation, active: Sequence[RevisionView], good: RevisionView | 
     if not crowded and refusal.reason in ("NeedsMoreRoom", "QuotaTooSmall"):
         told = "the old replica's room is too small and there is other room: a new replica becomes ready first"
         return _shared(now, active, good, gives=0, how=How.SURGE, phase=Phase.SURGING, reason=told)
+    there = target.replicas > target.ready  # a pod that waits is kept: the scheduler may find room for it yet
     if refusal.reason == "Announcing":
         told = _how_in_words(now, how)
-        return _shared(now, active, good, gives=0, how=how, phase=Phase.ANNOUNCED, reason=told)
-    surges = refusal.reason in ("WaitsForRoom", "WaitsForNode") or target.replicas > target.ready
+        return _shared(now, active, good, gives=0, how=how, phase=Phase.ANNOUNCED, reason=told, surges=there)
+    surges = there or refusal.reason in ("WaitsForRoom", "WaitsForNode")
     plan = _shared(now, active, good, gives=0, how=How.WAIT, phase=Phase.WAITING, reason=refusal.message, surges=surges)
     return replace(plan, refusal=refusal)
 
@@ -324,13 +332,19 @@ def _remembered(now: Situation, plan: Rollout) -> Rollout:
     ready = now.target.ready + sum(other.ready for other in now.others)
     gap = (before.gap_since if before and before.gap_since else now.now) if ready == 0 else None
     started = before.started if before else now.now
-    return replace(plan, memory=Memory(now.target.name, plan.phase, started, gap))
+    kept = before.expected_gap_s if before and plan.phase is not Phase.ANNOUNCED else None
+    expected = kept if kept is not None else plan.expected_gap_s
+    return replace(plan, memory=Memory(now.target.name, plan.phase, started, gap, expected))
 
 
 def _how_in_words(now: Situation, how: How) -> str:
+    if now.strategy in (Strategy.REPLACE, Strategy.RECREATE):
+        why = f"spec.rollout.strategy is {now.strategy}"
+    else:
+        why = "there is no room for one more replica"
     if how is How.REPLACE:
-        return f"there is no room for one more replica: replacing one of {now.wanted} at a time"
-    return "there is no room for a second replica: the old one leaves first, with a gap of one start"
+        return f"{why}: replacing one of {now.wanted} at a time"
+    return f"{why}: the old one leaves first, with a gap of one start"
 
 
 def _steps(now: Situation, how: How) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
-from operatorlab.facts import IMAGE, NOW, model, pod, revision, settled
+from operatorlab.facts import IMAGE, model, pod, revision, settled
 from topmast_operator.api.facts import (
-    ClaimFacts,
     EngineState,
     Facts,
     PodFacts,
@@ -21,6 +21,7 @@ from topmast_operator.api.facts import (
     RevisionFacts,
     Room,
     Termination,
+    WriteRefused,
 )
 from topmast_operator.api.resource import Model
 from topmast_operator.plan import failure, rollout
@@ -38,10 +39,12 @@ GPU = {"accelerator": {"count": 1}}
 class Cause:
     """Why the new revision cannot start: what scheduler, kubelet and engine then say, and who says it.
 
-    `reasons` are those of which status must name one while it lasts.
+    `check` is the one of give_way.CHECKS that must refuse while an old replica would have to make way; empty where
+    only a start can show the cause. `reasons` are those of which status must name one while it lasts.
     """
 
     name: str
+    check: str
     reasons: tuple[str, ...]
     unschedulable: str = ""  # of every pod of the new revision, its check pod included
     waiting: tuple[str, str] | None = None  # likewise
@@ -49,11 +52,10 @@ class Cause:
     ends: Termination | None = None  # of its engine, at every start
     check_ends: Termination | None = None  # of its check pod
     stands_still: bool = False
+    check_hangs: bool = False
     refused: str = ""  # by admission or a quota
     quota: int | None = None  # places in the namespace's quota, beyond those in use
     needs: int = 1  # accelerators of a new replica
-    passing: bool = False  # it heals by itself: nothing may be given up for good
-    claim: ClaimFacts | None = None
 
 
 def _said(code: str, exit_code: int = 10) -> Termination:
@@ -61,53 +63,79 @@ def _said(code: str, exit_code: int = 10) -> Termination:
 
 
 def _load(code: str) -> Cause:
-    return Cause(code, (code,), ends=_said(code), check_ends=_said(code))
+    return Cause(code, "its_files_are_good", (code,), ends=_said(code), check_ends=_said(code))
 
+
+NODE, PULL, CLAIM = "a_node_takes_it", "its_image_can_be_pulled", "its_claim_can_be_mounted"
+CONTAINER, ROOM, QUOTA = "its_container_can_be_made", "it_fits_into_the_room_that_leaves", "the_quota_allows_it"
 
 CAUSES = (
-    Cause("none", ()),
+    Cause("none", "", ()),
     Cause(
         "image",
+        PULL,
         ("ImagePull",),
         waiting=("ImagePullBackOff", 'Back-off pulling image "x:1": ErrImagePull: not found'),
     ),
-    Cause("registry", ("ImagePull",), waiting=("ErrImagePull", "dial tcp 10.0.0.1:443: connect: connection refused")),
-    Cause("image name", ("InvalidImage",), waiting=("InvalidImageName", "couldn't parse image reference")),
+    Cause("registry", PULL, ("ImagePull",), waiting=("ErrImagePull", "dial tcp 10.0.0.1:443: connection refused")),
+    Cause("image name", PULL, ("InvalidImage",), waiting=("InvalidImageName", "couldn't parse image reference")),
     Cause(
         "claim missing",
+        CLAIM,
         ("ClaimNotFound",),
         unschedulable='0/1 nodes are available: persistentvolumeclaim "w" not found. preemption: not helpful.',
     ),
     Cause(
         "claim unbound",
+        CLAIM,
         ("ClaimNotBound",),
         unschedulable="0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
     ),
-    Cause("claim elsewhere", ("ClaimInUse",), unschedulable="0/2 nodes: 1 node(s) had volume node affinity conflict."),
-    Cause("mount", ("VolumeNotMounted",), stuck='MountVolume.SetUp failed for volume "model": no such file'),
+    Cause(
+        "claim elsewhere",
+        CLAIM,
+        ("ClaimInUse",),
+        unschedulable="0/2 nodes: 1 node(s) had volume node affinity conflict.",
+    ),
+    Cause("mount", CLAIM, ("VolumeNotMounted",), stuck='MountVolume.SetUp failed for volume "model": no such file'),
     Cause(
         "secret missing",
+        CONTAINER,
         ("ContainerConfig",),
         waiting=("CreateContainerConfigError", 'secret "token" not found'),
     ),
-    Cause("arguments", ("BadArguments",), ends=Termination(2, "Error", "topmast serve: error: no such option: --x")),
+    Cause("arguments", "", ("BadArguments",), ends=Termination(2, "Error", "topmast serve: error: no option: --x")),
     _load("ModelNotFound"),
     _load("ModelCorrupt"),
     _load("ModelUnsupported"),
-    Cause("engine died", ("EngineDied",), ends=_said("EngineDied", 11)),
-    Cause("crash", ("EngineCrash",), ends=Termination(1, "Error", "Segmentation fault")),
-    Cause("out of memory", ("OutOfMemory",), ends=Termination(137, "OOMKilled", "")),
-    Cause("load stands still", ("LoadStandsStill",), stands_still=True),
-    Cause("cordon", ("NoSuitableNode",), unschedulable="0/1 nodes are available: 1 node(s) were unschedulable."),
+    Cause("engine died", "", ("EngineDied",), ends=_said("EngineDied", 11)),
+    Cause("crash", "", ("EngineCrash",), ends=Termination(1, "Error", "Segmentation fault")),
+    Cause("out of memory", "", ("OutOfMemory",), ends=Termination(137, "OOMKilled", "")),
+    Cause("load stands still", "", ("LoadStandsStill",), stands_still=True),
+    Cause(
+        "check out of memory",
+        "it_does_not_crash",
+        ("OutOfMemory",),
+        ends=Termination(137, "OOMKilled", ""),
+        check_ends=Termination(137, "OOMKilled", ""),
+    ),
+    Cause("check hangs", "it_moves", ("CheckStandsStill", "LoadStandsStill"), stands_still=True, check_hangs=True),
+    Cause("cordon", NODE, ("NoSuitableNode",), unschedulable="0/1 nodes are available: 1 node(s) were unschedulable."),
     Cause(
         "toleration lost",
+        NODE,
         ("NoSuitableNode",),
         unschedulable="0/1 nodes are available: 1 node(s) had untolerated taint(s) {gpu: true}.",
     ),
-    Cause("admission", ("PodsForbidden",), refused='pods "m" is forbidden: violates PodSecurity "restricted:latest"'),
-    Cause("quota", (), quota=0),
-    Cause("quota too small", ("QuotaTooSmall", "NeedsMoreRoom"), quota=0, needs=2),
-    Cause("needs more", ("NeedsMoreRoom", "Unschedulable"), needs=2),
+    Cause(
+        "admission",
+        "pods_are_allowed",
+        ("PodsForbidden",),
+        refused='pods "m" is forbidden: violates PodSecurity "restricted:latest"',
+    ),
+    Cause("quota", "", (), quota=0),
+    Cause("quota lowered", QUOTA, ("QuotaTooSmall",), quota=-1),
+    Cause("needs more", ROOM, ("NeedsMoreRoom", "Unschedulable"), needs=2),
 )
 BY_NAME = {cause.name: cause for cause in CAUSES}
 
@@ -150,6 +178,15 @@ class Setting:
         )
 
 
+@lru_cache
+def _beginning(wanted: int, needs: int, rolled: tuple[tuple[str, Any], ...]) -> tuple[Facts, Model, Mapping[str, Any]]:
+    """The old revision, settled; the model that asks for a new one; and that one's template."""
+    old = model(replicas=wanted, resources=GPU, rollout=dict(rolled), **OLD)
+    new = model(replicas=wanted, resources={"accelerator": {"count": needs}}, rollout=dict(rolled), **NEW)
+    facts = replace(settled(old, wanted), model=replace(new, status={}))
+    return facts, new, render_template(new, revision_of(new), IMAGE)
+
+
 class Town:
     """The cluster of one setting; `step` is one pass of the operator and what everybody else makes of it."""
 
@@ -161,17 +198,9 @@ class Town:
             "surgeWaitSeconds": setting.surge_wait_s,
             "progressDeadlineSeconds": 60,
         }
-        old = model(replicas=setting.wanted, resources=GPU, rollout=rolled, **OLD)
-        self.facts = settled(old, setting.wanted)
-        self.new: Model = model(
-            replicas=setting.wanted,
-            resources={"accelerator": {"count": setting.cause.needs}},
-            rollout=rolled,
-            **NEW,
-        )
-        self.old_name, self.new_name = revision_of(old), revision_of(self.new)
-        self.template = render_template(self.new, self.new_name, IMAGE)
-        self.facts = replace(self.facts, model=replace(self.new, status={}))
+        self.facts, self.new, self.template = _beginning(setting.wanted, setting.cause.needs, tuple(rolled.items()))
+        (self.old_name,) = {item.revision for item in self.facts.revisions}
+        self.new_name = revision_of(self.new)
         self.capacity = setting.wanted + setting.spare
         self.taken = 0
         self.round = 0
@@ -198,11 +227,17 @@ class Town:
     def step(self) -> Decision:
         setting = self.setting
         self.round += 1
-        self.facts = replace(self.facts, now=self.facts.now + self.dice.choice((2.0, 10.0, 10.0, 30.0)), room=self._room())
+        self.facts = replace(
+            self.facts, now=self.facts.now + self.dice.choice((2.0, 10.0, 10.0, 30.0)), room=self._room()
+        )
         decided = decide(self.facts, self.new_name, self.template)
         self.last = decided
         if not (setting.outage and setting.outage[0] <= self.round < setting.outage[1]):
             self._apply(decided)
+            if decided.rollout.check and self.facts.check is None:
+                # What the worker does when a write is refused: it plans again, to tell.
+                refused = replace(self.facts, refused=WriteRefused(403, setting.cause.refused))
+                self.last = decided = decide(refused, self.new_name, self.template)
             told = rollout.render(decided.rollout)
             self.written = {"rollout": told} if told else {}
             self.facts = replace(self.facts, model=replace(self.facts.model, status=dict(self.written)))
@@ -219,18 +254,22 @@ class Town:
             if known is None:
                 known = replace(revision(self.new, 0, age_s=-1e6, proven=False), template=self.template)
             proven = known.proven or any(pod.ready for pod in facts.pods_of(name))
-            revisions.append(
-                replace(known, replicas=rolled.replicas[name], proven=proven, failed=records.get(name))
-            )
+            is_now = (rolled.replicas[name], proven, records.get(name))
+            if (known.replicas, known.proven, known.failed) != is_now:
+                known = replace(known, replicas=is_now[0], proven=is_now[1], failed=is_now[2])
+            revisions.append(known)
         drained: set[str] = set()
         for name, count in rolled.replicas.items():
             pods = facts.pods_of(name)
             drained |= {pod.name for pod in choose_victims(pods, len(pods) - count, decided.situation.check_node)}
-        pods = tuple(replace(pod, draining=pod.name in drained) for pod in facts.pods)
+        pods = tuple(
+            pod if pod.draining == (pod.name in drained) else replace(pod, draining=not pod.draining)
+            for pod in facts.pods
+        )
         check = facts.check
         if not rolled.check or (check and check.phase == "Failed"):
             check = None
-        elif check is None:
+        elif check is None and not (self.lasting and self.setting.cause.refused):
             check = self._pod("check")
         self.facts = replace(facts, revisions=tuple(revisions), pods=pods, check=check)
 
@@ -252,7 +291,7 @@ class Town:
                     break
                 self.number += 1
                 pods.append(replace(self._pod(item.revision), name=f"m-{item.revision}-{self.number}"))
-            revisions.append(replace(item, replica_failure=refused))
+            revisions.append(replace(item, replica_failure=refused) if item.replica_failure != refused else item)
         if setting.outsider:
             begins, ends = setting.outsider
             if self.round >= ends:
@@ -287,10 +326,14 @@ class Town:
     def _quotas(self, pods: list[PodFacts]) -> tuple[QuotaFacts, ...]:
         if self.setting.cause.quota is None:
             return ()
-        hard = str(self.setting.wanted + self.setting.cause.quota)
+        hard = str(self._hard())
         used = str(sum(self._needs(pod.revision) for pod in pods))
         key = "requests.nvidia.com/gpu"
         return (QuotaFacts("gpus", {key: hard}, {key: used}),)
+
+    def _hard(self) -> int:
+        """A quota that was lowered binds the new revision alone: what runs may be made again."""
+        return self.setting.wanted + (self.setting.cause.quota or 0)
 
     def _refuses(self, name: str, pods: list[PodFacts]) -> str:
         cause = self.setting.cause
@@ -298,7 +341,7 @@ class Town:
             return cause.refused
         if cause.quota is not None:
             used = sum(self._needs(pod.revision) for pod in pods)
-            if used + self._needs(name) > self.setting.wanted + cause.quota:
+            if used + self._needs(name) > self._hard():
                 return f'pods "m" is forbidden: exceeded quota: gpus, used: {used}'
         return ""
 
@@ -334,7 +377,9 @@ class Town:
         broken = of.revision == self.old_name and of.name.endswith("-0") and self.round < self.setting.old_broken_until
         if broken:
             return replace(of, ready=False, restarts=1, last_terminated=_said("EngineDied", 11))
-        if of.ready or self.dice.random() < 0.7:
+        if of.ready and of.phase == "Running":
+            return of
+        if self.dice.random() < 0.7:
             return replace(of, phase="Running", ready=True, waiting_reason="", stuck_message="", terminated=None)
         return replace(of, phase="Running", waiting_reason="", stuck_message="")
 
@@ -347,7 +392,9 @@ class Town:
             return replace(of, stuck_message=cause.stuck, started_unix_s=None)
         if ends:
             again = of.restarts + 1 if of.terminated or of.last_terminated else 0
-            return replace(of, phase="Running", restarts=again, terminated=ends, last_terminated=ends if again else None)
+            return replace(
+                of, phase="Running", restarts=again, terminated=ends, last_terminated=ends if again else None
+            )
         return None
 
     def _checked(self, of: PodFacts) -> PodFacts:
@@ -355,8 +402,13 @@ class Town:
         if of.phase in ("Succeeded", "Failed"):
             return of
         if of.node is None:
-            if self.lasting and (cause.unschedulable or cause.refused):
-                return replace(of, scheduled=False, unschedulable_message=cause.unschedulable or "refused")
-            return replace(of, node="n1", scheduled=True, scheduled_unix_s=self.facts.now, unschedulable_message="")
+            if self.lasting and cause.unschedulable:
+                return replace(of, scheduled=False, unschedulable_message=cause.unschedulable)
+            now = self.facts.now
+            return replace(
+                of, node="n1", scheduled=True, scheduled_unix_s=now, started_unix_s=now, unschedulable_message=""
+            )
+        if cause.check_hangs and self.lasting:
+            return of
         failed = self._fails(of, cause.check_ends) if self.lasting else None
         return failed or replace(of, phase="Succeeded", terminated=None, waiting_reason="")
