@@ -96,8 +96,8 @@ def _room_is_taken(facts: Facts, revision: str, wanted: int) -> Finding | None:
         return None
     holders = facts.room.holders[:3] if facts.room else ()
     by = f" by {', '.join(holders)}" if holders else ""
-    told = (
+    message = (
         f"The room that an old replica left was taken{by}: {waiting[0].unschedulable_message.rstrip('. ')}. The old "
         f"revision serves again as soon as there is room; the new one is tried again {TRY_AGAIN_S:.0f} s later."
     )
-    return Finding(Kind.CAPACITY, "RoomTaken", told)
+    return Finding(Kind.CAPACITY, "RoomTaken", message)

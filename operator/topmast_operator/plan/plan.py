@@ -61,7 +61,7 @@ class Decision:
     rollout: Rollout
     failed: failure.Failure | None
     autoscaling: autoscale.Decision | None
-    rest: sleep.Rest | None
+    sleeping: sleep.SleepState | None
 
 
 def make_plan(facts: Facts, template: Mapping[str, Any]) -> Plan:
@@ -97,9 +97,9 @@ def decide(facts: Facts, target_name: str, template: Mapping[str, Any]) -> Decis
     model = facts.model
     known = {item.revision: item for item in facts.revisions}
     target = known.get(target_name)
-    rest = sleep.decide(facts)
-    scaling = _autoscale(facts, rest)
-    wanted = _wanted(model, rest, scaling)
+    sleeping = sleep.decide(facts)
+    scaling = _autoscale(facts, sleeping)
+    wanted = _wanted(model, sleeping, scaling)
     checked = check.judge(facts, target_name)
     failed = failure.of_target(facts, target, target_name, wanted, checked)
     situation = Situation(
@@ -121,18 +121,18 @@ def decide(facts: Facts, target_name: str, template: Mapping[str, Any]) -> Decis
         pods_refused=_refused_pods(facts, target),
         expected_gap_s=expected_gap_s(model, facts.pods),
     )
-    return Decision(wanted, situation, plan_rollout(situation), failed, scaling, rest)
+    return Decision(wanted, situation, plan_rollout(situation), failed, scaling, sleeping)
 
 
-def _wanted(model: Model, rest: sleep.Rest | None, decision: autoscale.Decision | None) -> int:
+def _wanted(model: Model, sleeping: sleep.SleepState | None, decision: autoscale.Decision | None) -> int:
     """Replicas to run. A model that a request woke needs one, whatever spec.replicas says."""
-    if model.suspend or (rest and rest.asleep):
+    if model.suspend or (sleeping and sleeping.asleep):
         return 0
     wanted = decision.desired if decision else model.replicas
-    return max(1, wanted) if rest else wanted
+    return max(1, wanted) if sleeping else wanted
 
 
-def _autoscale(facts: Facts, rest: sleep.Rest | None) -> autoscale.Decision | None:
+def _autoscale(facts: Facts, sleeping: sleep.SleepState | None) -> autoscale.Decision | None:
     policy = facts.model.autoscaling
     if policy is None:
         return None
@@ -140,7 +140,7 @@ def _autoscale(facts: Facts, rest: sleep.Rest | None) -> autoscale.Decision | No
     memory = autoscale.remember(facts.model.status, policy, running)
     if facts.model.suspend:
         return autoscale.Decision(memory, "nothing is scaled while spec.suspend is true")
-    if rest and rest.asleep:
+    if sleeping and sleeping.asleep:
         least = autoscale.Memory(policy.min_replicas, None, memory.last_change)
         return autoscale.Decision(least, "nothing is scaled while the model sleeps")
     return autoscale.decide(policy, memory, autoscale.measure(facts.pods), facts.now)
@@ -248,15 +248,15 @@ def _health(facts: Facts, target: str, decided: Decision) -> Health:
         present=sum(not pod.overdue(facts.now) and not pod.ended for pod in facts.pods),
         pods=pods,
         rollout=decided.rollout,
-        finding=_told(facts, target, decided),
+        finding=_finding_to_tell(facts, target, decided),
         given_up=decided.failed is not None,
         room=facts.room,
         autoscaling_reason=decided.autoscaling.reason if decided.autoscaling else None,
-        rest=decided.rest,
+        sleep=decided.sleeping,
     )
 
 
-def _told(facts: Facts, target: str, decided: Decision) -> Finding | None:
+def _finding_to_tell(facts: Facts, target: str, decided: Decision) -> Finding | None:
     """The one finding to tell. That a new replica waits for the room of a leaving one is the plan, and none."""
     rolled = decided.rollout
     candidates = [decided.failed.finding if decided.failed else None, *_blockers(facts, target, rolled)]
@@ -305,5 +305,5 @@ def _again_s(health: Health, decided: Decision) -> float | None:
     """The announced step follows at once; what is under way, or counts down, is looked at now and then."""
     if decided.rollout.phase is Phase.ANNOUNCED:
         return 0.0
-    awake = decided.rest is not None and not health.asleep
+    awake = decided.sleeping is not None and not health.asleep
     return UNSETTLED_S if not health.settled or decided.autoscaling is not None or awake else None
