@@ -18,7 +18,7 @@ from topmast_operator.plan import give_way
 from topmast_operator.plan.give_way import CHECKS, Check
 from topmast_operator.plan.rollout import How, Phase
 
-SEQUENCES = 10_000
+SEQUENCES = int(os.environ.get("SEQUENCES", "10000"))
 MOST_ROUNDS = 160
 
 
