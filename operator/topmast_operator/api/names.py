@@ -15,6 +15,7 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 LABEL_NAME = "app.kubernetes.io/name"
 LABEL_MODEL = f"{GROUP}/model"
 LABEL_REVISION = f"{GROUP}/revision"
+LABEL_CHECK = f"{GROUP}/check"  # of a check pod, with the model's name: nothing that looks for its engines finds it
 MANAGED_BY = "topmast"
 ENGINE_NAME = "topmast-engine"
 CHECK_NAME = "topmast-check"

@@ -10,8 +10,8 @@ from typing import Any
 from topmast_operator.api.names import (
     CHECK_NAME,
     CONTAINER,
+    LABEL_CHECK,
     LABEL_MANAGED_BY,
-    LABEL_MODEL,
     LABEL_NAME,
     LABEL_REVISION,
     MANAGED_BY,
@@ -42,8 +42,8 @@ def check_pod(model: Model, revision: str, template: Mapping[str, Any]) -> Manif
     spec["affinity"] = _beside_the_model(spec.get("affinity", {}), model)
     labels = {
         LABEL_MANAGED_BY: MANAGED_BY,
-        LABEL_NAME: CHECK_NAME,  # not the engines': the Service must never send traffic here
-        LABEL_MODEL: model.name,
+        LABEL_NAME: CHECK_NAME,
+        LABEL_CHECK: model.name,
         LABEL_REVISION: revision,
     }
     annotations = template["metadata"].get("annotations", {})
