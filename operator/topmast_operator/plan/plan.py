@@ -30,6 +30,7 @@ from topmast_operator.plan.status import render_status
 from topmast_operator.plan.victims import choose_victims
 
 UNSETTLED_S = 10.0  # deadlines pass without an event: what is under way is looked at this often
+STALLED_S = 60.0  # an event tells when it is mended; this is for one that was lost
 KEPT_FAILED_PODS = 3
 
 
@@ -305,5 +306,10 @@ def _again_s(health: Health, decided: Decision) -> float | None:
     """The announced step follows at once; what is under way, or counts down, is looked at now and then."""
     if decided.rollout.phase is Phase.ANNOUNCED:
         return 0.0
-    awake = decided.sleeping is not None and not health.asleep
-    return UNSETTLED_S if not health.settled or decided.autoscaling is not None or awake else None
+    if health.stalled:
+        return STALLED_S
+    if not health.settled or decided.autoscaling is not None:
+        return UNSETTLED_S
+    if health.model.sleep and not health.asleep:
+        return max(UNSETTLED_S, health.model.sleep.idle_s / 10)
+    return None
