@@ -11,7 +11,13 @@ from functools import cache
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-SOURCES = ("operator/topmast_operator", "server/topmast_server", "server/topmast_gateway", "kernels/topmast_kernels")
+SOURCES = (
+    "operator/topmast_operator",
+    "server/topmast_server",
+    "server/topmast_gateway",
+    "server/topmast_access",
+    "kernels/topmast_kernels",
+)
 
 
 @dataclass(frozen=True)
