@@ -33,6 +33,7 @@ def main() -> int:
         return _failed("--peers needs --shared-token-file: a gateway tells its usage only to who knows that token")
     try:
         allowed = access.read_flags(flags)
+        engine_tokens = access.engine_tokens(flags.signing_key)
         tracing = Tracing.of_environment()
     except (access.CannotStart, NoTracing) as error:
         return _failed(str(error))
@@ -61,6 +62,7 @@ def main() -> int:
                 leave=leave,
                 wake=wake,
                 token=SharedToken(flags.shared_token_file),
+                engine_tokens=engine_tokens,
                 access_log=AccessLog(flags.access_log) if flags.access_log != "off" else None,
                 tracing=tracing,
             )
@@ -119,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         help="who wakes models that sleep; default: nobody",
     )
     add("--shared-token-file", type=Path, metavar="PATH", help="the token by which operator and gateways know us")
+    add("--signing-key", type=Path, metavar="PATH", help="PEM of the Ed25519 key by which engines know this gateway")
     add(
         "--silence-s",
         default=5.0,
