@@ -150,6 +150,7 @@ class Facts:
     check: PodFacts | None = None  # the pod that proves a revision without its accelerator; `revision` says which
     claim: ClaimFacts | None = None  # the claim of spec.model.source, if it names one
     quotas: tuple[QuotaFacts, ...] = ()
+    rival: str = ""  # the Lease of another operator that asked for this model lately, namespace/name
 
     def pods_of(self, revision: str) -> tuple[PodFacts, ...]:
         """Pods of a revision that are there to stay."""

@@ -17,6 +17,7 @@ LABEL_MODEL = f"{GROUP}/model"
 LABEL_REVISION = f"{GROUP}/revision"
 MANAGED_BY = "topmast"
 ENGINE_NAME = "topmast-engine"
+CHECK_NAME = "topmast-check"
 
 ANNOTATION_DRAINING = f"{GROUP}/draining"
 ANNOTATION_RETRY = f"{GROUP}/retry"
@@ -42,3 +43,8 @@ def model_labels(model: str) -> dict[str, str]:
 def model_selector(model: str) -> str:
     """The label selector, as a string, that finds a model's Deployments and pods."""
     return ",".join(f"{key}={value}" for key, value in model_labels(model).items())
+
+
+def owned_selector(model: str) -> str:
+    """The label selector, as a string, that finds everything with a model's label: engines, checks, strays."""
+    return f"{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_MODEL}={model}"

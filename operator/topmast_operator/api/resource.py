@@ -4,7 +4,7 @@ Must not apply defaults of its own where the schema has one: a default in two pl
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from topmast_operator.api.names import ANNOTATION_RETRY
@@ -80,6 +80,7 @@ class Model:
     drain_timeout_s: int
     status: Mapping[str, Any]
     called_unix_s: float | None = None
+    operator: Mapping[str, str] = field(default_factory=dict)  # status.operator: whose it is, and who asked for it
 
     @property
     def key(self) -> str:
@@ -93,6 +94,7 @@ def parse(body: Mapping[str, Any]) -> Model:
     accelerator, autoscaling, sleep = resources.get("accelerator"), spec.get("autoscaling"), spec.get("sleep")
     status = dict(body.get("status", {}))
     called = status.pop("wake", {}).get("calledAt")
+    operator = status.pop("operator", {})
     return Model(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -126,6 +128,7 @@ def parse(body: Mapping[str, Any]) -> Model:
         drain_timeout_s=spec["drain"]["timeoutSeconds"],
         status=status,
         called_unix_s=to_unix(called) if called else None,
+        operator=operator,
     )
 
 

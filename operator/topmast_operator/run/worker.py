@@ -2,16 +2,20 @@
 
 import logging
 import time
+from dataclasses import replace
 
 from topmast_operator.act.client import Api, ApiError
 from topmast_operator.act.execute import execute
 from topmast_operator.act.report import Reporter
-from topmast_operator.plan.plan import make_plan
+from topmast_operator.api.facts import Facts
+from topmast_operator.plan.plan import Plan, make_plan
 from topmast_operator.plan.status import with_refusal
+from topmast_operator.run.attention import Attention, attention
 from topmast_operator.run.metrics import Metrics
+from topmast_operator.run.ownership import Ownership
 from topmast_operator.watch.engines import Engines
-from topmast_operator.watch.gather import gather
-from topmast_operator.watch.room import Rooms
+from topmast_operator.watch.gather import Gatherer
+from topmast_operator.watch.mirror import Mirror
 
 log = logging.getLogger(__name__)
 
@@ -19,26 +23,39 @@ log = logging.getLogger(__name__)
 class Reconciler:
     """Level-triggered: whatever woke it, it looks at everything and repeats nothing that is done."""
 
-    def __init__(self, api: Api, engines: Engines, metrics: Metrics, image: str, *, cluster_wide: bool) -> None:
+    def __init__(
+        self, api: Api, mirror: Mirror, engines: Engines, metrics: Metrics, ownership: Ownership, image: str
+    ) -> None:
         self._api = api
         self._engines = engines
         self._metrics = metrics
+        self._ownership = ownership
         self._image = image
-        self._rooms = Rooms(api, cluster_wide=cluster_wide)
+        self._gatherer = Gatherer(api, mirror)
         self._reporter = Reporter(api)
         self._known: set[tuple[str, str]] = set()
 
-    async def reconcile(self, namespace: str, name: str) -> None:
-        """Bring one model closer to its spec. Raises what should be tried again."""
-        states = self._engines.states(namespace, name)
-        facts = await gather(self._api, self._rooms, states, namespace, name, time.time())
+    async def reconcile(self, namespace: str, name: str) -> Attention:
+        """Bring one model closer to its spec; when it wants to be looked at again. Raises what should be retried."""
+        facts = await self._gather(namespace, name)
         if facts is None:
             self._forget(namespace, name)
-            return
+            return Attention()
+        verdict = await self._ownership.settle(facts.model)
+        if not verdict.mine:
+            self._engines.forget(namespace, name)
+            return Attention(verdict.again_s)
+        facts = replace(facts, rival=verdict.rival)
         self._known.add((namespace, name))
         self._metrics.models.set(len(self._known))
         self._engines.track(facts)
         plan = make_plan(facts, self._image)
+        if _takes_away(plan):
+            confirmed = await self._gather(namespace, name, fresh=True)
+            if confirmed is None:
+                return Attention()  # deleted this moment: the event will come
+            facts = replace(confirmed, rival=verdict.rival)
+            plan = make_plan(facts, self._image)
         refused = await execute(self._api, facts.model, plan)
         for manifest in (*plan.grow, *plan.shrink):
             self._metrics.writes.labels(manifest["kind"]).inc()
@@ -48,15 +65,26 @@ class Reconciler:
         self._metrics.observe(namespace, name, status)
         if refused is not None:
             raise refused
+        return attention(facts, status)
+
+    async def _gather(self, namespace: str, name: str, *, fresh: bool = False) -> Facts | None:
+        states = self._engines.states(namespace, name)
+        return await self._gatherer.gather(states, namespace, name, time.time(), fresh=fresh)
 
     def _forget(self, namespace: str, name: str) -> None:
         self._engines.forget(namespace, name)
         self._reporter.forget(f"{namespace}/{name}")
+        self._ownership.forget(f"{namespace}/{name}")
         if (namespace, name) in self._known:
             log.info("%s/%s is gone", namespace, name)
             self._known.discard((namespace, name))
             self._metrics.models.set(len(self._known))
             self._metrics.forget(namespace, name)
+
+
+def _takes_away(plan: Plan) -> bool:
+    """An index may be behind: what cannot be undone is decided again on what the API server says now."""
+    return bool(plan.drain or plan.shrink or plan.delete)
 
 
 def explain(error: BaseException) -> str:
