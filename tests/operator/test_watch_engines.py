@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 from operatorlab import facts
 
 from topmast_operator.api.facts import Facts, PodFacts
@@ -102,10 +103,25 @@ async def test_silent_pods_cost_nobody_a_second_and_pile_up_nothing() -> None:
             most = max(most, sum("Engines._ask" in repr(task) for task in asyncio.all_tasks()))
         asked = [len(engine.questions) for engine in silent]
         pauses = [later - earlier for earlier, later in zip(healthy.questions, healthy.questions[1:], strict=False)]
-        assert 0 < most <= poller.AT_ONCE_SILENT + 1 and idle < 10
+        assert 0 < most <= SILENT + 1 and idle < 10
     assert len(healthy.questions) >= 6 and max(pauses) < poller.STARTING_EVERY_S + 1, pauses
     assert max(asked) <= 3, "ever more rarely"
     assert all(engine.most_at_once == 1 for engine in silent), "one question at a time"
+
+
+async def test_pods_beyond_the_slots_for_silent_ones_wait_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poller, "AT_ONCE", 6)
+    monkeypatch.setattr(poller, "AT_ONCE_SILENT", 4)
+    healthy = Engine("127.0.89.1", state("loading"))
+    silent = [Engine(f"127.0.88.{number}") for number in range(1, 21)]
+    async with asking(healthy, *silent) as (engines, _):
+        engines.track(told("well", healthy, ready=False))
+        await asyncio.sleep(0.2)
+        engines.track(told("silent", *silent, ready=False))
+        await asyncio.sleep(5)
+        pauses = [later - earlier for earlier, later in zip(healthy.questions, healthy.questions[1:], strict=False)]
+        assert len(pauses) >= 3 and max(pauses) < poller.STARTING_EVERY_S + 0.7, pauses
+        assert 4 <= sum(len(engine.questions) for engine in silent) <= 16, "four at a time, two seconds each"
 
 
 async def test_a_pod_that_answers_again_is_asked_as_often_as_before() -> None:
@@ -132,6 +148,16 @@ async def test_a_load_that_stands_still_is_measured() -> None:
         engine.state = state("loading", load={"bytes_done": 60, "bytes_total": 100})
         await asyncio.sleep(1.3)
         assert engines.states("ns", "m")["m-0"].still_s < 1.3 and woken == ["m", "m"]
+
+
+async def test_nonsense_of_an_engine_is_silence_and_ends_nothing() -> None:
+    wrong = [[], {"phase": "ready", "load": {"bytes_done": "x", "bytes_total": "y"}}, {"phase": "ready", "work": 5}]
+    fleet = [Engine(f"127.0.88.{number}", body) for number, body in enumerate(wrong, 1)]  # type: ignore[arg-type]
+    well = Engine("127.0.89.1", state("loading"))
+    async with asking(*fleet, well) as (engines, _):
+        engines.track(told("m", *fleet, well, ready=False))
+        await asyncio.sleep(1.5)
+        assert len(well.questions) >= 2 and all(engine.questions for engine in fleet)
 
 
 async def test_a_token_is_sent_where_one_is_known_and_a_forgotten_pod_is_asked_no_more() -> None:

@@ -14,7 +14,7 @@ from operatorlab import bodies
 from topmast_operator.watch import audit, own_writes, records
 from topmast_operator.watch.audit import Audit
 from topmast_operator.watch.bell import Bell
-from topmast_operator.watch.mirror import INDEX_NAMES, Indices, Mirror, copied
+from topmast_operator.watch.mirror import INDEX_NAMES, Indices, Mirror, NotSyncedError, copied
 from topmast_operator.watch.own_writes import OwnWrites
 
 Key = tuple[str, str]
@@ -48,6 +48,7 @@ def known() -> Indices:
 def mirror(own: OwnWrites, known: Indices) -> Mirror:
     mirror = Mirror(own)
     mirror.attach(known)
+    mirror.synced.set()
     return mirror
 
 
@@ -84,6 +85,13 @@ def test_a_delete_that_was_answered_counts_at_once(mirror: Mirror, own: OwnWrite
     uid = "uid-of-" + bodies.deployment()["metadata"]["name"]
     own.note({"kind": "Status", "status": "Success", "details": {"uid": uid, "kind": "deployments"}})
     assert replicas(mirror) == []
+
+
+def test_indices_that_are_being_filled_are_not_read(mirror: Mirror) -> None:
+    mirror.attach(indices())
+    with pytest.raises(NotSyncedError):
+        mirror.find("ns", "m")
+    assert mirror.nodes() is None, "no node known is not no node there"
 
 
 def test_a_model_that_no_schema_would_let_pass_is_left_alone(mirror: Mirror, known: Indices) -> None:

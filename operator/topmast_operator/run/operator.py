@@ -24,7 +24,7 @@ from topmast_operator.run.worker import Reconciler, explain
 from topmast_operator.watch.audit import Audit
 from topmast_operator.watch.bell import Bell
 from topmast_operator.watch.engines import Engines
-from topmast_operator.watch.mirror import Indices, Mirror
+from topmast_operator.watch.mirror import Indices, Mirror, NotSyncedError
 from topmast_operator.watch.own_writes import OwnWrites
 from topmast_operator.watch.watcher import Watcher
 
@@ -140,7 +140,7 @@ class Operator:
                 async with asyncio.timeout(PASS_S):
                     wanted = await self._reconciler.reconcile(*key)
                 failed = False
-            except (ApiError, ApiUnreachableError, FencedError) as error:
+            except (ApiError, ApiUnreachableError, FencedError, NotSyncedError) as error:
                 log.warning("%s/%s: %s", *key, explain(error))
             except TimeoutError:
                 log.warning("%s/%s: a pass took longer than %.0f s and was given up", *key, PASS_S)

@@ -24,8 +24,8 @@ WINDOW_S = 20.0
 LEAST_SPAN_S = 3.0  # a rate over less is noise
 TIMEOUT_S = 2.0
 LONGEST_PAUSE_S = 15.0  # between questions to a pod that does not answer
-AT_ONCE = 64
-AT_ONCE_SILENT = AT_ONCE // 2  # of these, for pods that did not answer last time
+AT_ONCE = 256
+AT_ONCE_SILENT = AT_ONCE // 2  # of these, for pods that did not answer last time, or never yet
 STARTING_EVERY_S, SCALED_EVERY_S, SERVING_EVERY_S = 1.0, 2.0, 5.0
 MOST_PER_S = 50.0  # questions to pods that are ready: a larger fleet is asked more rarely,
 RAREST_S, RAREST_SCALED_S = 30.0, 10.0  # but this often; an answer older than 15 s scales nothing
@@ -63,6 +63,10 @@ class Target:
     samples: deque[Sample] = field(default_factory=deque)
     due_at: float = 0.0
     asked: bool = False  # a question is on its way
+
+    @property
+    def silent(self) -> bool:
+        return self.silences > 0 or self.state is None
 
 
 class Engines:
@@ -146,7 +150,7 @@ class Engines:
             entry = heapq.heappop(self._due)
             if self._targets.get((target.model[0], target.pod)) is not target or target.due_at != due_at:
                 continue  # forgotten, or asked for at another time
-            if target.silences and not self._free_for_silent:
+            if target.silent and not self._free_for_silent:
                 later.append(entry)
                 continue
             self._take(target)
@@ -158,7 +162,7 @@ class Engines:
     def _take(self, target: Target) -> None:
         target.asked = True
         self._free -= 1
-        if target.silences:
+        if target.silent:
             self._free_for_silent -= 1
 
     def _give_back(self, was_silent: bool) -> None:
@@ -172,21 +176,17 @@ class Engines:
         self._changed.set()
 
     async def _ask(self, session: aiohttp.ClientSession, target: Target) -> None:
-        was_silent = target.silences > 0
+        was_silent = target.silent
         try:
             async with session.get(_url(target.ip, self._port), headers=self._headers(target)) as answer:
                 body = await answer.json()
-            state = _read(body, target, time.monotonic())
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError) as silent:
+            news = _take_in(target, _read(body, target, time.monotonic()))
+        except Exception as silent:  # whatever listens there may answer anything, and must not end the asking
             log.debug("%s does not tell its state: %r", target.pod, silent)
             target.silences += 1
         else:
             target.silences = 0
-            target.state, target.heard_at = state, time.monotonic()
-            # A load that is being measured counts even when it stays the same; an idle fleet wakes nobody.
-            measured = target.scaled and (state.running or state.waiting or state.offered_input_tokens_per_s)
-            if measured or target.told is None or _tells_something_new(target.told, state):
-                target.told = state
+            if news:
                 self._wake(*target.model)
         finally:
             target.asked = False
@@ -239,6 +239,17 @@ def _age(target: Target, now: float) -> float:
     """Seconds since the engine answered; infinite until its rates mean something, so that nobody shrinks on them."""
     span_s = target.samples[-1].at - target.samples[0].at if target.samples else 0.0
     return now - target.heard_at if span_s >= LEAST_SPAN_S else float("inf")
+
+
+def _take_in(target: Target, state: EngineState) -> bool:
+    """Keep what was heard; whether it is worth a pass."""
+    # A load that is being measured counts even when it stays the same; an idle fleet wakes nobody.
+    measured = target.scaled and (state.running or state.waiting or state.offered_input_tokens_per_s)
+    news = bool(measured) or target.told is None or _tells_something_new(target.told, state)
+    target.state, target.heard_at = state, time.monotonic()
+    if news:
+        target.told = state
+    return news
 
 
 def _tells_something_new(before: EngineState, after: EngineState) -> bool:

@@ -54,6 +54,10 @@ class Found:
     quotas: tuple[Record[QuotaFacts], ...] = ()
 
 
+class NotSyncedError(Exception):
+    """The indices are being filled: what they do not hold may exist all the same."""
+
+
 class Mirror:
     """`synced` is set while the indices are known to hold everything that the API server has (watch/audit.py)."""
 
@@ -68,10 +72,10 @@ class Mirror:
         self._indices = indices
 
     def find(self, namespace: str, name: str) -> Found | None:
-        """What is known of a model; None when there is no such model."""
+        """What is known of a model; None when there is no such model. Raises NotSyncedError."""
         indices = self._indices
-        if indices is None:
-            return None
+        if indices is None or not self.synced.is_set():
+            raise NotSyncedError("watching has just begun: the indices are not complete yet")
         model: Record[Model] | None = _one(self._read(KIND, namespace, name, indices.models))
         if model is None or not is_readable(model):
             return None
@@ -87,9 +91,9 @@ class Mirror:
         )
 
     def nodes(self) -> tuple[Node, ...] | None:
-        """Every node, as watch/nodes.py reads it; None where nodes may not be read."""
+        """Every node, as watch/nodes.py reads it; None where nodes may not be read, or are not all known."""
         indices = self._indices
-        if indices is None or indices.nodes is None:
+        if indices is None or indices.nodes is None or not self.synced.is_set():
             return None
         nodes = [node for name in keys_of(indices.nodes) for node in copied(indices.nodes, name)]
         return tuple(node for node in nodes if not self._own.is_gone(node.uid))
