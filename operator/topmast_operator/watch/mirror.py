@@ -86,8 +86,8 @@ class Mirror:
             pods=self._read("Pod", namespace, name, indices.pods),
             service=_one(self._read("Service", namespace, name, indices.services)),
             budget=_one(self._read("PodDisruptionBudget", namespace, name, indices.budgets)),
-            claim=_one(copied(indices.claims, (namespace, claim))) if claim else None,
-            quotas=copied(indices.quotas, namespace),
+            claim=_one(self._read("PersistentVolumeClaim", namespace, claim, indices.claims)) if claim else None,
+            quotas=self._own.applied_to("ResourceQuota", namespace, "", copied(indices.quotas, namespace)),
         )
 
     def nodes(self) -> tuple[Node, ...] | None:

@@ -24,8 +24,8 @@ class Watcher:
     def __init__(self, namespaces: Sequence[str], bell: Bell) -> None:
         self._namespaces = tuple(namespaces)
         self._bell = bell
-        self._stopped = False
-        self._stop = threading.Event()
+        self._ended = threading.Event()  # for good
+        self._stop = threading.Event()  # what kopf looks at
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
 
     @property
@@ -43,14 +43,16 @@ class Watcher:
         self._stop.set()
 
     def stop(self) -> None:
-        self._stopped = True
+        self._ended.set()
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        while not self._stopped:
+        while not self._ended.is_set():
             self._stop.clear()
+            if self._ended.is_set():  # it was just then
+                return
             try:
                 asyncio.run(
                     kopf.operator(
@@ -63,7 +65,7 @@ class Watcher:
                 )
             except Exception:
                 log.exception("watching failed; it starts again in %.0f s", AGAIN_S)
-            if not self._stopped:
+            if not self._ended.is_set():
                 if not self._stop.is_set():
                     log.warning("watching ended unasked; it starts again in %.0f s", AGAIN_S)
                 self._stop.wait(AGAIN_S)
