@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--lease-name", default="topmast-operator", metavar="NAME")
     add("--metrics-host", default="0.0.0.0")
     add("--metrics-port", type=int, default=8080, help="/metrics, /healthz, /readyz, /wake (default 8080)")
-    add("--resync-s", type=_seconds, default=30.0, metavar="S", help="look at every model this often (default 30)")
+    add("--resync-s", type=_seconds, default=600.0, metavar="S", help="look at every model this often (default 600)")
     add("--shared-token-file", type=Path, metavar="PATH", help="take POST /wake/NS/NAME from who knows this token")
     add("--verbose", action="store_true", help="log debug messages")
     return parser

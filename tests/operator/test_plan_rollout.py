@@ -249,7 +249,7 @@ def test_earlier_revisions_are_kept_as_the_history_says() -> None:
     old = [model(model={"source": f"image:///models/{number}.gguf"}) for number in range(3)]
     empty = [revision(of, 0, age_s=500 - number) for number, of in enumerate(old)]
     made = make(Facts(new, NOW, (*empty, revision(new, 1)), (pod(new),)))
-    assert {name for _, name in made.changes.delete} == {empty[0].name, empty[1].name}
+    assert {name for _, name, _ in made.changes.delete} == {empty[0].name, empty[1].name}
 
 
 def test_a_return_to_a_proven_revision_needs_no_check() -> None:

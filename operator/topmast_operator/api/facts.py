@@ -159,6 +159,7 @@ class Facts:
     claim: ClaimFacts | None = None  # the claim of spec.model.source, if it names one
     quotas: tuple[QuotaFacts, ...] = ()
     refused: WriteRefused | None = None
+    rival: str = ""  # the Lease of another operator that asked for this model lately, namespace/name
 
     def pods_of(self, revision: str) -> tuple[PodFacts, ...]:
         """Pods of a revision that are there to stay."""

@@ -44,3 +44,13 @@ def model_labels(model: str) -> dict[str, str]:
 def model_selector(model: str) -> str:
     """The label selector, as a string, that finds a model's Deployments and pods."""
     return ",".join(f"{key}={value}" for key, value in model_labels(model).items())
+
+
+def owned_selector(model: str) -> str:
+    """The label selector, as a string, that finds everything with a model's label: engines and strays."""
+    return f"{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_MODEL}={model}"
+
+
+def check_selector(model: str) -> str:
+    """The label selector that finds the check pods of a model."""
+    return f"{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_CHECK}={model}"

@@ -4,7 +4,7 @@ Must not apply defaults of its own where the schema has one: a default in two pl
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from topmast_operator.api.names import ANNOTATION_RETRY
@@ -93,6 +93,7 @@ class Model:
     restart_at: str | None
     status: Mapping[str, Any]
     called_unix_s: float | None = None
+    operator: Mapping[str, str] = field(default_factory=dict)  # status.operator: whose it is, and who asked for it
 
     @property
     def key(self) -> str:
@@ -106,6 +107,7 @@ def parse(body: Mapping[str, Any]) -> Model:
     accelerator, autoscaling, sleep = resources.get("accelerator"), spec.get("autoscaling"), spec.get("sleep")
     status = dict(body.get("status", {}))
     called = status.pop("wake", {}).get("calledAt")
+    operator = status.pop("operator", {})
     return Model(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -141,6 +143,7 @@ def parse(body: Mapping[str, Any]) -> Model:
         restart_at=spec.get("restartAt"),
         status=status,
         called_unix_s=to_unix(called) if called else None,
+        operator=operator,
     )
 
 

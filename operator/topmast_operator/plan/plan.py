@@ -51,6 +51,7 @@ class Plan:
     status: Mapping[str, Any]
     events: tuple[Event, ...]
     again_s: float | None  # look again after so long, whatever happens; None: an event will tell
+    waits: bool  # it may be waiting for room: what comes free elsewhere concerns it
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def make_plan(facts: Facts, template: Mapping[str, Any]) -> Plan:
         status=status,
         events=events_of(model.status, status),
         again_s=_again_s(health, decided),
+        waits=not health.settled or any(pod.scheduled is False for pod in facts.pods),
     )
 
 

@@ -19,7 +19,7 @@ class Changes:
     undrain: tuple[str, ...]  # pods that stay after all
     drain: tuple[str, ...]  # pods to announce to the gateways
     shrink: tuple[Manifest, ...]  # a moment after the announcement
-    delete: tuple[tuple[str, str], ...]  # kind and name
+    delete: tuple[tuple[str, str, str], ...]  # kind, name, and uid where it is known: only that very object
     grow: tuple[Manifest, ...]  # new or larger Deployments first, then the other children
 
     @property
@@ -53,11 +53,16 @@ def changes(facts: Facts, plan: Plan, template: Mapping[str, Any]) -> Changes:
         )
         if live is None or children.live_differs(manifest, live.live) or _kept_too_long(manifest, live):
             smaller = live is not None and plan.replicas[name] < live.replicas
+            if smaller and live is not None:
+                # Refused when it is another one by now: what takes away is decided again then.
+                manifest["metadata"]["resourceVersion"] = live.live["metadata"].get("resourceVersion")
             (shrink if smaller else grow).append(manifest)
     others, gone = _others(facts, plan)
     if plan.check and (facts.check is None or facts.check.revision != plan.check):
         others.append(check_pod(facts.model, plan.check, template))
-    return Changes(plan.undrain, plan.drain, tuple(shrink), (*plan.delete, *gone), (*grow, *others))
+    uids = {("Deployment", item.name): item.live["metadata"].get("uid", "") for item in facts.revisions}
+    delete = tuple((kind, name, uids.get((kind, name), "")) for kind, name in (*plan.delete, *gone))
+    return Changes(plan.undrain, plan.drain, tuple(shrink), delete, (*grow, *others))
 
 
 def _others(facts: Facts, plan: Plan) -> tuple[list[Manifest], list[tuple[str, str]]]:
