@@ -1,6 +1,6 @@
 """From facts to everything that one reconcile does: the whole policy of the operator, in the order in which it applies.
 
-Pure: the same facts and the same default image give the same plan. A plan names only what has to change.
+Pure: the same facts and the same defaults for engines give the same plan. A plan names only what has to change.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from topmast_operator.plan.rollout import Revision, Rollout, Strategy, plan_roll
 from topmast_operator.plan.status import render_status
 from topmast_operator.plan.victims import choose_victims
 from topmast_operator.render import children
-from topmast_operator.render.template import render_template
+from topmast_operator.render.template import EngineDefaults, render_template
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Plan:
     notes: tuple[Note, ...]
 
 
-def make_plan(facts: Facts, default_image: str) -> Plan:
+def make_plan(facts: Facts, defaults: EngineDefaults) -> Plan:
     """What to do now for one model."""
     model, target_name = facts.model, revision_of(facts.model)
     known = {revision.revision: revision for revision in facts.revisions}
     target = known.get(target_name)
-    template = target.template if target else render_template(model, target_name, default_image)
+    template = target.template if target else render_template(model, target_name, defaults)
     rest = sleep.decide(facts)
     decision = _autoscale(facts, rest)
     wanted = _wanted(model, rest, decision)

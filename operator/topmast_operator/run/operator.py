@@ -13,6 +13,7 @@ from pathlib import Path
 
 from topmast_operator.act import paths
 from topmast_operator.act.client import Api, ApiError, ApiUnreachableError
+from topmast_operator.render.template import EngineDefaults
 from topmast_operator.run.lease import Lease, LostLeaseError
 from topmast_operator.run.metrics import Metrics
 from topmast_operator.run.queue import WorkQueue
@@ -33,7 +34,7 @@ class Options:
     """The command line."""
 
     namespaces: tuple[str, ...]
-    engine_image: str
+    engine_defaults: EngineDefaults
     lease_namespace: str
     lease_name: str
     metrics_host: str
@@ -53,7 +54,7 @@ class Operator:
         self._lease = Lease(api, options.lease_namespace, options.lease_name)
         self._engines = Engines(lambda namespace, name: self._queue.add((namespace, name)))
         self._reconciler = Reconciler(
-            api, self._engines, self._metrics, options.engine_image, cluster_wide=not options.namespaces
+            api, self._engines, self._metrics, options.engine_defaults, cluster_wide=not options.namespaces
         )
         self._busy_since: dict[int, float] = {}
         self._watcher: Watcher | None = None

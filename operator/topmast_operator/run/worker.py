@@ -8,6 +8,7 @@ from topmast_operator.act.execute import execute
 from topmast_operator.act.report import Reporter
 from topmast_operator.plan.plan import make_plan
 from topmast_operator.plan.status import with_refusal
+from topmast_operator.render.template import EngineDefaults
 from topmast_operator.run.metrics import Metrics
 from topmast_operator.watch.engines import Engines
 from topmast_operator.watch.gather import gather
@@ -19,11 +20,13 @@ log = logging.getLogger(__name__)
 class Reconciler:
     """Level-triggered: whatever woke it, it looks at everything and repeats nothing that is done."""
 
-    def __init__(self, api: Api, engines: Engines, metrics: Metrics, image: str, *, cluster_wide: bool) -> None:
+    def __init__(
+        self, api: Api, engines: Engines, metrics: Metrics, defaults: EngineDefaults, *, cluster_wide: bool
+    ) -> None:
         self._api = api
         self._engines = engines
         self._metrics = metrics
-        self._image = image
+        self._defaults = defaults
         self._rooms = Rooms(api, cluster_wide=cluster_wide)
         self._reporter = Reporter(api)
         self._known: set[tuple[str, str]] = set()
@@ -38,7 +41,7 @@ class Reconciler:
         self._known.add((namespace, name))
         self._metrics.models.set(len(self._known))
         self._engines.track(facts)
-        plan = make_plan(facts, self._image)
+        plan = make_plan(facts, self._defaults)
         refused = await execute(self._api, facts.model, plan)
         for manifest in (*plan.grow, *plan.shrink):
             self._metrics.writes.labels(manifest["kind"]).inc()

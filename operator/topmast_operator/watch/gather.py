@@ -14,7 +14,6 @@ from topmast_operator.api.facts import EngineState, Facts, PodFacts, RevisionFac
 from topmast_operator.api.names import (
     ANNOTATION_FAILED,
     ANNOTATION_PROVEN,
-    ANNOTATION_TEMPLATE,
     LABEL_MANAGED_BY,
     LABEL_MODEL,
     LABEL_REVISION,
@@ -24,6 +23,7 @@ from topmast_operator.api.names import (
 from topmast_operator.api.resource import Model, parse
 from topmast_operator.api.times import to_unix
 from topmast_operator.plan.revision import revision_of
+from topmast_operator.render.pinned import template_of
 from topmast_operator.watch.pods import read_pod
 from topmast_operator.watch.room import Rooms
 
@@ -45,7 +45,7 @@ async def gather(
         api.get(paths.child("Service", namespace, name)),
         api.get(paths.child("PodDisruptionBudget", namespace, name)),
     )
-    revisions = tuple(read_revision(item) for item in deployments if _is_ours(item, model))
+    revisions = tuple(read_revision(item, model) for item in deployments if _is_ours(item, model))
     read = tuple(read_pod(item, engines.get(item["metadata"]["name"])) for item in pods if not _has_ended(item))
     room = await rooms.room(model) if _room_matters(model, revisions, read) else None
     named = {"Service": service, "PodDisruptionBudget": budget}
@@ -53,15 +53,16 @@ async def gather(
     return Facts(model, now, revisions, read, service, budget, room, foreign)
 
 
-def read_revision(body: Body) -> RevisionFacts:
-    """A Deployment. Where its pinned template was lost, what runs now is pinned instead: nothing may restart."""
+def read_revision(body: Body, model: Model) -> RevisionFacts:
+    """A Deployment of the model."""
     meta, annotations = body["metadata"], body["metadata"].get("annotations", {})
+    revision = meta["labels"].get(LABEL_REVISION, "")
     return RevisionFacts(
         name=meta["name"],
-        revision=meta["labels"].get(LABEL_REVISION, ""),
+        revision=revision,
         created_unix_s=to_unix(meta["creationTimestamp"]),
         replicas=body["spec"]["replicas"],
-        template=_json(annotations.get(ANNOTATION_TEMPLATE)) or body["spec"]["template"],
+        template=template_of(body, model, wanted=revision == revision_of(model)),
         proven=annotations.get(ANNOTATION_PROVEN) == "true",
         failed=_json(annotations.get(ANNOTATION_FAILED)),
         replica_failure=_replica_failure(body),

@@ -10,10 +10,10 @@ from topmast_operator.api.resource import Model, parse
 from topmast_operator.plan.plan import Plan, make_plan
 from topmast_operator.plan.revision import revision_of
 from topmast_operator.render import children
-from topmast_operator.render.template import render_template
+from topmast_operator.render.template import EngineDefaults, render_template
 
 NOW = 1_800_000_000.0
-IMAGE = "topmast/server:1"
+DEFAULTS = EngineDefaults("topmast/server:1")
 
 
 def body(**spec: Any) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def model(status: dict[str, Any] | None = None, retry: str = "", **spec: Any) ->
 def revision(of: Model, replicas: int, *, age_s: float = 100, proven: bool = True, **more: Any) -> RevisionFacts:
     """The Deployment that the operator made for this model's spec, as it is stored."""
     name = revision_of(of)
-    template = render_template(of, name, IMAGE)
+    template = render_template(of, name, DEFAULTS)
     live = children.deployment(of, name, template, replicas, proven=proven, failed=more.get("failed"))
     facts = RevisionFacts(f"m-{name}", name, NOW - age_s, replicas, template, proven, None, "", live)
     return replace(facts, **more)
@@ -96,7 +96,7 @@ def settled(of: Model, replicas: int) -> Facts:
 
 
 def plan(facts: Facts) -> Plan:
-    return make_plan(facts, IMAGE)
+    return make_plan(facts, DEFAULTS)
 
 
 def replicas(made: Plan) -> dict[str, int]:

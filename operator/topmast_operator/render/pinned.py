@@ -1,0 +1,74 @@
+"""The pod template that a revision keeps for life, on its Deployment, without the values of environment variables.
+
+Values are left out because annotations are read by many and copied to ReplicaSets. They come back from the spec while
+it still asks for this revision, which was made from the same values, and else from what runs (docs/decisions/0011).
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from topmast_operator.api.names import ANNOTATION_PINNED, ANNOTATION_TEMPLATE, CONTAINER
+from topmast_operator.api.resource import Model
+
+LONGEST_BYTES = 128 * 1024  # Kubernetes allows 256 KiB for all annotations of an object together
+
+Template = Mapping[str, Any]
+
+
+def annotations(template: Template) -> dict[str, str]:
+    """What keeps the template on its Deployment; nothing for one that is too long: what runs is kept then."""
+    text = json.dumps(without_values(template), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return {ANNOTATION_PINNED: text} if len(text.encode()) <= LONGEST_BYTES else {}
+
+
+def without_values(template: Template) -> dict[str, Any]:
+    """The template with the names of variables alone. What is taken from elsewhere (`valueFrom`) is no value."""
+    return _with_environment(template, lambda item: {key: item[key] for key in item if key != "value"})
+
+
+def template_of(deployment: Mapping[str, Any], model: Model, *, wanted: bool) -> dict[str, Any]:
+    """The pinned template of a Deployment. `wanted`: the spec asks for this very revision.
+
+    Where it was lost, what runs now is pinned instead: nothing may restart.
+    """
+    kept, live = deployment["metadata"].get("annotations", {}), deployment["spec"]["template"]
+    if before := _json(kept.get(ANNOTATION_TEMPLATE)):
+        return before  # from a version that kept the values, too
+    pinned = _json(kept.get(ANNOTATION_PINNED))
+    if pinned is None:
+        return dict(live)
+    values = {item["name"]: item.get("value", "") for item in _environment(live) if "valueFrom" not in item}
+    if wanted:
+        values |= {name: value for name, value in model.engine.env if isinstance(value, str)}
+
+    def restored(item: Mapping[str, Any]) -> dict[str, Any] | None:
+        if "valueFrom" in item:
+            return dict(item)
+        return {**item, "value": values[item["name"]]} if item["name"] in values else None
+
+    return _with_environment(pinned, restored)
+
+
+def _with_environment(template: Template, change: Any) -> dict[str, Any]:
+    containers = [
+        {**item, "env": [changed for entry in item["env"] if (changed := change(entry)) is not None]}
+        if item["name"] == CONTAINER and "env" in item
+        else item
+        for item in template["spec"]["containers"]
+    ]
+    return {**template, "spec": {**template["spec"], "containers": containers}}
+
+
+def _environment(template: Template) -> list[Mapping[str, Any]]:
+    return [
+        entry for item in template["spec"]["containers"] if item["name"] == CONTAINER for entry in item.get("env", ())
+    ]
+
+
+def _json(text: str | None) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
