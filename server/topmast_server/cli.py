@@ -72,11 +72,18 @@ def engine_config(options: Options, path: str) -> EngineConfig:
 
 
 def _listen(host: str, port: int, flag: str) -> socket.socket:
-    """A bound and listening socket; connections wait in it until the server takes them."""
+    """A bound and listening socket; connections wait in it until the server takes them.
+
+    `::` is every address, of IPv4 and IPv6; where the kernel has no IPv6 it is every address of IPv4.
+    """
+    dual = host == "::" and socket.has_dualstack_ipv6()
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        where = "0.0.0.0" if host == "::" and not dual else host
+        family, kind, proto, _, address = socket.getaddrinfo(where, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if dual:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(address)
         listener.listen(1024)
     except OSError as error:
