@@ -32,8 +32,8 @@ def main() -> int:
         signal.signal(number, _leave_at_once)
     console = Console(started_s)
     try:
-        public = _listen(options.host, options.port, "--port")
-        admin = _listen(options.admin_host, options.admin_port, "--admin-port")
+        public = listen(options.host, options.port, "--port")
+        admin = listen(options.admin_host, options.admin_port, "--admin-port")
     except OSError as error:
         console.error(str(error))
         return BAD_USAGE
@@ -71,7 +71,7 @@ def engine_config(options: Options, path: str) -> EngineConfig:
     )
 
 
-def _listen(host: str, port: int, flag: str) -> socket.socket:
+def listen(host: str, port: int, flag: str) -> socket.socket:
     """A bound and listening socket; connections wait in it until the server takes them.
 
     `::` is every address, of IPv4 and IPv6; where the kernel has no IPv6 it is every address of IPv4.
