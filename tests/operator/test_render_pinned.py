@@ -6,6 +6,7 @@ import copy
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from operatorlab.facts import DEFAULTS, model, settled
@@ -128,6 +129,30 @@ def test_the_largest_environment_that_the_schema_allows_fits() -> None:
     body = stored(model(engine={"env": many}, pod={"env": [{**item, "name": f"P{item['name']}"} for item in many]}))
     size = sum(len(name) + len(value) for name, value in body["metadata"]["annotations"].items())
     assert size < 32 * 1024
+
+
+def test_values_of_containers_that_others_added_are_kept_out_as_well() -> None:
+    """Where a pin was lost, what runs is pinned, sidecars and all."""
+    body = stored(model())
+    sidecar = {"name": "mesh", "env": [{"name": "KEY", "value": SECRET}, {"name": "HOME", "value": "/mesh"}]}
+    body["spec"]["template"]["spec"]["containers"].append(sidecar)
+    body["spec"]["template"]["spec"]["initContainers"] = [{**sidecar, "name": "init"}]
+    del body["metadata"]["annotations"]["topmast.dev/pinned"]
+    template = read_revision(body, model()).template
+    again = deployment(model(), "r", template, 1, proven=True, failed=None)
+    assert SECRET not in json.dumps(again["metadata"])
+    again["metadata"]["creationTimestamp"] = body["metadata"]["creationTimestamp"]
+    assert read_revision(again, model()).template == template, "each container has its own HOME"
+
+
+def test_the_longest_template_that_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pinned.LONGEST_BYTES == 128 * 1024
+    template = render_template(model(), "r", DEFAULTS)
+    (text,) = pinned.annotations(template).values()
+    monkeypatch.setattr(pinned, "LONGEST_BYTES", len(text.encode()))
+    assert pinned.annotations(template) == {"topmast.dev/pinned": text}
+    monkeypatch.setattr(pinned, "LONGEST_BYTES", len(text.encode()) - 1)
+    assert pinned.annotations(template) == {}
 
 
 def test_a_template_that_is_too_long_for_an_annotation_is_kept_by_what_runs() -> None:

@@ -5,7 +5,7 @@ it still asks for this revision, which was made from the same values, and else f
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from topmast_operator.api.names import ANNOTATION_PINNED, ANNOTATION_TEMPLATE, CONTAINER
@@ -14,6 +14,7 @@ from topmast_operator.api.resource import Model
 LONGEST_BYTES = 128 * 1024  # Kubernetes allows 256 KiB for all annotations of an object together
 
 Template = Mapping[str, Any]
+Variable = Mapping[str, Any]
 
 
 def annotations(template: Template) -> dict[str, str]:
@@ -24,7 +25,7 @@ def annotations(template: Template) -> dict[str, str]:
 
 def without_values(template: Template) -> dict[str, Any]:
     """The template with the names of variables alone. What is taken from elsewhere (`valueFrom`) is no value."""
-    return _with_environment(template, lambda item: {key: item[key] for key in item if key != "value"})
+    return _change_variables(template, lambda _, item: {key: item[key] for key in item if key != "value"})
 
 
 def template_of(deployment: Mapping[str, Any], model: Model, *, wanted: bool) -> dict[str, Any]:
@@ -38,32 +39,44 @@ def template_of(deployment: Mapping[str, Any], model: Model, *, wanted: bool) ->
     pinned = _json(kept.get(ANNOTATION_PINNED))
     if pinned is None:
         return dict(live)
-    values = {item["name"]: item.get("value", "") for item in _environment(live) if "valueFrom" not in item}
+    values = _values(live)
     if wanted:
-        values |= {name: value for name, value in model.engine.env if isinstance(value, str)}
+        values |= {(CONTAINER, name): value for name, value in model.engine.env if isinstance(value, str)}
 
-    def restored(item: Mapping[str, Any]) -> dict[str, Any] | None:
+    def restored(container: str, item: Variable) -> Variable | None:
         if "valueFrom" in item:
-            return dict(item)
-        return {**item, "value": values[item["name"]]} if item["name"] in values else None
+            return item
+        at = (container, item["name"])
+        return {**item, "value": values[at]} if at in values else None
 
-    return _with_environment(pinned, restored)
-
-
-def _with_environment(template: Template, change: Any) -> dict[str, Any]:
-    containers = [
-        {**item, "env": [changed for entry in item["env"] if (changed := change(entry)) is not None]}
-        if item["name"] == CONTAINER and "env" in item
-        else item
-        for item in template["spec"]["containers"]
-    ]
-    return {**template, "spec": {**template["spec"], "containers": containers}}
+    return _change_variables(pinned, restored)
 
 
-def _environment(template: Template) -> list[Mapping[str, Any]]:
-    return [
-        entry for item in template["spec"]["containers"] if item["name"] == CONTAINER for entry in item.get("env", ())
-    ]
+def _values(template: Template) -> dict[tuple[str, str], str]:
+    """Literal values by container and variable."""
+    found: dict[tuple[str, str], str] = {}
+
+    def note(container: str, item: Variable) -> Variable:
+        if "valueFrom" not in item:
+            found[container, item["name"]] = item.get("value", "")
+        return item
+
+    _change_variables(template, note)
+    return found
+
+
+def _change_variables(template: Template, change: Callable[[str, Variable], Variable | None]) -> dict[str, Any]:
+    """Every variable of every container as `change` gives it back; without those that it does not."""
+    spec = dict(template["spec"])
+    for kind in ("initContainers", "containers"):
+        if kind in spec:
+            spec[kind] = [
+                {**item, "env": [new for old in item["env"] if (new := change(item["name"], old)) is not None]}
+                if "env" in item
+                else item
+                for item in spec[kind]
+            ]
+    return {**template, "spec": spec}
 
 
 def _json(text: str | None) -> dict[str, Any] | None:
