@@ -11,6 +11,7 @@ from topmast_operator.api.facts import Facts, WriteRefused
 from topmast_operator.plan.plan import Plan, make_plan
 from topmast_operator.plan.revision import revision_of
 from topmast_operator.render.changes import Changes, changes, target_template
+from topmast_operator.render.template import EngineDefaults
 from topmast_operator.run.attention import Attention
 from topmast_operator.run.metrics import Metrics
 from topmast_operator.run.ownership import Ownership
@@ -25,13 +26,19 @@ class Reconciler:
     """Level-triggered: whatever woke it, it looks at everything and repeats nothing that is done."""
 
     def __init__(
-        self, api: Api, mirror: Mirror, engines: Engines, metrics: Metrics, ownership: Ownership, image: str
+        self,
+        api: Api,
+        mirror: Mirror,
+        engines: Engines,
+        metrics: Metrics,
+        ownership: Ownership,
+        defaults: EngineDefaults,
     ) -> None:
         self._api = api
         self._engines = engines
         self._metrics = metrics
         self._ownership = ownership
-        self._image = image
+        self._defaults = defaults
         self._gatherer = Gatherer(api, mirror)
         self._reporter = Reporter(api)
         self._known: set[tuple[str, str]] = set()
@@ -69,7 +76,7 @@ class Reconciler:
         return Attention(plan.again_s, plan.waits)
 
     def _plan(self, facts: Facts) -> tuple[Plan, Changes]:
-        template = target_template(facts, revision_of(facts.model), self._image)
+        template = target_template(facts, revision_of(facts.model), self._defaults)
         plan = make_plan(facts, template)
         return plan, changes(facts, plan, template)
 
