@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from checkout import cluster_name
 from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, Object, helm, of_kind, render
 from cluster.waiting import until
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.errors import ClusterError
-from topmast_cluster.progress import Progress
 from topmast_cluster.quickstart.model import apply_model, await_model
 from topmast_cluster.quickstart.target import Target
 
@@ -66,17 +64,6 @@ class Release:
         """To the API server and, by what it says of itself, to kubectl."""
         self.kubectl("wait", "--for=condition=Established", f"crd/{CRD}")
         assert until(lambda: self.kubectl("get", "llmdeployments", "-A", check=False).returncode == 0)
-
-
-@pytest.fixture(scope="module")
-def control_plane() -> Iterator[Cluster]:
-    cluster = Cluster(cluster_name("chart"), Progress())
-    cluster.stop()
-    try:
-        cluster.start(nodes=0)
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture
