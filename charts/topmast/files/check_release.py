@@ -1,8 +1,8 @@
 """What `helm test` runs: asks operator and gateways whether they are ready. Needs Python and nothing else.
 
-Arguments are URLs; tcp://, as Kubernetes' own variables for a Service say, is HTTP, and tls+tcp:// is HTTPS. 200 is ready,
-and so is 401 of a public route: it wants a key, which this pod has not. Every address behind a name is asked. Exit code
-0: all are ready; 1: one was not within a minute, and what it said.
+Arguments are URLs; tcp://, as Kubernetes' own variables for a Service say, is HTTP, and tls+tcp:// is HTTPS. 200 is
+ready, and so is 401 of a public route: it wants a key, which this pod has not. Every address behind a name is asked.
+Exit code 0: all are ready; 1: one was not within a minute, and what it said.
 """
 
 import http.client
