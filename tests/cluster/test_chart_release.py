@@ -155,6 +155,27 @@ def test_with_namespaces_the_rights_end_there(release: Release) -> None:
         release.kubectl("delete", "namespace", "team-a", "team-b")
 
 
+def test_with_namespaces_those_who_are_named_may_look_or_edit_there(release: Release) -> None:
+    release.kubectl("create", "namespace", "team-a")
+    group = "rbac.authorization.k8s.io"
+    people = {
+        right: json.dumps([{"kind": "User", "name": name, "apiGroup": group}])
+        for right, name in (("viewers", "vera"), ("editors", "edith"))
+    }
+    named = [f"rbac.userRoles.{right}={subjects}" for right, subjects in people.items()]
+
+    def can(user: str, verb: str, namespace: str = "team-a") -> bool:
+        words = ("auth", "can-i", verb, "llmdeployments.topmast.dev", f"--as={user}", "-n", namespace)
+        return release.kubectl(*words, check=False).returncode == 0
+
+    try:
+        release.upgrade(CHART, 'namespaces=["team-a"]', *named)
+        assert until(lambda: can("edith", "create") and can("edith", "list") and can("vera", "list"))
+        assert not can("vera", "create") and not can("edith", "list", "default") and not can("strange", "list")
+    finally:
+        release.kubectl("delete", "namespace", "team-a")
+
+
 def test_users_with_edit_rights_may_run_models(release: Release) -> None:
     release.upgrade()
     release.kubectl("create", "rolebinding", "ann", "--clusterrole=edit", "--user=ann", "-n", "default")
