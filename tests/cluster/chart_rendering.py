@@ -37,7 +37,7 @@ def render(*values: str, files: Sequence[Path] = (), chart: Path = CHART, name: 
     sets = [word for value in values for word in ("--set-json", value)]
     given = [word for file in files for word in ("--values", file)]
     text = helm("template", name, chart, "--namespace", SYSTEM, *given, *sets).stdout
-    return [item for item in yaml.safe_load_all(text) if item]
+    return [item for item in yaml.load_all(text, Loader=yaml.CSafeLoader) if item]  # ten times as fast as without the C
 
 
 def refusal(*values: str) -> str:
