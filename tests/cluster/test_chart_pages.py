@@ -5,16 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import re
-import sys
 from typing import Any
 
 import pytest
 import yaml
 
-from cluster.chart_rendering import CHART, REPOSITORY, named, of_kind, render
-
-sys.path.append(str(REPOSITORY / "charts"))
 import values_table
+from cluster.chart_rendering import CHART, REPOSITORY, named, of_kind, render
 
 VALUES = (CHART / "values.yaml").read_text()
 META: dict[str, Any] = yaml.safe_load((CHART / "Chart.yaml").read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, Object, refusal, render
+import values_table
+from cluster.chart_rendering import CHART, SYSTEM, Object, refusal, render
 from cluster.dry_run import DryRun, dry_run
 from cluster.foreign_crds import foreign_crds
 from cluster.waiting import until
 from topmast_cluster.cluster import Cluster
-
-sys.path.append(str(REPOSITORY / "charts"))
-import values_table
 
 COMPONENTS = ("operator", "gateway")
 POD = "spec template spec"
