@@ -76,8 +76,9 @@ binaries: venv  ## build Kubernetes, etcd and Helm into the user's cache, once
 images: venv  ## build the container images into the user's cache
 	@$(BIN)/python -m topmast_cluster.images
 
-chart: venv  ## copy crds/ into the chart (a test fails when the copy is stale)
+chart: venv  ## copy crds/ into the chart and write its table of values (tests fail when either is stale)
 	@cp crds/llmdeployments.yaml charts/topmast/files/llmdeployments.yaml
+	@$(BIN)/python charts/values_table.py
 
 pins: venv  ## write constraints.txt from what is installed in .venv
 	@sed -n '/^#/p' constraints.txt > constraints.new

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 import os
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from kubernetes.aio.config import ConfigException
 
 from topmast_operator.act.client import Api
 from topmast_operator.render.template import EngineDefaults
+from topmast_operator.run import logs
 from topmast_operator.run.operator import Operator, Options
 from topmast_operator.run.pod_defaults import PodDefaultsError, read_pod_defaults
 
@@ -20,13 +20,7 @@ SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/
 def main() -> int:
     """Run until told to stop. 0: stopped; 1: lost its Lease or failed; 2: bad usage."""
     arguments = _parser().parse_args()
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("kopf").setLevel(logging.WARNING)  # one line per event otherwise
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # it warns that signals are not its own
+    logs.set_up(arguments.log_format, verbose=arguments.verbose)
     namespace = arguments.lease_namespace or _own_namespace() or (arguments.namespace or [None])[0]
     if namespace is None:
         _parser().error("--lease-namespace is needed outside of a pod")
@@ -84,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--metrics-port", type=int, default=8080, help="/metrics, /healthz, /readyz, /wake (default 8080)")
     add("--resync-s", type=_seconds, default=600.0, metavar="S", help="look at every model this often (default 600)")
     add("--shared-token-file", type=Path, metavar="PATH", help="take POST /wake/NS/NAME from who knows this token")
+    add("--log-format", choices=logs.FORMATS, default="text", help="json: one object a line (default text)")
     add("--verbose", action="store_true", help="log debug messages")
     return parser
 

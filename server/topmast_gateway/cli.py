@@ -8,14 +8,13 @@ import logging
 import sys
 from pathlib import Path
 
-from topmast_gateway import access_flags, flag_types, sharing
+from topmast_gateway import access_flags, flag_types, logs, sharing
 
 
 def main() -> int:
     """Run the gateway with the command line's flags."""
     flags = _parser().parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every malformed request: anybody's to send
+    logs.set_up(flags.log_format)
 
     import uvloop  # imported late, so that --help and a wrong flag answer at once
 
@@ -140,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         type=flag_types.positive,
         help="longest wait for an answer that is not streamed (default %(default)s)",
     )
+    add("--log-format", choices=logs.FORMATS, default="text", help="of all but the access log (default %(default)s)")
     add("--access-log", default="-", metavar="WHERE", help="a file, - for standard output (default), or off")
     add("--max-streams", default=2000, type=flag_types.count, help="requests at once (default %(default)s)")
     add(
