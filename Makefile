@@ -18,8 +18,8 @@ OLD_TRITON_DIR := $(VENV)/triton-old
 # torch's CPU build: from a directory of wheels where there is one, else from the package index.
 FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
 
-.PHONY: help venv up down check test test-suites test-kernels test-old-triton test-server test-gateway test-operator \
-  test-cluster test-own-cluster test-long binaries images chart pins bench bench-gateway storm soak clean
+.PHONY: help venv up down check test test-suites test-cli test-kernels test-old-triton test-server test-gateway \
+  test-operator test-cluster test-own-cluster test-long binaries images chart pins bench bench-gateway storm soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ test: venv  ## every test, the ones on the real cluster included
 
 test-suites: venv  ## the runner of all suites
 	@$(PYTEST) $(or $(TESTS),tests/suites) $(PYTEST_OPTIONS)
+
+test-cli: venv  ## the topmast command, and that no link or command in docs/ leads nowhere
+	@$(PYTEST) $(or $(TESTS),tests/cli tests/docs) $(PYTEST_OPTIONS)
 
 test-kernels: $(VENV)/.triton  ## CPU and GPU kernels against float64 NumPy, the latter in Triton's interpreter
 	@$(PYTEST) -n 2 --dist loadfile $(or $(TESTS),tests/kernels) $(PYTEST_OPTIONS)
@@ -93,8 +96,9 @@ binaries: venv  ## build Kubernetes, etcd and Helm into the user's cache, once
 images: venv  ## build the container images into the user's cache
 	@$(BIN)/python -m topmast_cluster.images
 
-chart: venv  ## copy crds/ into the chart (a test fails when the copy is stale)
+chart: venv  ## copy crds/ into the chart and write its table of values (tests fail when either is stale)
 	@cp crds/llmdeployments.yaml charts/topmast/files/llmdeployments.yaml
+	@$(BIN)/python charts/values_table.py
 
 pins: venv  ## write constraints.txt from what is installed in .venv
 	@sed -n '/^#/p' constraints.txt > constraints.new

@@ -35,6 +35,7 @@ STEPS = (
     Step("test-own-cluster", Kind.WAITS, after=("images",)),
     Step("check", Kind.COMPUTES),
     Step("test-suites", Kind.COMPUTES),
+    Step("test-cli", Kind.COMPUTES),
     Step("test-kernels", Kind.COMPUTES),
     Step("test-old-triton", Kind.COMPUTES),
     Step("test-server", Kind.MEASURES),

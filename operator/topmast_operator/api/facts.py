@@ -10,6 +10,7 @@ from typing import Any
 from topmast_operator.api.resource import Model
 
 OVERDUE_S = 15.0
+ENDED = frozenset({"Succeeded", "Failed"})
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,15 @@ class Termination:
     exit_code: int
     reason: str
     message: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """What an engine computes on. `count` is of accelerators in use: 0 on CPUs."""
+
+    kind: str  # cpu, cuda
+    name: str
+    count: int
 
 
 @dataclass(frozen=True)
@@ -41,11 +51,13 @@ class EngineState:
     output_tokens_per_s: float = 0.0
     age_s: float = 0.0  # since this was read
     idle_s: float | None = None  # without work or a new request until then; counted from when it became ready
+    device: Device | None = None  # None until it says so, and with engines that never do
+    still_s: float = 0.0  # while it starts: since its phase or its loaded bytes last changed
 
 
 @dataclass(frozen=True)
 class PodFacts:
-    """One pod that has not ended. `deleting`: it has a deletionTimestamp; `draining`: it has been announced."""
+    """One pod, one that has ended included. `deleting`: it has a deletionTimestamp; `draining`: it was announced."""
 
     name: str
     revision: str
@@ -55,7 +67,7 @@ class PodFacts:
     ready: bool
     deleting: bool
     draining: bool
-    scheduled: bool | None  # None: the scheduler has not spoken
+    scheduled: bool | None  # None: the scheduler has not spoken, or may not because the pod is gated
     unschedulable_message: str
     waiting_reason: str
     waiting_message: str
@@ -65,6 +77,18 @@ class PodFacts:
     created_unix_s: float
     leaves_by_unix_s: float | None = None  # the end of its grace period, once it is being deleted
     engine: EngineState | None = None
+    gates: tuple[str, ...] = ()  # scheduling gates that others have not lifted yet
+    ended_reason: str = ""  # of a pod that Failed as a whole: Evicted, UnexpectedAdmissionError, OutOfcpu
+    ended_message: str = ""
+    scheduled_unix_s: float | None = None
+    started_unix_s: float | None = None  # since when its container runs
+    ready_unix_s: float | None = None  # since when it is ready
+    stuck_message: str = ""  # the last warning about a pod that has a node and no container: a volume, a sandbox
+
+    @property
+    def ended(self) -> bool:
+        """Over for good: its containers have ended and none will be started again."""
+        return self.phase in ENDED
 
     def overdue(self, now: float) -> bool:
         """Should have left long ago: its node is lost, or its kubelet is."""
@@ -88,12 +112,45 @@ class RevisionFacts:
 
 @dataclass(frozen=True)
 class Room:
-    """Free devices of one accelerator resource. None where the operator may not list nodes."""
+    """Free devices of one accelerator resource, on nodes that the model may use. None where nodes may not be listed."""
 
     free: int
     total: int
     nodes: int
     largest_free_on_a_node: int
+    largest_node: int = 0  # devices of the largest node, free or not
+    holders: tuple[str, ...] = ()  # pods of others that hold devices there, namespace/name, the largest first
+
+
+@dataclass(frozen=True)
+class ClaimFacts:
+    """A PersistentVolumeClaim. `phase` is empty when there is none of that name."""
+
+    name: str
+    phase: str = ""  # Bound, Pending, Lost
+    access_modes: tuple[str, ...] = ()
+
+    @property
+    def one_node(self) -> bool:
+        """Only pods of one node can mount it at a time."""
+        return bool(self.access_modes) and set(self.access_modes) <= {"ReadWriteOnce", "ReadWriteOncePod"}
+
+
+@dataclass(frozen=True)
+class QuotaFacts:
+    """A ResourceQuota of the model's namespace: amounts as Kubernetes writes them, by resource name."""
+
+    name: str
+    hard: Mapping[str, str]
+    used: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class WriteRefused:
+    """What the API server said to the last write of this pass: its HTTP status, and its sentence."""
+
+    status: int
+    message: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +163,14 @@ class Facts:
     disruption_budget: Mapping[str, Any] | None = None
     room: Room | None = None
     foreign: tuple[str, ...] = ()  # kinds of children whose name somebody else has taken
+    leftover: tuple[str, ...] = ()  # kinds of children of an earlier model of this name, on their way out
+    strays: tuple[str, ...] = ()  # pods with the model's labels that none of its Deployments made
+    check: PodFacts | None = None  # the pod that proves a revision without its accelerator; `revision` says which
+    claim: ClaimFacts | None = None  # the claim of spec.model.source, if it names one
+    quotas: tuple[QuotaFacts, ...] = ()
+    refused: WriteRefused | None = None
+    rival: str = ""  # the Lease of another operator that asked for this model lately, namespace/name
 
     def pods_of(self, revision: str) -> tuple[PodFacts, ...]:
         """Pods of a revision that are there to stay."""
-        return tuple(pod for pod in self.pods if pod.revision == revision and not pod.deleting)
+        return tuple(pod for pod in self.pods if pod.revision == revision and not pod.deleting and not pod.ended)

@@ -21,14 +21,7 @@ class Reader:
     """One connection per question, with the kubeconfig's certificate."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        config = yaml.safe_load(kubeconfig.read_text())
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        self._server = cluster["server"]
-        self._tls = ssl.create_default_context(cadata=_pem(cluster, "certificate-authority").decode())
-        with tempfile.NamedTemporaryFile() as pair:
-            pair.write(_pem(user, "client-certificate") + b"\n" + _pem(user, "client-key"))
-            pair.flush()
-            self._tls.load_cert_chain(pair.name)
+        self._server, self._tls = connection(kubeconfig)
 
     def get(self, path: str) -> Object | None:
         """The object, or None when there is none."""
@@ -46,6 +39,18 @@ class Reader:
         with urllib.request.urlopen(f"{self._server}{path}&{query}", timeout=60, context=self._tls) as answer:
             for line in answer:
                 yield dict(json.loads(line))
+
+
+def connection(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
+    """The API server's address, and the certificates of both sides."""
+    config = yaml.safe_load(kubeconfig.read_text())
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    tls = ssl.create_default_context(cadata=_pem(cluster, "certificate-authority").decode())
+    with tempfile.NamedTemporaryFile() as pair:
+        pair.write(_pem(user, "client-certificate") + b"\n" + _pem(user, "client-key"))
+        pair.flush()
+        tls.load_cert_chain(pair.name)
+    return cluster["server"], tls
 
 
 def collection(kind: str, namespace: str) -> str:
