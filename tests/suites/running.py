@@ -33,22 +33,27 @@ class Result:
 
 
 class Running:
-    """Started by its construction. `only` are the tests to run instead of all of the suite's."""
+    """Started by its construction. `only` are the tests to run instead of all of the suite's.
+
+    The Makefile is in `root`, and `folder`, for the files, is below it.
+    """
 
     def __init__(self, step: Step, root: Path, folder: Path, only: tuple[str, ...] = ()) -> None:
         self.step = step
         name = f"{step.target}-again" if only else step.target
         self.log, self._outcomes = folder / f"{name}.log", folder / f"{name}.jsonl"
         self._outcomes.unlink(missing_ok=True)
-        command = ["make", "--no-print-directory", step.target, f"PYTEST_OPTIONS=--outcomes={self._outcomes}"]
+        command = ["make", "--no-print-directory", step.target]
+        command += [f"PYTEST_OPTIONS=--outcomes={self._outcomes.relative_to(root)}"]
         if only:
             listed = folder / f"{name}.txt"
             listed.write_text("\n".join(only))  # pytest reads arguments from a file: names hold blanks and quotes
-            command += [f"TESTS=@{listed}"]
+            command += [f"TESTS=@{listed.relative_to(root)}"]
         elif step.kind is Kind.COMPUTES:
             command = [*GIVE_WAY, *command]
-        # What an outer make tells its own children is not for this one.
-        environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS")}
+        # What an outer make was told, or tells its children, is not for this one.
+        outer = ("MAKEFLAGS", "MFLAGS", "TESTS", "PYTEST_OPTIONS")
+        environment = {key: value for key, value in os.environ.items() if key not in outer}
         self._began_s = time.monotonic()
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
