@@ -17,6 +17,16 @@ GRACE_S = 90.0  # for an interrupted suite to remove its clusters
 GIVE_WAY = ("nice", "-n", "10")  # a tenth of a core where somebody else wants all of it
 
 
+def end_by_interrupt() -> None:
+    """SIGTERM and SIGINT both raise KeyboardInterrupt here, and SIGINT ends what is started from here on.
+
+    A shell lets its background jobs ignore SIGINT, and whatever they start with them, so that nothing could be ended
+    in an orderly way. A handler of our own undoes that: handlers do not outlive the start of another program.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 @dataclass(frozen=True)
 class Result:
     """How a step ended; `flaky` are tests that failed, and passed when they were run once more."""
