@@ -5,12 +5,15 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+import yaml
 from kubernetes.aio.config import ConfigException
 
 from topmast_operator.act.client import Api
 from topmast_operator.render.template import EngineDefaults
 from topmast_operator.run import logs
+from topmast_operator.run.engine_access import EngineAccess
 from topmast_operator.run.operator import Operator, Options
 from topmast_operator.run.pod_defaults import PodDefaultsError, read_pod_defaults
 
@@ -29,15 +32,23 @@ def main() -> int:
     except PodDefaultsError as error:
         print(f"topmast operator: --engine-pod-defaults: {error}", file=sys.stderr)
         return 2
+    try:
+        access = _engine_access(arguments)
+        ingress = _ingress(arguments.engine_network_policy) if arguments.engine_network_policy else None
+    except (OSError, ValueError) as error:
+        print(f"topmast operator: {error}", file=sys.stderr)
+        return 2
     options = Options(
         namespaces=tuple(dict.fromkeys(arguments.namespace or ())),
-        engine_defaults=EngineDefaults(arguments.engine_image, pod_defaults),
+        engine_defaults=EngineDefaults(arguments.engine_image, pod_defaults, closed=arguments.closed_engines),
         lease_namespace=namespace,
         lease_name=arguments.lease_name,
         metrics_host=arguments.metrics_host,
         metrics_port=arguments.metrics_port,
         resync_s=arguments.resync_s,
         shared_token_file=arguments.shared_token_file,
+        engine_access=access,
+        engine_ingress=ingress,
     )
     return asyncio.run(_run(options))
 
@@ -58,6 +69,29 @@ async def _run(options: Options) -> int:
         await api.close()
 
 
+def _engine_access(arguments: argparse.Namespace) -> EngineAccess:
+    """OSError or ValueError, with a remedy, where flags or files do not go together."""
+    if arguments.closed_engines and arguments.engine_keys is None:
+        raise ValueError("--closed-engines needs --engine-keys DIR: engines would serve nobody")
+    try:
+        return EngineAccess(
+            arguments.engine_keys, arguments.engine_metrics_token, metrics_open=arguments.open_engine_metrics
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot use the keys or the scrape token of engines: {error}") from error
+
+
+def _ingress(path: Path) -> list[dict[str, Any]]:
+    """Rules as a NetworkPolicy has them. OSError or ValueError where the file has none."""
+    try:
+        rules = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--engine-network-policy {path} is neither YAML nor JSON: {error}") from None
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        raise ValueError(f"--engine-network-policy {path} must be a list of NetworkPolicyIngressRules")
+    return rules
+
+
 def _own_namespace() -> str | None:
     if not os.environ.get("KUBERNETES_SERVICE_HOST") or not SERVICE_ACCOUNT_NAMESPACE.exists():
         return None
@@ -71,6 +105,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine-image", required=True, metavar="IMAGE", help="engine image for models that name none")
     add(
         "--engine-pod-defaults", type=Path, metavar="PATH", help="YAML or JSON of the shape of spec.pod, for all models"
+    )
+    add("--engine-keys", type=Path, metavar="DIR", help="Ed25519 keys: engines know all *.pem, signing.pem signs")
+    add("--closed-engines", action="store_true", help="engines of new revisions serve only who shows a token")
+    add("--engine-metrics-token", type=Path, metavar="PATH", help="who shows this token may read engines' metrics")
+    add("--open-engine-metrics", action="store_true", help="everybody may read engines' metrics")
+    add(
+        "--engine-network-policy",
+        type=Path,
+        metavar="PATH",
+        help="YAML or JSON: ingress rules of a NetworkPolicy for every model's engines",
     )
     add("--lease-namespace", metavar="NS", help="where the Lease lives; in a pod the default is its own namespace")
     add("--lease-name", default="topmast-operator", metavar="NAME")

@@ -161,6 +161,8 @@ class Facts:
     pods: tuple[PodFacts, ...] = ()
     service: Mapping[str, Any] | None = None
     disruption_budget: Mapping[str, Any] | None = None
+    access: Mapping[str, Any] | None = None  # the ConfigMap of its access file
+    network_policy: Mapping[str, Any] | None = None
     room: Room | None = None
     foreign: tuple[str, ...] = ()  # kinds of children whose name somebody else has taken
     leftover: tuple[str, ...] = ()  # kinds of children of an earlier model of this name, on their way out

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from topmast_operator.api.facts import Facts, PodFacts, RevisionFacts
+from topmast_operator.api.names import access_name, policy_name
 from topmast_operator.api.resource import Model
 from topmast_operator.plan import autoscale, check, failure, rollout, sleep
 from topmast_operator.plan.events import Event, events_of
@@ -276,13 +277,16 @@ def _finding_to_tell(facts: Facts, target: str, decided: Decision) -> Finding | 
 
 def _blockers(facts: Facts, target: str, rolled: Rollout) -> list[Finding]:
     """What is wrong apart from pods."""
-    where = f"{facts.model.name} exists in namespace {facts.model.namespace}"
+
+    def where(kind: str) -> str:
+        name = {"ConfigMap": access_name, "NetworkPolicy": policy_name}.get(kind, str)(facts.model.name)
+        return f"A {kind} named {name} exists in namespace {facts.model.namespace}"
+
     found = [
         Finding(
             Kind.CONFIG,
             "NameTaken",
-            f"A {kind} named {where} and is not Topmast's. "
-            "Rename or delete it, or give the LLMDeployment another name.",
+            f"{where(kind)} and is not Topmast's. Rename or delete it, or give the LLMDeployment another name.",
             Severity.FINAL,
         )
         for kind in facts.foreign
@@ -291,7 +295,7 @@ def _blockers(facts: Facts, target: str, rolled: Rollout) -> list[Finding]:
         Finding(
             Kind.CONFIG,
             "PredecessorLeaving",
-            f"A {kind} named {where} and belongs to an earlier LLMDeployment of this name, which Kubernetes is "
+            f"{where(kind)} and belongs to an earlier LLMDeployment of this name, which Kubernetes is "
             "deleting: it is made anew when that one is gone.",
         )
         for kind in facts.leftover

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from topmast_operator.api.facts import Facts, RevisionFacts
+from topmast_operator.api.names import policy_name
 from topmast_operator.plan.plan import Plan
-from topmast_operator.render import children
+from topmast_operator.render import access, children
+from topmast_operator.render.access import Doors
 from topmast_operator.render.check import check_pod
 from topmast_operator.render.children import Manifest
 from topmast_operator.render.template import EngineDefaults, render_template
+
+NO_DOORS = Doors()
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Changes:
     drain: tuple[str, ...]  # pods to announce to the gateways
     shrink: tuple[Manifest, ...]  # a moment after the announcement
     delete: tuple[tuple[str, str, str], ...]  # kind, name, and uid where it is known: only that very object
-    grow: tuple[Manifest, ...]  # new or larger Deployments first, then the other children
+    grow: tuple[Manifest, ...]  # what new pods mount, new or larger Deployments, then the other children
 
     @property
     def takes_away(self) -> bool:
@@ -36,10 +40,10 @@ def target_template(facts: Facts, revision: str, defaults: EngineDefaults) -> Ma
     return render_template(facts.model, revision, defaults)
 
 
-def changes(facts: Facts, plan: Plan, template: Mapping[str, Any]) -> Changes:
+def changes(facts: Facts, plan: Plan, template: Mapping[str, Any], doors: Doors = NO_DOORS) -> Changes:
     """The manifests that must be applied and the names that must go. `template` is the wanted revision's."""
     known = {item.revision: item for item in facts.revisions}
-    grow: list[Manifest] = []
+    grow = _mounted(facts, template, doors)
     shrink: list[Manifest] = []
     for name in sorted(plan.replicas, key=lambda name: name != plan.revision):
         live = known.get(name)
@@ -57,7 +61,7 @@ def changes(facts: Facts, plan: Plan, template: Mapping[str, Any]) -> Changes:
                 # Refused when it is another one by now: what takes away is decided again then.
                 manifest["metadata"]["resourceVersion"] = live.live["metadata"].get("resourceVersion")
             (shrink if smaller else grow).append(manifest)
-    others, gone = _others(facts, plan)
+    others, gone = _others(facts, plan, doors)
     if plan.check and (facts.check is None or facts.check.revision != plan.check):
         others.append(check_pod(facts.model, plan.check, template))
     uids = {("Deployment", item.name): item.live["metadata"].get("uid", "") for item in facts.revisions}
@@ -65,8 +69,17 @@ def changes(facts: Facts, plan: Plan, template: Mapping[str, Any]) -> Changes:
     return Changes(plan.undrain, plan.drain, tuple(shrink), delete, (*grow, *others))
 
 
-def _others(facts: Facts, plan: Plan) -> tuple[list[Manifest], list[tuple[str, str]]]:
-    """The Service and the disruption budget, as far as they differ."""
+def _mounted(facts: Facts, template: Mapping[str, Any], doors: Doors) -> list[Manifest]:
+    """The access file, where the pods of a revision need one: those that run, or those that are to come."""
+    needed = any(access.is_closed(item) for item in (template, *(known.template for known in facts.revisions)))
+    if doors.access is None or not needed or _is_others(facts, "ConfigMap"):
+        return []
+    wanted = access.config_map(facts.model, doors.access)
+    return [wanted] if facts.access is None or children.live_differs(wanted, facts.access) else []
+
+
+def _others(facts: Facts, plan: Plan, doors: Doors) -> tuple[list[Manifest], list[tuple[str, str]]]:
+    """The Service, the disruption budget and the engines' NetworkPolicy, as far as they differ."""
     wanted: list[Manifest] = []
     gone: list[tuple[str, str]] = []
     if plan.service:
@@ -79,6 +92,13 @@ def _others(facts: Facts, plan: Plan) -> tuple[list[Manifest], list[tuple[str, s
             wanted.append(budget)
     elif facts.disruption_budget is not None and not _is_others(facts, "PodDisruptionBudget"):
         gone.append(("PodDisruptionBudget", facts.model.name))
+    if not _is_others(facts, "NetworkPolicy"):
+        if doors.ingress is not None:
+            policy = access.network_policy(facts.model, doors.ingress)
+            if facts.network_policy is None or children.live_differs(policy, facts.network_policy):
+                wanted.append(policy)
+        elif facts.network_policy is not None:
+            gone.append(("NetworkPolicy", policy_name(facts.model.name)))
     return wanted, gone
 
 

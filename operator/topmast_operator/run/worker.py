@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from topmast_operator.act.client import Api, ApiError, ApiUnreachableError
@@ -10,6 +11,7 @@ from topmast_operator.act.report import Reporter
 from topmast_operator.api.facts import Facts, WriteRefused
 from topmast_operator.plan.plan import Plan, make_plan
 from topmast_operator.plan.revision import revision_of
+from topmast_operator.render.access import Doors
 from topmast_operator.render.changes import Changes, changes, target_template
 from topmast_operator.render.template import EngineDefaults
 from topmast_operator.run.attention import Attention
@@ -33,13 +35,16 @@ class Reconciler:
         metrics: Metrics,
         ownership: Ownership,
         defaults: EngineDefaults,
+        doors: Callable[[], Doors] = Doors,
     ) -> None:
+        """`doors`: what holds for the engines of all models at this moment."""
         self._api = api
         self._engines = engines
         self._metrics = metrics
         self._ownership = ownership
         self._defaults = defaults
-        self._gatherer = Gatherer(api, mirror)
+        self._doors = doors
+        self._gatherer = Gatherer(api, mirror, closed=defaults.closed, policed=doors().ingress is not None)
         self._reporter = Reporter(api)
         self._known: set[tuple[str, str]] = set()
 
@@ -78,7 +83,7 @@ class Reconciler:
     def _plan(self, facts: Facts) -> tuple[Plan, Changes]:
         template = target_template(facts, revision_of(facts.model), self._defaults)
         plan = make_plan(facts, template)
-        return plan, changes(facts, plan, template)
+        return plan, changes(facts, plan, template, self._doors())
 
     async def _carry_out(self, facts: Facts, wanted: Changes) -> ApiError | ApiUnreachableError | None:
         """What went wrong, if something did: status is told all the same."""

@@ -12,12 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 
 from topmast_operator.api.facts import EngineState, Facts
-from topmast_operator.api.names import ADMIN_PORT
+from topmast_operator.api.names import ADMIN_PORT, access_name
 from topmast_operator.watch.state import parse_state, requests_so_far, tokens_so_far
 
 WINDOW_S = 20.0
@@ -63,6 +63,7 @@ class Target:
     samples: deque[Sample] = field(default_factory=deque)
     due_at: float = 0.0
     asked: bool = False  # a question is on its way
+    refused: bool = False  # it does not know the operator; said once
 
     @property
     def silent(self) -> bool:
@@ -180,12 +181,14 @@ class Engines:
         try:
             async with session.get(_url(target.ip, self._port), headers=self._headers(target)) as answer:
                 body = await answer.json()
+                if answer.status == 401:
+                    self._refused(target, body)
             news = _take_in(target, _read(body, target, time.monotonic()))
         except Exception as silent:  # whatever listens there may answer anything, and must not end the asking
             log.debug("%s does not tell its state: %r", target.pod, silent)
             target.silences += 1
         else:
-            target.silences = 0
+            target.silences, target.refused = 0, False
             if news:
                 self._wake(*target.model)
         finally:
@@ -200,6 +203,21 @@ class Engines:
             return target.every_s
         rarest_s = RAREST_SCALED_S if target.every_s == SCALED_EVERY_S else RAREST_S
         return max(target.every_s, min(len(self._targets) / MOST_PER_S, rarest_s))
+
+    def _refused(self, target: Target, body: Any) -> NoReturn:
+        """As good as silence, but said once: it lasts until somebody mends it, or a new key has got there."""
+        said = body.get("error", {}).get("message", "") if isinstance(body, dict) else ""
+        if not target.refused:
+            target.refused = True
+            log.warning(
+                "%s/%s refuses the operator's questions, so its state is unknown: %s. Its ConfigMap %s must hold the "
+                "public half of the operator's signing key, and the clocks must agree.",
+                target.model[0],
+                target.pod,
+                said or "HTTP 401",
+                access_name(target.model[1]),
+            )
+        raise PermissionError(said)
 
     def _headers(self, target: Target) -> dict[str, str]:
         token = self._authorise(*target.model) if self._authorise else None

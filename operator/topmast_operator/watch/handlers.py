@@ -68,6 +68,16 @@ async def budgets(namespace: str, name: str, body: kopf.Body, **_: Any) -> Entry
     return {(namespace, name): records.read_named(dict(body))}
 
 
+@kopf.index("", "v1", "configmaps", labels=OURS)
+async def access_files(namespace: str, name: str, body: kopf.Body, **_: Any) -> Entry:
+    return {(namespace, name): records.read_named(dict(body))}
+
+
+@kopf.index("networking.k8s.io", "v1", "networkpolicies", labels=OURS)
+async def policies(namespace: str, name: str, body: kopf.Body, **_: Any) -> Entry:
+    return {(namespace, name): records.read_named(dict(body))}
+
+
 @kopf.index("", "v1", "persistentvolumeclaims")
 async def claims(namespace: str, name: str, body: kopf.Body, **_: Any) -> Entry:
     return {(namespace, name): records.read_claim(dict(body))}
@@ -92,6 +102,8 @@ async def model_changed(
 
 @kopf.on.event("apps", "v1", "deployments", labels=OURS)
 @kopf.on.event("", "v1", "pods", labels=OURS)
+@kopf.on.event("", "v1", "configmaps", labels=OURS)
+@kopf.on.event("networking.k8s.io", "v1", "networkpolicies", labels=OURS)
 async def child_changed(
     namespace: str, labels: Mapping[str, str], meta: kopf.Meta, type: str | None, memo: Any, **_: Any
 ) -> None:
