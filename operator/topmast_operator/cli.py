@@ -2,12 +2,12 @@
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from kubernetes.aio.config import ConfigException
 
 from topmast_operator.act.client import Api
@@ -34,8 +34,7 @@ def main() -> int:
         return 2
     try:
         access = _engine_access(arguments)
-        ingress = _ingress(arguments.engine_network_policy) if arguments.engine_network_policy else None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         print(f"topmast operator: {error}", file=sys.stderr)
         return 2
     options = Options(
@@ -48,7 +47,7 @@ def main() -> int:
         resync_s=arguments.resync_s,
         shared_token_file=arguments.shared_token_file,
         engine_access=access,
-        engine_ingress=ingress,
+        engine_ingress=arguments.engine_network_policy,
     )
     return asyncio.run(_run(options))
 
@@ -70,7 +69,7 @@ async def _run(options: Options) -> int:
 
 
 def _engine_access(arguments: argparse.Namespace) -> EngineAccess:
-    """OSError or ValueError, with a remedy, where flags or files do not go together."""
+    """ValueError, with a remedy, where flags or files do not go together."""
     if arguments.closed_engines and arguments.engine_keys is None:
         raise ValueError("--closed-engines needs --engine-keys DIR: engines would serve nobody")
     try:
@@ -79,17 +78,6 @@ def _engine_access(arguments: argparse.Namespace) -> EngineAccess:
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot use the keys or the scrape token of engines: {error}") from error
-
-
-def _ingress(path: Path) -> list[dict[str, Any]]:
-    """Rules as a NetworkPolicy has them. OSError or ValueError where the file has none."""
-    try:
-        rules = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--engine-network-policy {path} is neither YAML nor JSON: {error}") from None
-    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
-        raise ValueError(f"--engine-network-policy {path} must be a list of NetworkPolicyIngressRules")
-    return rules
 
 
 def _own_namespace() -> str | None:
@@ -110,12 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--closed-engines", action="store_true", help="engines of new revisions serve only who shows a token")
     add("--engine-metrics-token", type=Path, metavar="PATH", help="who shows this token may read engines' metrics")
     add("--open-engine-metrics", action="store_true", help="everybody may read engines' metrics")
-    add(
-        "--engine-network-policy",
-        type=Path,
-        metavar="PATH",
-        help="YAML or JSON: ingress rules of a NetworkPolicy for every model's engines",
-    )
+    add("--engine-network-policy", type=_rules, metavar="JSON", help="ingress rules of a NetworkPolicy for all engines")
     add("--lease-namespace", metavar="NS", help="where the Lease lives; in a pod the default is its own namespace")
     add("--lease-name", default="topmast-operator", metavar="NAME")
     add("--metrics-host", default="::", help="default :: is every address, of IPv4 and IPv6")
@@ -132,3 +115,13 @@ def _seconds(text: str) -> float:
     if not 1 <= value <= 3600:
         raise argparse.ArgumentTypeError("must be between 1 and 3600 seconds")
     return value
+
+
+def _rules(text: str) -> list[dict[str, Any]]:
+    try:
+        rules = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"is not JSON: {error}") from None
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        raise argparse.ArgumentTypeError("must be a list of NetworkPolicyIngressRules")
+    return rules

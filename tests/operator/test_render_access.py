@@ -126,7 +126,7 @@ def test_a_name_that_somebody_else_has_is_not_taken_over() -> None:
     assert "A ConfigMap named m-access exists in namespace ns" in json.dumps(message)
 
 
-def test_engines_get_a_network_policy_and_lose_it_with_the_setting() -> None:
+def test_engines_get_a_network_policy_and_are_open_again_without_the_setting() -> None:
     of = settled(model(), 1)
     (policy,) = made(of, Doors(ingress=INGRESS)).grow
     assert policy["kind"] == "NetworkPolicy" and policy["metadata"]["name"] == "m-engines"
@@ -135,4 +135,5 @@ def test_engines_get_a_network_policy_and_lose_it_with_the_setting() -> None:
     guarded = replace(of, network_policy=policy)
     assert made(guarded, Doors(ingress=INGRESS)) == Changes((), (), (), (), ())
     assert made(guarded, Doors(ingress=[])).grow[0]["spec"]["ingress"] == []
-    assert made(guarded, Doors()).delete == (("NetworkPolicy", "m-engines", ""),)
+    assert made(guarded, Doors()).grow[0]["spec"]["ingress"] == [{}], "everybody, as without a policy"
+    assert made(of, Doors()).grow == (), "who never had one gets none"

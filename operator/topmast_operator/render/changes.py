@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from topmast_operator.api.facts import Facts, RevisionFacts
-from topmast_operator.api.names import policy_name
 from topmast_operator.plan.plan import Plan
 from topmast_operator.render import access, children
 from topmast_operator.render.access import Doors
@@ -61,7 +60,8 @@ def changes(facts: Facts, plan: Plan, template: Mapping[str, Any], doors: Doors 
                 # Refused when it is another one by now: what takes away is decided again then.
                 manifest["metadata"]["resourceVersion"] = live.live["metadata"].get("resourceVersion")
             (shrink if smaller else grow).append(manifest)
-    others, gone = _others(facts, plan, doors)
+    others, gone = _others(facts, plan)
+    others += _policy(facts, doors)
     if plan.check and (facts.check is None or facts.check.revision != plan.check):
         others.append(check_pod(facts.model, plan.check, template))
     uids = {("Deployment", item.name): item.live["metadata"].get("uid", "") for item in facts.revisions}
@@ -78,8 +78,8 @@ def _mounted(facts: Facts, template: Mapping[str, Any], doors: Doors) -> list[Ma
     return [wanted] if facts.access is None or children.live_differs(wanted, facts.access) else []
 
 
-def _others(facts: Facts, plan: Plan, doors: Doors) -> tuple[list[Manifest], list[tuple[str, str]]]:
-    """The Service, the disruption budget and the engines' NetworkPolicy, as far as they differ."""
+def _others(facts: Facts, plan: Plan) -> tuple[list[Manifest], list[tuple[str, str]]]:
+    """The Service and the disruption budget, as far as they differ."""
     wanted: list[Manifest] = []
     gone: list[tuple[str, str]] = []
     if plan.service:
@@ -92,14 +92,16 @@ def _others(facts: Facts, plan: Plan, doors: Doors) -> tuple[list[Manifest], lis
             wanted.append(budget)
     elif facts.disruption_budget is not None and not _is_others(facts, "PodDisruptionBudget"):
         gone.append(("PodDisruptionBudget", facts.model.name))
-    if not _is_others(facts, "NetworkPolicy"):
-        if doors.ingress is not None:
-            policy = access.network_policy(facts.model, doors.ingress)
-            if facts.network_policy is None or children.live_differs(policy, facts.network_policy):
-                wanted.append(policy)
-        elif facts.network_policy is not None:
-            gone.append(("NetworkPolicy", policy_name(facts.model.name)))
     return wanted, gone
+
+
+def _policy(facts: Facts, doors: Doors) -> list[Manifest]:
+    """Where there shall be none, one that is there lets everybody in: no right to delete any is needed."""
+    live = facts.network_policy
+    if _is_others(facts, "NetworkPolicy") or (doors.ingress is None and live is None):
+        return []
+    wanted = access.network_policy(facts.model, [{}] if doors.ingress is None else doors.ingress)
+    return [wanted] if live is None or children.live_differs(wanted, live) else []
 
 
 def _is_others(facts: Facts, kind: str) -> bool:

@@ -19,7 +19,7 @@ WATCHED_NAMESPACE = [
     _rule("", "services", "list", "watch", "create", "patch"),
     _rule("policy", "poddisruptionbudgets", "list", "watch", "create", "patch", "delete"),
     _rule("", "configmaps", "list", "watch", "create", "patch"),
-    _rule("networking.k8s.io", "networkpolicies", "list", "watch", "create", "patch", "delete"),
+    _rule("networking.k8s.io", "networkpolicies", "list", "watch", "create", "patch"),
     _rule("", "persistentvolumeclaims", "list", "watch"),
     _rule("", "resourcequotas", "list", "watch"),
     _rule("events.k8s.io", "events", "create"),
