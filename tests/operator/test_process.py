@@ -123,6 +123,9 @@ def test_wrong_usage_is_one_sentence() -> None:
         (["--engine-image", "x"], "--lease-namespace is needed outside of a pod"),
         (["--engine-image", "x", "--resync-s", "0", "--lease-namespace", "y"], "between 1 and 3600"),
         (["--engine-image", "x", "--lease-namespace", "y"], "Set KUBECONFIG, or run in a pod"),
+        (["--engine-image", "x", "--lease-namespace", "y", "--closed-engines"], "needs --engine-keys DIR"),
+        (["--engine-image", "x", "--lease-namespace", "y", "--engine-keys", "/nowhere"], "/nowhere/signing.pem"),
+        (["--engine-image", "x", "--engine-network-policy", "{}"], "a list of NetworkPolicyIngressRules"),
     )
     running = [
         subprocess.Popen([*command, *arguments], env=away, stderr=subprocess.PIPE, text=True) for arguments, _ in cases
