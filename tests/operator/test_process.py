@@ -36,6 +36,22 @@ def test_a_restart_or_an_upgrade_changes_no_pod(world: World) -> None:
         assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "topmast/server:next"
 
 
+def test_defaults_for_engine_pods_reach_new_revisions_and_restart_nothing(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "defaults.yaml"
+    path.write_text("labels: {cost-centre: models}\nimagePullSecrets: [{name: registry}]\n")
+    with world.operator():
+        world.apply(world.model("before"))
+        versions = world.until_settled("before", 1)
+    with world.operator("--engine-pod-defaults", str(path)) as process:
+        world.until("a pass", lambda: process.metric('topmast_operator_reconciles_total{result="done"}') >= 1)
+        world.apply(world.model("after"))
+        world.until_ready("after", 1)
+        assert world.versions("before") == versions, "other defaults wrote something"
+        (pod,) = world.pods("after")
+        assert pod["metadata"]["labels"]["cost-centre"] == "models"
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+
+
 def test_a_change_made_while_no_operator_ran_is_made_good(world: World) -> None:
     world.apply(world.model("late", replicas=1))
     assert world.status("late") == {"observedGeneration": -1}
@@ -100,7 +116,7 @@ def test_in_a_pod_the_api_server_is_found_without_dns(tmp_path: Path) -> None:
 
 
 def test_wrong_usage_is_one_sentence() -> None:
-    command = [sys.executable, "-m", "topmast_operator.cli.main", "operator"]
+    command = [sys.executable, "-m", "topmast_cli.main", "operator"]
     away = {**os.environ, "KUBECONFIG": "/nonexistent"}
     cases = (
         ([], "--engine-image"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from operatorlab.playkubelet import Fate
@@ -38,6 +39,50 @@ def test_pods_are_allowed_under_the_restricted_policy(world: World, running: Pro
     assert "/models/pvc/a/b.gguf" in pod["spec"]["containers"][0]["args"]
     missing = world.until("the claim is missed", lambda: _false(world, "tight", "ModelAvailable"))
     assert missing["reason"] == "ClaimNotFound" and '"weights" not found' in missing["message"]
+
+
+def test_the_values_of_variables_are_in_no_annotation_and_their_drift_is_put_right(
+    world: World, running: Process
+) -> None:
+    variables = [{"name": "TOKEN", "value": "hunter2-in-plain-text"}, {"name": "EMPTY"}]
+    world.apply(world.model("quiet", engine={"env": variables}))
+    world.until_settled("quiet", 1)
+    (deployment,) = world.list("deploy", "quiet")
+    sets = world.kubectl("get", "replicasets", "-l", "topmast.dev/model=quiet", "-o", "json")
+    found = [deployment, *json.loads(sets)["items"], *world.pods("quiet")]
+    assert all("hunter2" not in json.dumps(item["metadata"].get("annotations", {})) for item in found)
+    name = deployment["metadata"]["name"]
+    world.kubectl("set", "env", f"deploy/{name}", "TOKEN=of-an-intruder")
+
+    def value() -> str:
+        (live,) = world.list("deploy", "quiet")
+        container = live["spec"]["template"]["spec"]["containers"][0]
+        return next(item["value"] for item in container["env"] if item["name"] == "TOKEN")
+
+    world.until("the value is back", lambda: value() == "hunter2-in-plain-text")
+    world.until_ready("quiet", 1)
+
+
+def test_what_a_cluster_asks_of_pods_reaches_them(world: World, running: Process) -> None:
+    world.kubectl("create", "serviceaccount", "models")
+    asked = {
+        "labels": {"kueue.x-k8s.io/queue-name": "team-a"},
+        "imagePullSecrets": [{"name": "registry"}],
+        "serviceAccountName": "models",
+        "securityContext": {},
+        "containerSecurityContext": {},
+        "shmSize": "1Gi",
+    }
+    world.apply(world.model("asked", pod=asked, resources={"cpu": 2, "requests": {"cpu": 1}}))
+    world.until_settled("asked", 1)
+    (pod,) = world.pods("asked")
+    assert pod["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+    assert (pod["spec"]["serviceAccountName"], pod["spec"]["securityContext"]) == ("models", {})
+    container = pod["spec"]["containers"][0]
+    assert "securityContext" not in container
+    assert container["resources"] == {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2"}}
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
 
 
 def test_an_idle_model_is_written_no_more(world: World, running: Process) -> None:

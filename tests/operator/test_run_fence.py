@@ -29,7 +29,7 @@ def acting(tmp_path: Path, models: int) -> Iterator[tuple[SlowApi, subprocess.Po
         fresh.append({**body, "metadata": {**body["metadata"], "name": f"m{number}"}})
     kubeconfig = tmp_path / "kubeconfig"
     with slow_api(kubeconfig, fresh, WRITE_S) as api:
-        command = [sys.executable, "-m", "topmast_operator.cli.main", "operator", "--engine-image", "x"]
+        command = [sys.executable, "-m", "topmast_cli.main", "operator", "--engine-image", "x"]
         command += ["--lease-namespace", "system", "--metrics-host", "127.0.0.1", "--metrics-port", "0"]
         environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
         with (tmp_path / "log").open("wb") as log:

@@ -74,7 +74,7 @@ def test_an_orphan_is_adopted_only_when_topmast_made_it() -> None:
     seen = found(bodies.pod(1, age_s=500), model=young, deployments=(orphan,))
     assert len(seen.revisions) == 1 and len(seen.pods) == 1, "its pods are older than the model and come with it"
     labelled = bodies.deployment(ownerReferences=[])
-    del labelled["metadata"]["annotations"]["topmast.dev/template"]
+    del labelled["metadata"]["annotations"]["topmast.dev/pinned"]
     seen = found(deployments=(labelled,))
     assert seen.revisions == () and seen.foreign == ("Deployment",)
     elsewhere = bodies.stored({**labelled, "metadata": {**labelled["metadata"], "name": "my-own"}})
@@ -85,7 +85,7 @@ def test_the_newest_check_is_told_and_is_no_replica() -> None:
     checks = []
     for number, age_s in ((1, 50), (2, 20)):
         check = bodies.pod(number, owner=bodies.owned_by("u")[0], age_s=age_s, phase="Succeeded")
-        check["metadata"]["labels"]["app.kubernetes.io/name"] = "topmast-check"
+        check["metadata"]["labels"] |= {"app.kubernetes.io/name": "topmast-check", "topmast.dev/check": "m"}
         checks.append(check)
     seen = found(*checks)
     assert seen.check is not None and seen.check.name == checks[1]["metadata"]["name"] and seen.check.ended

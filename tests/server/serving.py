@@ -29,7 +29,7 @@ class Server:
 
     def __init__(self, folder: Path, model: str, *flags: str, environment: dict[str, str] | None = None) -> None:
         self.termination_log = folder / "termination-log"
-        command = [sys.executable, "-m", "topmast_operator.cli.main", "serve", model]
+        command = [sys.executable, "-m", "topmast_cli.main", "serve", model]
         command += ["--port", "0", "--admin-port", "0", "--termination-log", str(self.termination_log), *flags]
         self.started_s = time.monotonic()
         self.process = subprocess.Popen(

@@ -11,7 +11,14 @@ from functools import cache
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-SOURCES = ("operator/topmast_operator", "server/topmast_server", "server/topmast_gateway", "kernels/topmast_kernels")
+SOURCES = (
+    "operator/topmast_operator",
+    "server/topmast_server",
+    "server/topmast_gateway",
+    "server/topmast_access",
+    "kernels/topmast_kernels",
+    "cli/topmast_cli",
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Recipe:
         return f"topmast/{self.name}"
 
 
-RECIPES = (Recipe("operator", ("operator", "gateway", "otel")), Recipe("server", ("server",), demo_model=True))
+RECIPES = (Recipe("operator", ("operator", "gateway", "cli", "otel")), Recipe("server", ("server",), demo_model=True))
 
 
 @cache

@@ -12,7 +12,7 @@ from topmast_operator.act import paths
 from topmast_operator.act.client import Api, ApiError
 from topmast_operator.api.names import ANNOTATION_DELETION_COST, ANNOTATION_DRAINING
 from topmast_operator.api.resource import Model
-from topmast_operator.plan.plan import Plan
+from topmast_operator.render.changes import Changes
 from topmast_operator.render.children import Manifest
 
 ANNOUNCE_S = 1.0  # for gateways to notice that a pod is about to leave
@@ -21,22 +21,22 @@ LEAVES_FIRST = "-1000"
 log = logging.getLogger(__name__)
 
 
-async def execute(api: Api, model: Model, plan: Plan) -> ApiError | None:
+async def execute(api: Api, model: Model, changes: Changes) -> ApiError | None:
     """Bring the children to where the plan wants them; the first refusal, if there was one."""
     refused: list[ApiError] = []
-    for manifest in plan.grow:
-        await _try(_apply(api, model, manifest), refused)
-    for pod in plan.undrain:
+    for pod in changes.undrain:
         await _try(_annotate(api, model, pod, draining=False), refused)
-    for pod in plan.drain:
+    for pod in changes.drain:
         await _try(_annotate(api, model, pod, draining=True), refused)
-    if plan.drain and (plan.shrink or plan.delete):
+    if changes.drain and (changes.shrink or changes.delete):
         await asyncio.sleep(ANNOUNCE_S)
-    for manifest in plan.shrink:
+    for manifest in changes.shrink:
         await _try(_apply(api, model, manifest), refused)
-    for kind, name in plan.delete:
+    for kind, name, uid in changes.delete:
         log.info("%s: delete %s %s", model.key, kind, name)
-        await _try(api.delete(paths.child(kind, model.namespace, name)), refused)
+        await _try(api.delete(paths.child(kind, model.namespace, name), uid=uid), refused)
+    for manifest in changes.grow:
+        await _try(_apply(api, model, manifest), refused)
     return refused[0] if refused else None
 
 

@@ -12,7 +12,7 @@ from topmast_operator.act.client import Api, ApiError
 from topmast_operator.act.emit import emit
 from topmast_operator.api.names import API_VERSION, KIND
 from topmast_operator.api.resource import Model
-from topmast_operator.plan.notes import Note
+from topmast_operator.plan.events import Event
 from topmast_operator.plan.status import without_cosmetics
 
 COSMETIC_S = 10.0
@@ -25,7 +25,7 @@ class Reporter:
         self._api = api
         self._written: dict[str, float] = {}
 
-    async def report(self, model: Model, status: Mapping[str, Any], notes: Sequence[Note]) -> bool:
+    async def report(self, model: Model, status: Mapping[str, Any], events: Sequence[Event]) -> bool:
         """Whether the status was written. Events follow a write, so that a failed write loses none."""
         if status == model.status:
             return False
@@ -45,7 +45,7 @@ class Reporter:
                 return False
             raise
         self._written[model.key] = time.monotonic()
-        await emit(self._api, model, notes)
+        await emit(self._api, model, events)
         return True
 
     def forget(self, key: str) -> None:

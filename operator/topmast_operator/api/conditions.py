@@ -10,10 +10,12 @@ from typing import Any
 from topmast_operator.api.times import to_text
 
 READY = "Ready"
+AVAILABLE = "Available"  # somebody answers now
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
 MODEL_AVAILABLE = "ModelAvailable"
 CAPACITY_AVAILABLE = "CapacityAvailable"
+ACCELERATOR_USED = "AcceleratorUsed"
 AUTOSCALING_ACTIVE = "AutoscalingActive"
 
 

@@ -23,6 +23,15 @@ class Termination:
 
 
 @dataclass(frozen=True)
+class Device:
+    """What an engine computes on. `count` is of accelerators in use: 0 on CPUs."""
+
+    kind: str  # cpu, cuda
+    name: str
+    count: int
+
+
+@dataclass(frozen=True)
 class EngineState:
     """What an engine said of itself at `/state`, with rates that the poller measured between two answers."""
 
@@ -42,6 +51,7 @@ class EngineState:
     output_tokens_per_s: float = 0.0
     age_s: float = 0.0  # since this was read
     idle_s: float | None = None  # without work or a new request until then; counted from when it became ready
+    device: Device | None = None  # None until it says so, and with engines that never do
     still_s: float = 0.0  # while it starts: since its phase or its loaded bytes last changed
 
 
@@ -136,6 +146,14 @@ class QuotaFacts:
 
 
 @dataclass(frozen=True)
+class WriteRefused:
+    """What the API server said to the last write of this pass: its HTTP status, and its sentence."""
+
+    status: int
+    message: str
+
+
+@dataclass(frozen=True)
 class Facts:
     model: Model
     now: float
@@ -150,6 +168,7 @@ class Facts:
     check: PodFacts | None = None  # the pod that proves a revision without its accelerator; `revision` says which
     claim: ClaimFacts | None = None  # the claim of spec.model.source, if it names one
     quotas: tuple[QuotaFacts, ...] = ()
+    refused: WriteRefused | None = None
     rival: str = ""  # the Lease of another operator that asked for this model lately, namespace/name
 
     def pods_of(self, revision: str) -> tuple[PodFacts, ...]:

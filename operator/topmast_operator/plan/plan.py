@@ -1,6 +1,6 @@
-"""From facts to everything that one reconcile does: the whole policy of the operator, in the order in which it applies.
+"""From facts to everything that one pass does: the whole policy of the operator, in the order in which it applies.
 
-Pure: the same facts and the same default image give the same plan. A plan names only what has to change.
+Pure: the same facts and the same template of the wanted revision give the same plan. Manifests are rendered elsewhere.
 """
 
 from collections.abc import Mapping
@@ -9,79 +9,133 @@ from typing import Any
 
 from topmast_operator.api.facts import Facts, PodFacts, RevisionFacts
 from topmast_operator.api.resource import Model
-from topmast_operator.plan import autoscale, failures, sleep
-from topmast_operator.plan.failures import Kind, Problem
+from topmast_operator.plan import autoscale, check, failure, rollout, sleep
+from topmast_operator.plan.events import Event, events_of
+from topmast_operator.plan.findings import (
+    Finding,
+    Kind,
+    Patience,
+    Severity,
+    diagnose,
+    refused_pods,
+    refused_write,
+    worst,
+)
+from topmast_operator.plan.give_way import Amounts, Strategy
 from topmast_operator.plan.health import Health
-from topmast_operator.plan.notes import Note, notes_of
 from topmast_operator.plan.revision import revision_of
-from topmast_operator.plan.rollout import Revision, Rollout, Strategy, plan_rollout
+from topmast_operator.plan.rollout import How, Phase, RevisionView, Rollout, Situation, plan_rollout
+from topmast_operator.plan.starts import expected_gap_s
 from topmast_operator.plan.status import render_status
 from topmast_operator.plan.victims import choose_victims
-from topmast_operator.render import children
-from topmast_operator.render.template import render_template
+
+UNSETTLED_S = 10.0  # deadlines pass without an event: what is under way is looked at this often
+STALLED_S = 60.0  # an event tells when it is mended; this is for one that was lost
+KEPT_FAILED_PODS = 3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Carried out in this order; every field holds only what differs from the cluster."""
+    """What the cluster should look like, and what to tell. What of it differs from the cluster is found by `render`."""
 
-    grow: tuple[children.Manifest, ...]  # new or larger Deployments first, then the Service and the budget
+    revision: str  # that the spec asks for
+    replicas: Mapping[str, int]  # of every revision that stays
+    proven: frozenset[str]
+    failed: Mapping[str, Mapping[str, str]]  # records of failure, by revision
     drain: tuple[str, ...]  # pods to announce to the gateways
     undrain: tuple[str, ...]  # pods that were announced and stay after all
-    shrink: tuple[children.Manifest, ...]  # a moment after the announcement
     delete: tuple[tuple[str, str], ...]  # kind and name
+    service: bool
+    budget: bool
+    check: str | None  # the revision that a check pod should prove
     status: Mapping[str, Any]
-    notes: tuple[Note, ...]
+    events: tuple[Event, ...]
+    again_s: float | None  # look again after so long, whatever happens; None: an event will tell
+    waits: bool  # it may be waiting for room: what comes free elsewhere concerns it
 
 
-def make_plan(facts: Facts, default_image: str) -> Plan:
-    """What to do now for one model."""
-    model, target_name = facts.model, revision_of(facts.model)
-    known = {revision.revision: revision for revision in facts.revisions}
-    target = known.get(target_name)
-    template = target.template if target else render_template(model, target_name, default_image)
-    rest = sleep.decide(facts)
-    decision = _autoscale(facts, rest)
-    wanted = _wanted(model, rest, decision)
-    stalled = _stalled(facts, target, target_name)
-    rollout = plan_rollout(
-        wanted,
-        _view(facts, target_name, target, template),
-        [_view(facts, name, revision, revision.template) for name, revision in known.items() if name != target_name],
-        blocked=stalled is not None,
-        room_for_one=_room_for_one(facts),
-    )
-    deployments = _deployments(facts, known, target_name, template, rollout, stalled)
-    shrink: list[children.Manifest] = []
-    grow: list[children.Manifest] = []
-    for name, manifest in deployments.items():
-        smaller = name in known and manifest["spec"]["replicas"] < known[name].replicas
-        (shrink if smaller else grow).append(manifest)
-    drain, undrain = _announcements(facts, rollout)
-    deletions = [("Deployment", known[name].name) for name in rollout.delete]
-    extra, gone = _others(facts, wanted)
-    health = _health(facts, target_name, wanted, rollout, stalled, decision, rest)
-    status = render_status(health, facts, decision)
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about replicas, and from what: everything of a plan but its words."""
+
+    wanted: int
+    situation: Situation
+    rollout: Rollout
+    failed: failure.Failure | None
+    autoscaling: autoscale.Decision | None
+    sleeping: sleep.SleepState | None
+
+
+def make_plan(facts: Facts, template: Mapping[str, Any]) -> Plan:
+    """What to do now for one model. `template` is the pod template of the revision that the spec asks for."""
+    model, target = facts.model, revision_of(facts.model)
+    decided = decide(facts, target, template)
+    rolled = decided.rollout
+    drain, undrain = _announcements(facts, rolled, decided.situation.check_node)
+    check_revision = target if rolled.check else None
+    health = _health(facts, target, decided)
+    status = render_status(health, facts, decided.autoscaling)
+    names = {item.revision: item.name for item in facts.revisions}
+    deletions = [("Deployment", names[name]) for name in rolled.delete]
     return Plan(
-        grow=(*grow, *extra),
+        revision=target,
+        replicas={name: count for name, count in rolled.replicas.items() if name not in rolled.delete},
+        proven=frozenset(item.revision for item in facts.revisions if item.proven or _has_served(facts, item.revision)),
+        failed=failure.records(facts, target, decided.failed),
         drain=drain,
         undrain=undrain,
-        shrink=tuple(shrink),
-        delete=(*deletions, *gone),
+        delete=(*deletions, *_ended_pods(facts), *_drained_by_others(facts), *check.superfluous(facts, check_revision)),
+        service="Service" not in (*facts.foreign, *facts.leftover),
+        budget=decided.wanted >= 2 and "PodDisruptionBudget" not in (*facts.foreign, *facts.leftover),
+        check=check_revision,
         status=status,
-        notes=notes_of(model.status, status),
+        events=events_of(model.status, status),
+        again_s=_again_s(health, decided),
+        waits=not health.settled or any(pod.scheduled is False for pod in facts.pods),
     )
 
 
-def _wanted(model: Model, rest: sleep.Rest | None, decision: autoscale.Decision | None) -> int:
+def decide(facts: Facts, target_name: str, template: Mapping[str, Any]) -> Decision:
+    """Sleep, then the number of replicas, then which revision has how many of them."""
+    model = facts.model
+    known = {item.revision: item for item in facts.revisions}
+    target = known.get(target_name)
+    sleeping = sleep.decide(facts)
+    scaling = _autoscale(facts, sleeping)
+    wanted = _wanted(model, sleeping, scaling)
+    checked = check.judge(facts, target_name)
+    failed = failure.of_target(facts, target, target_name, wanted, checked)
+    situation = Situation(
+        wanted=wanted,
+        target=_view(facts, target_name, target, template),
+        others=[_view(facts, name, item, item.template) for name, item in known.items() if name != target_name],
+        strategy=Strategy(model.rollout.strategy),
+        now=facts.now,
+        paused=model.rollout.paused,
+        surge_wait_s=model.rollout.surge_wait_s,
+        history=model.rollout.history,
+        memory=rollout.remember(model.status),
+        failed=failed.finding if failed else None,
+        findings=_hindrances(facts, target, target_name, checked),
+        checked=checked.passed,
+        check_node=checked.node,
+        room_for_one=_room_for_one(facts),
+        quotas=facts.quotas,
+        pods_refused=_refused_pods(facts, target),
+        expected_gap_s=expected_gap_s(model, facts.pods),
+    )
+    return Decision(wanted, situation, plan_rollout(situation), failed, scaling, sleeping)
+
+
+def _wanted(model: Model, sleeping: sleep.SleepState | None, decision: autoscale.Decision | None) -> int:
     """Replicas to run. A model that a request woke needs one, whatever spec.replicas says."""
-    if model.suspend or (rest and rest.asleep):
+    if model.suspend or (sleeping and sleeping.asleep):
         return 0
     wanted = decision.desired if decision else model.replicas
-    return max(1, wanted) if rest else wanted
+    return max(1, wanted) if sleeping else wanted
 
 
-def _autoscale(facts: Facts, rest: sleep.Rest | None) -> autoscale.Decision | None:
+def _autoscale(facts: Facts, sleeping: sleep.SleepState | None) -> autoscale.Decision | None:
     policy = facts.model.autoscaling
     if policy is None:
         return None
@@ -89,36 +143,60 @@ def _autoscale(facts: Facts, rest: sleep.Rest | None) -> autoscale.Decision | No
     memory = autoscale.remember(facts.model.status, policy, running)
     if facts.model.suspend:
         return autoscale.Decision(memory, "nothing is scaled while spec.suspend is true")
-    if rest and rest.asleep:
+    if sleeping and sleeping.asleep:
         least = autoscale.Memory(policy.min_replicas, None, memory.last_change)
         return autoscale.Decision(least, "nothing is scaled while the model sleeps")
     return autoscale.decide(policy, memory, autoscale.measure(facts.pods), facts.now)
 
 
-def _stalled(facts: Facts, target: RevisionFacts | None, revision: str) -> Problem | None:
-    """Why the wanted revision is given up, if it is: recorded earlier, or seen often enough now."""
-    if target and target.failed and target.failed.get("retry", "") == facts.model.retry:
-        return Problem(Kind(target.failed["kind"]), target.failed["reason"], target.failed["message"], permanent=True)
-    pods = facts.pods_of(revision)
-    problem = failures.worst(pods)
-    serving = any(pod.ready for pod in pods)
-    # After another try was asked for, the old pods are gone; only new ones can be hopeless again.
-    return problem if problem and problem.hopeless and not serving else None
+def _patience(facts: Facts, proven: bool) -> Patience:
+    return Patience(facts.now, proven, facts.model.rollout.progress_deadline_s)
 
 
-def _view(facts: Facts, name: str, revision: RevisionFacts | None, template: Mapping[str, Any]) -> Revision:
+def _has_served(facts: Facts, revision: str) -> bool:
+    return any(pod.ready for pod in facts.pods_of(revision))
+
+
+def _view(facts: Facts, name: str, revision: RevisionFacts | None, template: Mapping[str, Any]) -> RevisionView:
     pods = facts.pods_of(name)
-    ready = sum(pod.ready and not pod.draining for pod in pods)
-    return Revision(
+    proven = bool(revision and revision.proven) or _has_served(facts, name)
+    patience = _patience(facts, proven)
+    return RevisionView(
         name=name,
         replicas=revision.replicas if revision else 0,
-        ready=ready,
-        pods=sum(pod.revision == name and not pod.overdue(facts.now) for pod in facts.pods),
-        proven=bool(revision and revision.proven) or ready > 0,
+        ready=sum(pod.ready and not pod.draining for pod in pods),
+        placed=sum(pod.node is not None for pod in pods),
+        pods=sum(pod.revision == name and not pod.overdue(facts.now) and not pod.ended for pod in facts.pods),
+        proven=proven,
         created=revision.created_unix_s if revision else facts.now,
-        unschedulable=any(pod.scheduled is False for pod in pods),
-        template=template,
+        crowded=any(_is_crowded(facts, pod, patience) for pod in pods),
+        amounts=Amounts.of(template),
     )
+
+
+def _is_crowded(facts: Facts, pod: PodFacts, patience: Patience) -> bool:
+    """It waits for what a leaving replica would free: its room, or a volume that one node has at a time."""
+    found = worst([pod], patience)
+    if found is None or found.reason == "SchedulingGated":
+        return False
+    if found.reason == "ClaimInUse":
+        return facts.claim is not None and facts.claim.one_node
+    return found.kind is Kind.CAPACITY and pod.scheduled is False
+
+
+def _hindrances(facts: Facts, target: RevisionFacts | None, name: str, checked: check.Verdict) -> tuple[Finding, ...]:
+    """What keeps the wanted revision from starting. That a pod waits for room is left out: see `crowded`."""
+    patience = _patience(facts, bool(target and target.proven) or _has_served(facts, name))
+    pods = [pod for pod in facts.pods_of(name) if not _is_crowded(facts, pod, patience)]
+    found = [checked.finding, *(diagnose(pod, patience) for pod in pods)]
+    return tuple(item for item in found if item)
+
+
+def _refused_pods(facts: Facts, target: RevisionFacts | None) -> str:
+    """Why the API server takes no pods of the wanted revision: its replicas, or the check pod of this very pass."""
+    if target and target.replica_failure:
+        return target.replica_failure
+    return facts.refused.message if facts.refused and 400 <= facts.refused.status < 500 else ""
 
 
 def _room_for_one(facts: Facts) -> bool | None:
@@ -128,122 +206,112 @@ def _room_for_one(facts: Facts) -> bool | None:
     return facts.room.largest_free_on_a_node >= accelerator.count
 
 
-def _deployments(
-    facts: Facts,
-    known: Mapping[str, RevisionFacts],
-    target: str,
-    template: Mapping[str, Any],
-    rollout: Rollout,
-    stalled: Problem | None,
-) -> dict[str, children.Manifest]:
-    """The Deployments that must change, by revision, the wanted one first."""
-    changed = {}
-    for name in sorted(rollout.replicas, key=lambda name: name != target):
-        if name in rollout.delete:
-            continue
-        live = known.get(name)
-        manifest = children.deployment(
-            facts.model,
-            name,
-            live.template if live else template,
-            rollout.replicas[name],
-            proven=bool(live and live.proven) or any(pod.ready for pod in facts.pods_of(name)),
-            failed=_failure_record(facts, stalled) if name == target else (live.failed if live else None),
-        )
-        if live is None or children.live_differs(manifest, live.live) or _kept_too_long(manifest, live):
-            changed[name] = manifest
-    return changed
-
-
-def _failure_record(facts: Facts, stalled: Problem | None) -> dict[str, str] | None:
-    if stalled is None:
-        return None
-    return {
-        "kind": str(stalled.kind),
-        "reason": stalled.reason,
-        "message": stalled.message,
-        "retry": facts.model.retry,
-    }
-
-
-def _kept_too_long(manifest: children.Manifest, live: RevisionFacts) -> bool:
-    """A record of failure that is no longer wanted: only another apply takes an annotation away."""
-    return live.failed is not None and children.failure_of(manifest) is None
-
-
-def _announcements(facts: Facts, rollout: Rollout) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _announcements(facts: Facts, rolled: Rollout, check_node: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     drain: list[PodFacts] = []
     undrain: list[PodFacts] = []
-    for name, replicas in rollout.replicas.items():
+    for name, replicas in rolled.replicas.items():
         pods = facts.pods_of(name)
-        victims = choose_victims(pods, len(pods) - (0 if name in rollout.delete else replicas))
+        makes_way = check_node if rolled.phase is Phase.SWAPPING else None
+        victims = choose_victims(pods, len(pods) - (0 if name in rolled.delete else replicas), makes_way)
         drain += [pod for pod in victims if not pod.draining]
         undrain += [pod for pod in pods if pod.draining and pod not in victims]
     return tuple(pod.name for pod in drain), tuple(pod.name for pod in undrain)
 
 
-def _others(facts: Facts, wanted: int) -> tuple[list[children.Manifest], list[tuple[str, str]]]:
-    """The Service and the disruption budget, as far as they differ."""
-    apply, delete = [], []
-    if "Service" not in facts.foreign:
-        service = children.service(facts.model)
-        if facts.service is None or children.live_differs(service, facts.service):
-            apply.append(service)
-    if "PodDisruptionBudget" not in facts.foreign:
-        budget = children.disruption_budget(facts.model)
-        if wanted >= 2 and (facts.disruption_budget is None or children.live_differs(budget, facts.disruption_budget)):
-            apply.append(budget)
-        if wanted < 2 and facts.disruption_budget is not None:
-            delete.append(("PodDisruptionBudget", facts.model.name))
-    return apply, delete
+def _ended_pods(facts: Facts) -> list[tuple[str, str]]:
+    """Pods that failed as a whole stay as evidence, and pile up: the latest few are enough."""
+    ended = sorted((pod for pod in facts.pods if pod.ended and not pod.deleting), key=lambda pod: -pod.created_unix_s)
+    return [("Pod", pod.name) for pod in ended[KEPT_FAILED_PODS:]]
 
 
-def _health(
-    facts: Facts,
-    target: str,
-    wanted: int,
-    rollout: Rollout,
-    stalled: Problem | None,
-    decision: autoscale.Decision | None,
-    rest: sleep.Rest | None,
-) -> Health:
+def _drained_by_others(facts: Facts) -> list[tuple[str, str]]:
+    """Pods whose engine was told to drain by somebody else: they will never serve again. Work ends first."""
+    return [
+        ("Pod", pod.name)
+        for pod in facts.pods
+        if not pod.deleting
+        and not pod.draining
+        and not pod.ready
+        and pod.engine is not None
+        and pod.engine.phase == "draining"
+        and not pod.engine.running
+        and not pod.engine.waiting
+    ]
+
+
+def _health(facts: Facts, target: str, decided: Decision) -> Health:
     pods = facts.pods_of(target)
-    staying = [pod for pod in facts.pods if not pod.deleting]
+    staying = [pod for pod in facts.pods if not pod.deleting and not pod.ended]
     return Health(
         model=facts.model,
         revision=target,
-        wanted=wanted,
+        wanted=decided.wanted,
         ready=sum(pod.ready and not pod.draining for pod in staying),
         ready_new=sum(pod.ready and not pod.draining for pod in pods),
-        present=sum(not pod.overdue(facts.now) for pod in facts.pods),
+        present=sum(not pod.overdue(facts.now) and not pod.ended for pod in facts.pods),
         pods=pods,
-        rollout=rollout,
-        problem=_problem(facts, pods, rollout),
-        stalled=stalled,
-        blocker=_blocker(facts, target),
+        rollout=decided.rollout,
+        finding=_finding_to_tell(facts, target, decided),
+        given_up=decided.failed is not None,
         room=facts.room,
-        autoscaling_reason=decision.reason if decision else None,
-        rest=rest,
+        autoscaling_reason=decided.autoscaling.reason if decided.autoscaling else None,
+        sleep=decided.sleeping,
     )
 
 
-def _problem(facts: Facts, pods: tuple[PodFacts, ...], rollout: Rollout) -> Problem | None:
-    """The problem to tell. That a new replica waits for the room of a leaving one is the plan, not a problem."""
-    problem = failures.worst(pods)
-    others = any(pod not in pods for pod in facts.pods)
-    swapping = others and rollout.strategy in (Strategy.REPLACE, Strategy.RECREATE)
-    return None if swapping and problem and problem.kind is Kind.CAPACITY else problem
+def _finding_to_tell(facts: Facts, target: str, decided: Decision) -> Finding | None:
+    """The one finding to tell. That a new replica waits for the room of a leaving one is the plan, and none."""
+    rolled = decided.rollout
+    candidates = [decided.failed.finding if decided.failed else None, *_blockers(facts, target, rolled)]
+    candidates.append(rolled.refusal.finding if rolled.refusal else None)
+    candidates += decided.situation.findings
+    if rolled.how not in (How.REPLACE, How.RECREATE):
+        proven = any(item.revision == target and item.proven for item in facts.revisions)
+        candidates.append(worst(facts.pods_of(target), _patience(facts, proven)))
+    if not facts.pods_of(target):
+        candidates.append(worst([pod for pod in facts.pods if pod.ended], _patience(facts, proven=True)))
+    found = [item for item in candidates if item]
+    return max(found, key=lambda item: (item.severity, item.permanent), default=None)
 
 
-def _blocker(facts: Facts, target: str) -> Problem | None:
-    for kind in facts.foreign:
-        message = (
-            f"A {kind} named {facts.model.name} exists in namespace {facts.model.namespace} and is not Topmast's. "
-            "Rename or delete it, or give the LLMDeployment another name."
+def _blockers(facts: Facts, target: str, rolled: Rollout) -> list[Finding]:
+    """What is wrong apart from pods."""
+    where = f"{facts.model.name} exists in namespace {facts.model.namespace}"
+    found = [
+        Finding(
+            Kind.CONFIG,
+            "NameTaken",
+            f"A {kind} named {where} and is not Topmast's. "
+            "Rename or delete it, or give the LLMDeployment another name.",
+            Severity.FINAL,
         )
-        return Problem(Kind.CONFIG, "NameTaken", message, permanent=True)
+        for kind in facts.foreign
+    ]
+    found += [
+        Finding(
+            Kind.CONFIG,
+            "PredecessorLeaving",
+            f"A {kind} named {where} and belongs to an earlier LLMDeployment of this name, which Kubernetes is "
+            "deleting: it is made anew when that one is gone.",
+        )
+        for kind in facts.leftover
+    ]
+    if facts.refused:
+        found.append(refused_write(facts.refused))
     for revision in facts.revisions:
-        if revision.revision == target and revision.replica_failure:
-            message = f"Kubernetes refuses to create pods: {revision.replica_failure}"
-            return Problem(Kind.CAPACITY, "PodsRefused", message)
+        if revision.revision == target and revision.replica_failure and rolled.replicas.get(target):
+            found.append(refused_pods(revision.replica_failure))
+    return found
+
+
+def _again_s(health: Health, decided: Decision) -> float | None:
+    """The announced step follows at once; what is under way, or counts down, is looked at now and then."""
+    if decided.rollout.phase is Phase.ANNOUNCED:
+        return 0.0
+    if health.stalled:
+        return STALLED_S
+    if not health.settled or decided.autoscaling is not None:
+        return UNSETTLED_S
+    if health.model.sleep and not health.asleep:
+        return max(UNSETTLED_S, health.model.sleep.idle_s / 10)
     return None

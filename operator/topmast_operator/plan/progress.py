@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from topmast_operator.api.facts import PodFacts
-from topmast_operator.plan.failures import last_end
+from topmast_operator.plan.findings import last_end
+
+SHOWN = 20  # a thousand pods would make every status write half a megabyte
 
 _WORDS = {"starting": "Starting", "loading": "Loading", "warming": "Warming up", "draining": "Draining"}
 
@@ -20,34 +22,44 @@ def slowest(pods: Sequence[PodFacts]) -> str:
     return _words(last) if last else ""
 
 
+def notable(pods: Sequence[PodFacts]) -> list[PodFacts]:
+    """The pods that status shows, by name: all of a small model, else those furthest from ready."""
+    first = sorted(pods, key=lambda pod: (pod.ready and not pod.deleting, -pod.restarts, pod.name))[:SHOWN]
+    return sorted(first, key=lambda pod: pod.name)
+
+
 def describe(pod: PodFacts) -> dict[str, Any]:
     """One entry of `status.pods`."""
-    told: dict[str, Any] = {"name": pod.name, "revision": pod.revision, "phase": _state(pod)}
+    shown: dict[str, Any] = {"name": pod.name, "revision": pod.revision, "phase": _state(pod)}
     if pod.node:
-        told["node"] = pod.node
+        shown["node"] = pod.node
     engine = pod.engine
     if engine and engine.phase == "loading" and engine.bytes_total > 0 and not pod.ready:
-        told |= {
+        shown |= {
             "percent": _percent(pod),
             "bytesDone": _percent(pod) * engine.bytes_total // 100,
             "bytesTotal": engine.bytes_total,
         }
         if engine.eta_s is not None:
-            told["etaSeconds"] = _rounded(engine.eta_s)
+            shown["etaSeconds"] = _rounded(engine.eta_s)
     if engine and engine.start_total_s is not None:
-        told["startSeconds"] = round(engine.start_total_s, 1)
+        shown["startSeconds"] = round(engine.start_total_s, 1)
     if pod.restarts:
-        told["restarts"] = pod.restarts
-        if problem := last_end(pod):
-            told |= {"lastEndReason": problem.reason, "lastEnd": problem.message}
-    return told
+        shown["restarts"] = pod.restarts
+        if end := last_end(pod):
+            shown |= {"lastEndReason": end.reason, "lastEnd": end.message}
+    return shown
 
 
 def _state(pod: PodFacts) -> str:
+    if pod.ended:
+        return pod.ended_reason or pod.phase
     if pod.deleting or pod.draining:
         return "Draining"
     if pod.ready:
         return "Ready"
+    if pod.gates and not pod.node:
+        return "SchedulingGated"
     if pod.scheduled is False:
         return "Unschedulable"
     if pod.engine and pod.engine.phase in _WORDS:

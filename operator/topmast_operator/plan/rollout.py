@@ -1,145 +1,390 @@
-"""How a model gets from the revisions that run to the one that the spec asks for, one step per reconcile.
+"""How a model gets from the revisions that run to the one that the spec asks for, one step per pass.
 
-Surge where a further replica finds room; else one old replica leaves first; never the last good one for a successor
-that its room would not help, and no Deployment that served is deleted before its successor was Ready itself.
+A new replica beside the old ones where there is room; else one old replica makes way, when `give_way.CHECKS` agree.
+A revision that was never proven costs the proven ones one replica at most, and gives it back when it fails.
+No Deployment that served is deleted before its successor was Ready itself.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from topmast_operator.api import quantity
+from topmast_operator.api.facts import QuotaFacts
+from topmast_operator.api.times import to_text, to_unix
+from topmast_operator.plan.findings import Finding, Kind
+from topmast_operator.plan.give_way import Amounts, Refusal, Strategy, Swap, first_refusal
 
 
-class Strategy(StrEnum):
+class Phase(StrEnum):
+    """Where a rollout is. The state diagram is in docs/operator.md."""
+
+    NONE = "None"  # one revision runs, or none is wanted
+    SURGING = "Surging"  # a new replica becomes ready beside the old ones
+    WAITING = "Waiting"  # a check refuses: nothing is taken away
+    ANNOUNCED = "Announced"  # the plan stands in status: the next pass takes the first replica
+    SWAPPING = "Swapping"  # an old replica makes way, its successor starts in its room
+    RETURNING = "Returning"  # the new revision failed: the last good one takes its room back
+    PAUSED = "Paused"
+
+
+class How(StrEnum):
+    """The strategy that is carried out, as status tells it."""
+
     NONE = "None"
     SURGE = "Surge"
     REPLACE = "Replace"
     RECREATE = "Recreate"
     WAIT = "Wait"
     ROLLBACK = "Rollback"
+    PAUSED = "Paused"
 
 
 @dataclass(frozen=True)
-class Revision:
+class RevisionView:
     """What the rollout must know of one revision. `ready` counts pods that are ready and not about to leave."""
 
     name: str
     replicas: int
     ready: int
-    pods: int
+    placed: int  # pods to stay that have a node
+    pods: int  # pods that exist, leaving ones too
     proven: bool
     created: float
-    unschedulable: bool
-    template: Mapping[str, Any]
+    crowded: bool  # a pod of it waits for room that a leaving replica would free
+    amounts: Amounts
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the next pass must know of this one. Kept in `status.rollout`, so it survives a restart."""
+
+    revision: str
+    phase: Phase
+    started: float
+    gap_since: float | None = None
+    expected_gap_s: float | None = None  # as it was announced
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything that a rollout is decided from."""
+
+    wanted: int
+    target: RevisionView
+    others: Sequence[RevisionView]
+    strategy: Strategy
+    now: float
+    paused: bool = False
+    surge_wait_s: float = 0.0
+    history: int = 0
+    memory: Memory | None = None
+    failed: Finding | None = None  # the target is given up
+    findings: Sequence[Finding] = ()  # about its pods and its check pod; that one waits for room is none
+    checked: bool = False
+    check_node: str | None = None
+    room_for_one: bool | None = None  # None: unknown, or no accelerator is asked for
+    quotas: Sequence[QuotaFacts] = ()
+    pods_refused: str = ""
+    expected_gap_s: float | None = None  # of one replica's change in place; None before a start was measured
 
 
 @dataclass(frozen=True)
 class Rollout:
+    """The answer: replicas of every revision, Deployments that may go, and what is saved."""
+
     replicas: Mapping[str, int]
     delete: tuple[str, ...]
-    strategy: Strategy
+    how: How
+    phase: Phase
     reason: str
+    check: bool = False  # the check pod of the target is wanted
+    refusal: Refusal | None = None
+    steps: tuple[str, ...] = ()
+    expected_gap_s: float | None = None
+    memory: Memory | None = field(default=None, compare=False)
 
 
-def plan_rollout(
-    wanted: int, target: Revision, others: Sequence[Revision], *, blocked: bool, room_for_one: bool | None
-) -> Rollout:
-    """The replicas of every revision for now, which Deployments may go, and why.
-
-    `blocked`: the target cannot start until a human acts. `room_for_one`: whether the free accelerators take one more
-    replica of the target; None when that is unknown or no accelerator is asked for.
-    """
-    good = _last_good(others)
-    useless = [other for other in others if not other.proven and other.ready == 0]
-    if wanted == 0:
-        done = tuple(other.name for other in others if other.pods == 0 and (target.proven or not other.proven))
-        return Rollout(_only(target, others, 0), done, Strategy.NONE, "no replica is wanted")
-    if blocked:
-        return _fall_back(wanted, target, others, good)
-    active = [other for other in others if other not in useless and (other.replicas > 0 or other.ready > 0)]
+def plan_rollout(now: Situation) -> Rollout:
+    """The replicas of every revision for now, which Deployments may go, and why."""
+    target, others = now.target, now.others
+    active = [other for other in others if other.proven or other.ready > 0]
+    active = [other for other in active if other.replicas > 0 or other.ready > 0]
+    good = last_good(others)
+    if now.wanted == 0:
+        return Rollout(_only(now, 0), _history(now, target.proven), How.NONE, Phase.NONE, "no replica is wanted")
+    if now.failed:
+        return _return(now, good)
+    if now.paused and good and not (target.proven and not active):
+        return _hold(now, active, good)
     if not active:
-        finished = target.proven and target.ready >= wanted
-        gone = [other.name for other in others if other.pods == 0 and (finished or other in useless)]
-        if good and not target.proven:
-            told = f"the old replicas have left, revision {target.name} is starting in their room"
-            return Rollout(_only(target, others, wanted), tuple(gone), Strategy.RECREATE, told)
-        return Rollout(_only(target, others, wanted), tuple(gone), Strategy.NONE, "only one revision runs")
-    strategy, reason = _choose(wanted, target, active, room_for_one)
-    spare = 1 if strategy in (Strategy.REPLACE, Strategy.RECREATE) else 0
-    running_old = sum(other.replicas for other in active)
-    keep_old = min(running_old, max(0, wanted - target.ready - spare))
-    missing = wanted - keep_old
-    step = missing if spare else max(missing, target.ready + 1)
-    # A replica of the target that is there already is kept, ready or not, while the surge of one allows it.
-    grown = min(wanted, max(step, min(target.replicas, missing + 1)))
-    replicas = {**{other.name: 0 for other in others}, **_share(active, keep_old, good), target.name: grown}
-    gone = [other.name for other in useless if other.pods == 0]
-    return Rollout(replicas, tuple(gone), strategy, reason)
+        return _alone(now, good)
+    return _remembered(now, _swap_on(now, active, good) if _is_swapping(now, active) else _begin(now, active, good))
 
 
-def _choose(
-    wanted: int, target: Revision, active: Sequence[Revision], room_for_one: bool | None
-) -> tuple[Strategy, str]:
-    crowded = target.unschedulable or (room_for_one is False and target.pods <= target.ready)
-    if not crowded:
-        return Strategy.SURGE, "a new replica becomes ready before an old one leaves"
-    lacking = _more_than_old(target, active)
-    if lacking:
-        return Strategy.WAIT, (
-            f"the new revision finds no room and needs {lacking} than an old replica would free: "
-            "add capacity, ask for less, or set spec.suspend: true for a moment to let the old replicas go first"
-        )
-    if wanted > 1:
-        return Strategy.REPLACE, f"there is no room for one more replica: replacing one of {wanted} at a time"
-    return Strategy.RECREATE, "there is no room for a second replica: the old one leaves first, with a gap of one start"
-
-
-def _more_than_old(target: Revision, active: Sequence[Revision]) -> str:
-    """What the target asks for and the leaving replica does not free, in words; empty when its room is enough."""
-    smallest = min(active, key=lambda other: other.created)
-    new, old = _requests(target.template), _requests(smallest.template)
-    if _nodes(target.template) != _nodes(smallest.template):
-        return "other nodes (spec.placement)"
-    for resource, amount in new.items():
-        if quantity.parse(amount) > quantity.parse(old.get(resource, "0")):
-            return f"more {resource} ({amount}, not {old.get(resource, 'none')})"
-    return ""
-
-
-def _requests(template: Mapping[str, Any]) -> Mapping[str, str]:
-    found: Mapping[str, str] = template["spec"]["containers"][0].get("resources", {}).get("requests", {})
-    return found
-
-
-def _nodes(template: Mapping[str, Any]) -> tuple[Any, Any]:
-    return template["spec"].get("nodeSelector", {}), template["spec"].get("priorityClassName")
-
-
-def _fall_back(wanted: int, target: Revision, others: Sequence[Revision], good: Revision | None) -> Rollout:
-    replicas = _only(target, others, 0)
-    gone = tuple(other.name for other in others if other.pods == 0 and not other.proven)
-    if good is None:
-        return Rollout(
-            replicas, gone, Strategy.NONE, f"revision {target.name} cannot start and there is no earlier one"
-        )
-    replicas[good.name] = wanted
-    return Rollout(
-        replicas, gone, Strategy.ROLLBACK, f"revision {target.name} cannot start: revision {good.name} keeps serving"
-    )
-
-
-def _last_good(others: Sequence[Revision]) -> Revision | None:
+def last_good(others: Sequence[RevisionView]) -> RevisionView | None:
+    """The revision to fall back to: one that serves, else the latest that ever did."""
     proven = [other for other in others if other.proven or other.ready > 0]
     return max(proven, key=lambda other: (other.ready > 0, other.created), default=None)
 
 
-def _only(target: Revision, others: Sequence[Revision], wanted: int) -> dict[str, int]:
-    return {**{other.name: 0 for other in others}, target.name: wanted}
+def is_probed(failed: Finding) -> bool:
+    """Whether a check pod can find out that the cause has gone: then the rollout goes on by itself."""
+    return failed.kind in (Kind.IMAGE, Kind.CONFIG, Kind.CLAIM) and not failed.permanent
 
 
-def _share(active: Sequence[Revision], total: int, good: Revision | None) -> dict[str, int]:
+def remember(status: Mapping[str, Any]) -> Memory | None:
+    """What an earlier pass left in status."""
+    saved = status.get("rollout")
+    if not saved or "phase" not in saved:
+        return None
+    gap = saved.get("gapSince")
+    return Memory(
+        revision=saved["revision"],
+        phase=Phase(saved["phase"]),
+        started=to_unix(saved["startedAt"]),
+        gap_since=to_unix(gap) if gap else None,
+        expected_gap_s=saved.get("expectedGapSeconds"),
+    )
+
+
+def render(rollout: Rollout) -> dict[str, Any] | None:
+    """`status.rollout`; None when there is nothing to tell."""
+    memory = rollout.memory
+    if rollout.how is How.NONE or memory is None:
+        return None
+    shown: dict[str, Any] = {
+        "strategy": str(rollout.how),
+        "phase": str(rollout.phase),
+        "reason": rollout.reason,
+        "revision": memory.revision,
+        "startedAt": to_text(memory.started),
+    }
+    if rollout.refusal:
+        shown["refusedBy"] = rollout.refusal.check
+    if rollout.steps:
+        shown["steps"] = list(rollout.steps)
+    if memory.expected_gap_s is not None:
+        shown["expectedGapSeconds"] = round(memory.expected_gap_s)
+    if memory.gap_since is not None:
+        shown["gapSince"] = to_text(memory.gap_since)
+    return shown
+
+
+def _alone(now: Situation, good: RevisionView | None) -> Rollout:
+    """No other revision serves or is kept: the target gets everything."""
+    target = now.target
+    finished = target.proven and target.ready >= now.wanted
+    gone = _history(now, finished)
+    if good and not target.proven:
+        reason = f"the old replicas have left, revision {target.name} is starting in their room"
+        plan = Rollout(_in_room(now, now.wanted), gone, How.RECREATE, Phase.SWAPPING, reason)
+        return _remembered(now, plan)
+    return Rollout(_only(now, now.wanted), gone, How.NONE, Phase.NONE, "only one revision runs")
+
+
+def _is_swapping(now: Situation, active: Sequence[RevisionView]) -> bool:
+    """An old replica has made way for this target already, or the plan for it stands in status."""
+    memory = now.memory
+    if memory is None or memory.revision != now.target.name or memory.phase is not Phase.SWAPPING:
+        return False
+    return sum(other.replicas for other in active) + now.target.ready < now.wanted or now.target.proven
+
+
+def _begin(now: Situation, active: Sequence[RevisionView], good: RevisionView | None) -> Rollout:
+    """Surge where that is possible; else see whether an old replica may make way."""
+    target = now.target
+    crowded = target.crowded or bool(now.pods_refused) or (now.room_for_one is False and target.placed <= target.ready)
+    makes_way_first = now.strategy in (Strategy.REPLACE, Strategy.RECREATE) and not (
+        now.strategy is Strategy.REPLACE and now.wanted == 1
+    )
+    if not crowded and not makes_way_first:
+        reason = "a new replica becomes ready before an old one leaves"
+        return _shared(now, active, good, gives=0, how=How.SURGE, phase=Phase.SURGING, reason=reason)
+    announced = now.memory is not None and (now.memory.revision, now.memory.phase) == (target.name, Phase.ANNOUNCED)
+    swap = _swap(now, active, announced=announced)
+    refusal = first_refusal(swap)
+    how = How.RECREATE if now.wanted == 1 else How.REPLACE
+    if refusal is None:
+        return _swap_on(now, active, good)
+    if not crowded and refusal.reason in ("NeedsMoreRoom", "QuotaTooSmall"):
+        reason = "the old replica's room is too small and there is other room: a new replica becomes ready first"
+        return _shared(now, active, good, gives=0, how=How.SURGE, phase=Phase.SURGING, reason=reason)
+    there = target.replicas > target.ready  # a pod that waits is kept: the scheduler may find room for it yet
+    if refusal.reason == "Announcing":
+        reason = _how_in_words(now, how)
+        return _shared(now, active, good, gives=0, how=how, phase=Phase.ANNOUNCED, reason=reason, surges=there)
+    surges = there or refusal.reason in ("WaitsForRoom", "WaitsForNode")
+    plan = _shared(now, active, good, gives=0, how=How.WAIT, phase=Phase.WAITING, reason=refusal.message, surges=surges)
+    return replace(plan, refusal=refusal)
+
+
+def _swap_on(now: Situation, active: Sequence[RevisionView], good: RevisionView | None) -> Rollout:
+    how = How.RECREATE if now.wanted == 1 else How.REPLACE
+    # Where others are not ready, one that serves may not leave too: the wanted revision's next step waits for them.
+    waits = now.target.proven and _the_next_waits(now, active)
+    reason = _how_in_words(now, how)
+    return _shared(now, active, good, gives=0 if waits else 1, how=how, phase=Phase.SWAPPING, reason=reason)
+
+
+def _the_next_waits(now: Situation, active: Sequence[RevisionView]) -> bool:
+    """A proven target takes the next room only when nothing else is missing."""
+    running = sum(other.replicas for other in active)
+    gave = now.wanted - running - now.target.ready > 0
+    swap = _swap(now, active, announced=True)
+    return not gave and swap.leaving_is_ready and swap.ready < now.wanted
+
+
+def _swap(now: Situation, active: Sequence[RevisionView], *, announced: bool) -> Swap:
+    leaving = min(active, key=lambda other: (other.ready >= other.replicas, other.created))
+    waited = now.now - now.memory.started if now.memory and now.memory.revision == now.target.name else 0.0
+    return Swap(
+        strategy=now.strategy,
+        revision=now.target.name,
+        proven=now.target.proven,
+        findings=now.findings,
+        checked=now.checked,
+        check_node=now.check_node,
+        old=leaving.amounts,
+        new=now.target.amounts,
+        wanted=now.wanted,
+        ready=now.target.ready + sum(other.ready for other in active),
+        leaving_is_ready=leaving.ready >= leaving.replicas,
+        quotas=now.quotas,
+        pods_refused=now.pods_refused,
+        surge_left_s=now.surge_wait_s - waited,
+        announced=announced,
+    )
+
+
+def _shared(
+    now: Situation,
+    active: Sequence[RevisionView],
+    good: RevisionView | None,
+    *,
+    gives: int,
+    how: How,
+    phase: Phase,
+    reason: str,
+    surges: bool = True,
+) -> Rollout:
+    """`gives` old replicas make way beyond those that ready ones replace; the target grows into what is free."""
+    target, wanted = now.target, now.wanted
+    running = sum(other.replicas for other in active)
+    keep = min(running, max(0, wanted - target.ready - gives))
+    missing = wanted - keep
+    if gives:
+        # Deletes before creates: a pending pod would make a node autoscaler buy a node that is not needed.
+        grown = min(missing, max(target.placed, wanted - sum(other.pods for other in now.others)))
+    elif phase is Phase.SURGING:
+        # A replica of the target that is there already is kept, ready or not, while the surge of one allows it.
+        grown = min(wanted, max(missing, target.ready + 1, min(target.replicas, missing + 1)))
+    else:
+        grown = min(wanted, max(target.ready, wanted - running, target.ready + 1 if surges else 0))
+    replicas = {**{other.name: 0 for other in now.others}, **_share(active, keep, good), target.name: grown}
+    useless = {other.name for other in now.others if not other.proven and other.ready == 0}
+    gone = tuple(other.name for other in now.others if other.pods == 0 and other.name in useless)
+    expected = _expected_gap_s(now) if how in (How.RECREATE, How.REPLACE) else None
+    return Rollout(
+        replicas,
+        gone,
+        how,
+        phase,
+        reason,
+        check=not target.proven and phase is not Phase.SURGING,
+        steps=_steps(now, how),
+        expected_gap_s=expected,
+    )
+
+
+def _return(now: Situation, good: RevisionView | None) -> Rollout:
+    """The target failed. What of it serves goes on; the last good revision gets the rest of the room."""
+    target = now.target
+    assert now.failed is not None
+    kept = target.ready if target.proven and good else 0
+    replicas = {**{other.name: 0 for other in now.others}, target.name: kept}
+    gone = tuple(other.name for other in now.others if other.pods == 0 and not other.proven)
+    if good is None:
+        reason = f"revision {target.name} cannot start and there is no earlier one"
+        return Rollout(replicas, gone, How.NONE, Phase.NONE, reason)
+    rest = target.pods + sum(other.pods for other in now.others if other is not good)
+    replicas[good.name] = min(now.wanted - kept, max(good.replicas, now.wanted - rest))
+    there = good.ready + kept >= now.wanted
+    reason = (
+        f"revision {target.name} cannot start: revision {good.name} {'keeps serving' if there else 'takes over again'}"
+    )
+    return _remembered(now, Rollout(replicas, gone, How.ROLLBACK, Phase.RETURNING, reason, check=is_probed(now.failed)))
+
+
+def _hold(now: Situation, active: Sequence[RevisionView], good: RevisionView) -> Rollout:
+    """Paused: nothing changes hands. What is missing is made up by the last good revision."""
+    kept = min(now.target.replicas, now.wanted)
+    share = _share(active, now.wanted - kept, good)
+    share[good.name] = now.wanted - kept - sum(count for name, count in share.items() if name != good.name)
+    replicas = {**{other.name: 0 for other in now.others}, **share, now.target.name: kept}
+    reason = f"spec.rollout.paused is true: revision {now.target.name} waits"
+    return _remembered(now, Rollout(replicas, (), How.PAUSED, Phase.PAUSED, reason))
+
+
+def _remembered(now: Situation, plan: Rollout) -> Rollout:
+    """With the memory for the next pass: when this rollout began, and since when nothing serves."""
+    before = now.memory if now.memory and now.memory.revision == now.target.name else None
+    ready = now.target.ready + sum(other.ready for other in now.others)
+    gap = (before.gap_since if before and before.gap_since else now.now) if ready == 0 else None
+    started = before.started if before else now.now
+    kept = before.expected_gap_s if before and plan.phase is not Phase.ANNOUNCED else None
+    expected = kept if kept is not None else plan.expected_gap_s
+    return replace(plan, memory=Memory(now.target.name, plan.phase, started, gap, expected))
+
+
+def _how_in_words(now: Situation, how: How) -> str:
+    if now.strategy in (Strategy.REPLACE, Strategy.RECREATE):
+        why = f"spec.rollout.strategy is {now.strategy}"
+    else:
+        why = "there is no room for one more replica"
+    if how is How.REPLACE:
+        return f"{why}: replacing one of {now.wanted} at a time"
+    return f"{why}: the old one leaves first, with a gap of one start"
+
+
+def _steps(now: Situation, how: How) -> tuple[str, ...]:
+    """The plan in words, for status. Only of what takes something away."""
+    if how not in (How.REPLACE, How.RECREATE):
+        return ()
+    each = "the replica" if now.wanted == 1 else f"one of {now.wanted} replicas at a time"
+    begins = () if now.target.proven else (f"check revision {now.target.name} in a pod without an accelerator",)
+    holds = "; requests are held meanwhile" if now.wanted == 1 else ""
+    return (
+        *begins,
+        f"announce and drain {each}{holds}",
+        f"start revision {now.target.name} in its room; if it fails, the old revision takes the room back",
+    )
+
+
+def _expected_gap_s(now: Situation) -> float | None:
+    """Seconds without a replica. With two or more there is none: one less serves meanwhile."""
+    return 0.0 if now.wanted > 1 else now.expected_gap_s
+
+
+def _in_room(now: Situation, wanted: int) -> dict[str, int]:
+    """All for the target, as far as the pods of others have left."""
+    free = wanted - sum(other.pods for other in now.others)
+    return {**{other.name: 0 for other in now.others}, now.target.name: min(wanted, max(now.target.placed, free))}
+
+
+def _only(now: Situation, wanted: int) -> dict[str, int]:
+    return {**{other.name: 0 for other in now.others}, now.target.name: wanted}
+
+
+def _history(now: Situation, finished: bool) -> tuple[str, ...]:
+    """Deployments without pods that may be deleted: all that never served, and the proven beyond the history."""
+    empty = [other for other in now.others if other.pods == 0]
+    proven = sorted((other for other in empty if other.proven), key=lambda other: -other.created)
+    old = [other.name for other in proven[now.history :]] if finished else []
+    return (*(other.name for other in empty if not other.proven), *old)
+
+
+def _share(active: Sequence[RevisionView], total: int, good: RevisionView | None) -> dict[str, int]:
     """`total` old replicas among the old revisions: the last good one keeps its own first."""
     share: dict[str, int] = {}
     for other in sorted(active, key=lambda other: (other is not good, -other.ready, -other.created)):

@@ -11,11 +11,15 @@ from topmast_operator.api.facts import Facts, RevisionFacts
 from topmast_operator.api.names import model_selector
 from topmast_operator.api.times import to_text
 from topmast_operator.plan.autoscale import Decision
-from topmast_operator.plan.health import Health, conditions, phase
-from topmast_operator.plan.progress import describe
-from topmast_operator.plan.rollout import Strategy
-from topmast_operator.plan.sleep import measured_starts
-from topmast_operator.plan.sleep import render as render_rest
+from topmast_operator.plan.conditions import conditions, phase
+from topmast_operator.plan.health import Health
+from topmast_operator.plan.progress import describe, notable
+from topmast_operator.plan.rollout import render as render_rollout
+from topmast_operator.plan.sleep import render as render_sleep
+from topmast_operator.plan.starts import finished_rollout, measured_starts
+from topmast_operator.plan.weights import measured_weights
+
+STRAYS = 20
 
 # Sorts pods and revisions, so that equal facts give equal status.
 
@@ -23,7 +27,7 @@ from topmast_operator.plan.sleep import render as render_rest
 def render_status(health: Health, facts: Facts, decision: Decision | None) -> dict[str, Any]:
     """The status for these facts."""
     model = facts.model
-    staying = [pod for pod in facts.pods if not pod.deleting]
+    staying = [pod for pod in facts.pods if not pod.deleting and not pod.ended]
     status: dict[str, Any] = {
         "phase": phase(health),
         "ready": f"{health.ready}/{health.wanted}",
@@ -36,17 +40,24 @@ def render_status(health: Health, facts: Facts, decision: Decision | None) -> di
             _revision(facts, health, revision)
             for revision in sorted(facts.revisions, key=lambda item: (item.created_unix_s, item.revision))
         ],
-        "pods": [describe(pod) for pod in sorted(facts.pods, key=lambda pod: pod.name)],
+        "pods": [describe(pod) for pod in notable(facts.pods)],
         "conditions": render(conditions(health), model.status.get("conditions", ()), model.generation, facts.now),
         "observedGeneration": model.generation,
     }
-    if health.rollout.strategy is not Strategy.NONE:
-        status["rollout"] = {"strategy": str(health.rollout.strategy), "reason": health.rollout.reason}
+    rollout = render_rollout(health.rollout)
+    if rollout:
+        status["rollout"] = rollout
+    if last := finished_rollout(model.status, rollout, health.ready, facts.now):
+        status["lastRollout"] = last
+    if weights := measured_weights(facts):
+        status["model"] = weights
+    if facts.strays:
+        status["strays"] = sorted(facts.strays)[:STRAYS]
     if decision:
         status["autoscaling"] = _autoscaling(decision)
-    if health.rest:
-        status["sleep"] = render_rest(health.rest)
-    if start := measured_starts(model.status, health.rest):
+    if health.sleep:
+        status["sleep"] = render_sleep(health.sleep)
+    if start := measured_starts(model.status, facts.pods):
         status["start"] = start
     return status
 
@@ -66,7 +77,7 @@ def without_cosmetics(status: Mapping[str, Any]) -> dict[str, Any]:
 def _revision(facts: Facts, health: Health, revision: RevisionFacts) -> dict[str, Any]:
     pods = facts.pods_of(revision.revision)
     ready = sum(pod.ready for pod in pods)
-    told: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "name": revision.revision,
         "deployment": revision.name,
         "replicas": len(pods),
@@ -74,18 +85,18 @@ def _revision(facts: Facts, health: Health, revision: RevisionFacts) -> dict[str
         "verdict": "Proven" if revision.proven or ready else "Starting",
     }
     if revision.revision == health.revision and health.stalled:
-        told |= {"verdict": "Failed", "message": health.stalled.message}
-    return told
+        shown |= {"verdict": "Failed", "message": health.stalled.message}
+    return shown
 
 
 def _autoscaling(decision: Decision) -> dict[str, Any]:
     memory = decision.memory
-    told: dict[str, Any] = {"desiredReplicas": memory.desired, "reason": decision.reason}
+    shown: dict[str, Any] = {"desiredReplicas": memory.desired, "reason": decision.reason}
     if memory.last_change is not None:
-        told["lastScaleTime"] = to_text(memory.last_change)
+        shown["lastScaleTime"] = to_text(memory.last_change)
     if memory.low_since is not None:
-        told["lowSince"] = to_text(memory.low_since)
-    return told
+        shown["lowSince"] = to_text(memory.low_since)
+    return shown
 
 
 def _rounded(rate: float) -> str:
@@ -95,16 +106,3 @@ def _rounded(rate: float) -> str:
     if rate < 100:
         return f"{rate:.0f}"
     return f"{float(f'{rate:.2g}'):.0f}"
-
-
-def with_refusal(status: Mapping[str, Any], message: str) -> dict[str, Any]:
-    """The status when the API server refused a child: what it said is the reason that the model is not Ready."""
-    told = f"The API server refused a child of this model: {message}. It is tried again."
-    changed = []
-    for item in status["conditions"]:
-        if item["type"] == "Ready":
-            item = {**item, "status": "False", "reason": "ApplyRefused", "message": told}
-        elif item["type"] == "Reconciling":
-            item = {**item, "status": "True", "reason": "ApplyRefused", "message": told}
-        changed.append(item)
-    return {**status, "conditions": changed}

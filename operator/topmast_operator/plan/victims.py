@@ -9,18 +9,22 @@ from collections.abc import Sequence
 from topmast_operator.api.facts import PodFacts
 
 
-def choose_victims(pods: Sequence[PodFacts], count: int) -> tuple[PodFacts, ...]:
-    """The `count` pods that lose least: not running, then already announced, then least work, least KV, youngest."""
-    return tuple(sorted(pods, key=_worth)[: max(0, count)])
+def choose_victims(pods: Sequence[PodFacts], count: int, node: str | None = None) -> tuple[PodFacts, ...]:
+    """The `count` pods that lose least: not running, already announced, on `node`, least work, least KV, youngest.
+
+    `node` is where a check pod has proven that the next revision can run.
+    """
+    return tuple(sorted(pods, key=lambda pod: _worth(pod, node))[: max(0, count)])
 
 
-def _worth(pod: PodFacts) -> tuple[bool, bool, bool, bool, int, int, float, str]:
+def _worth(pod: PodFacts, node: str | None) -> tuple[bool, bool, bool, bool, bool, int, int, float, str]:
     engine = pod.engine
     return (
         pod.node is not None,
         pod.phase == "Running",
         pod.ready,
         not pod.draining,
+        node is not None and pod.node != node,
         engine.running + engine.waiting if engine else 0,
         engine.kv_tokens_used if engine else 0,
         -pod.created_unix_s,

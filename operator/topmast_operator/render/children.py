@@ -12,7 +12,6 @@ from topmast_operator.api.names import (
     ANNOTATION_APPLIED,
     ANNOTATION_FAILED,
     ANNOTATION_PROVEN,
-    ANNOTATION_TEMPLATE,
     API_VERSION,
     KIND,
     LABEL_REVISION,
@@ -20,6 +19,7 @@ from topmast_operator.api.names import (
     model_labels,
 )
 from topmast_operator.api.resource import Model
+from topmast_operator.render import pinned
 
 Manifest = dict[str, Any]
 
@@ -36,7 +36,7 @@ def deployment(
     failed: Mapping[str, str] | None,
 ) -> Manifest:
     """The Deployment of one revision. Its pod template is kept in an annotation too, and re-applied from there."""
-    annotations = {ANNOTATION_TEMPLATE: _canonical(template)}
+    annotations = pinned.annotations(template)
     if proven:
         annotations[ANNOTATION_PROVEN] = "true"
     if failed:
@@ -50,7 +50,7 @@ def deployment(
         "selector": {"matchLabels": labels},
         "template": template,
     }
-    return _owned(model, "apps/v1", "Deployment", f"{model.name}-{revision}", labels, annotations, spec)
+    return owned(model, "apps/v1", "Deployment", f"{model.name}-{revision}", labels, annotations, spec)
 
 
 def service(model: Model) -> Manifest:
@@ -60,7 +60,7 @@ def service(model: Model) -> Manifest:
         "selector": model_labels(model.name),
         "ports": [{"name": "http", "port": SERVICE_PORT, "targetPort": "http", "protocol": "TCP"}],
     }
-    return _owned(model, "v1", "Service", model.name, model_labels(model.name), {}, spec)
+    return owned(model, "v1", "Service", model.name, model_labels(model.name), {}, spec)
 
 
 def disruption_budget(model: Model) -> Manifest:
@@ -70,7 +70,7 @@ def disruption_budget(model: Model) -> Manifest:
         "selector": {"matchLabels": model_labels(model.name)},
         "unhealthyPodEvictionPolicy": "AlwaysAllow",
     }
-    return _owned(model, "policy/v1", "PodDisruptionBudget", model.name, model_labels(model.name), {}, spec)
+    return owned(model, "policy/v1", "PodDisruptionBudget", model.name, model_labels(model.name), {}, spec)
 
 
 def live_differs(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
@@ -97,7 +97,7 @@ def _contains(live: Any, wanted: Any) -> bool:
     return bool(live == wanted)
 
 
-def _owned(
+def owned(
     model: Model,
     api_version: str,
     kind: str,
@@ -106,6 +106,7 @@ def _owned(
     annotations: Mapping[str, str],
     spec: Mapping[str, Any],
 ) -> Manifest:
+    """A manifest that belongs to the model, with a digest of itself."""
     # blockOwnerDeletion would need the right to update finalizers where OwnerReferencesPermissionEnforcement is on.
     owner = {"apiVersion": API_VERSION, "kind": KIND, "name": model.name, "uid": model.uid}
     metadata: dict[str, Any] = {
@@ -115,10 +116,16 @@ def _owned(
         "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": False}],
     }
     body: Manifest = {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec}
-    # The digest notices a field that this version no longer sets: only an apply can take it away.
-    digest = hashlib.sha256(_canonical({**body, "spec": {**spec, "replicas": None}}).encode()).hexdigest()[:12]
-    metadata["annotations"] = {**annotations, ANNOTATION_APPLIED: digest}
+    metadata["annotations"] = {**annotations, ANNOTATION_APPLIED: _digest(body)}
     return body
+
+
+def _digest(body: Manifest) -> str:
+    """Notices a field that this version no longer sets: only an apply can take it away. Of names, not of values."""
+    spec = {**body["spec"], "replicas": None}
+    if "template" in spec:
+        spec["template"] = pinned.without_values(spec["template"])
+    return hashlib.sha256(_canonical({**body, "spec": spec}).encode()).hexdigest()[:12]
 
 
 def _canonical(value: Any) -> str:

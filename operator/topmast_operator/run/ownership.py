@@ -15,7 +15,7 @@ from topmast_operator.act.client import Api
 from topmast_operator.act.emit import emit
 from topmast_operator.api.resource import Model
 from topmast_operator.api.times import to_text, to_unix
-from topmast_operator.plan.notes import Note
+from topmast_operator.plan.events import Event
 
 ANSWER_S = 20.0  # a pass of the owner takes less; a longer silence means that it is gone
 ASK_AGAIN_S = 600.0
@@ -78,7 +78,7 @@ class Ownership:
                 self._asked.add(model.key)
         if verdict.rival and verdict.rival != self._told.get(model.key):
             self._told[model.key] = verdict.rival
-            await emit(self._api, model, (_note(verdict, self._me),))
+            await emit(self._api, model, (_event(verdict, self._me),))
         return verdict
 
     def forget(self, key: str) -> None:
@@ -86,10 +86,10 @@ class Ownership:
         self._asked.discard(key)
 
 
-def _note(verdict: Verdict, me: str) -> Note:
+def _event(verdict: Verdict, me: str) -> Event:
     mine, other = (me, verdict.rival) if verdict.mine else (verdict.rival, me)
-    told = (
+    message = (
         f"Two operators watch this model: the one with the Lease {mine} looks after it, the one with the Lease {other} "
         "leaves it alone. Install one of them with other namespaces, or remove it."
     )
-    return Note(True, "OtherOperator", "Watch", told)
+    return Event(True, "OtherOperator", "Watch", message)

@@ -1,16 +1,18 @@
-"""One pass over one model: gather, plan, act, report. The whole control loop is `Reconciler.reconcile`."""
+"""One pass over one model: gather, plan, render, act, report. The whole control loop is `Reconciler.reconcile`."""
 
 import logging
 import time
 from dataclasses import replace
 
-from topmast_operator.act.client import Api, ApiError
+from topmast_operator.act.client import Api, ApiError, ApiUnreachableError
 from topmast_operator.act.execute import execute
 from topmast_operator.act.report import Reporter
-from topmast_operator.api.facts import Facts
+from topmast_operator.api.facts import Facts, WriteRefused
 from topmast_operator.plan.plan import Plan, make_plan
-from topmast_operator.plan.status import with_refusal
-from topmast_operator.run.attention import Attention, attention
+from topmast_operator.plan.revision import revision_of
+from topmast_operator.render.changes import Changes, changes, target_template
+from topmast_operator.render.template import EngineDefaults
+from topmast_operator.run.attention import Attention
 from topmast_operator.run.metrics import Metrics
 from topmast_operator.run.ownership import Ownership
 from topmast_operator.watch.engines import Engines
@@ -24,13 +26,19 @@ class Reconciler:
     """Level-triggered: whatever woke it, it looks at everything and repeats nothing that is done."""
 
     def __init__(
-        self, api: Api, mirror: Mirror, engines: Engines, metrics: Metrics, ownership: Ownership, image: str
+        self,
+        api: Api,
+        mirror: Mirror,
+        engines: Engines,
+        metrics: Metrics,
+        ownership: Ownership,
+        defaults: EngineDefaults,
     ) -> None:
         self._api = api
         self._engines = engines
         self._metrics = metrics
         self._ownership = ownership
-        self._image = image
+        self._defaults = defaults
         self._gatherer = Gatherer(api, mirror)
         self._reporter = Reporter(api)
         self._known: set[tuple[str, str]] = set()
@@ -51,23 +59,38 @@ class Reconciler:
         self._known.add((namespace, name))
         self._metrics.models.set(len(self._known))
         self._engines.track(facts)
-        plan = make_plan(facts, self._image)
-        if _takes_away(plan):
+        plan, wanted = self._plan(facts)
+        if wanted.takes_away:
             confirmed = await self._gather(namespace, name, fresh=True)
             if confirmed is None:
                 return Attention()  # deleted this moment: the event will come
             facts = replace(confirmed, rival=verdict.rival)
-            plan = make_plan(facts, self._image)
-        refused = await execute(self._api, facts.model, plan)
-        for manifest in (*plan.grow, *plan.shrink):
-            self._metrics.writes.labels(manifest["kind"]).inc()
-        status = plan.status if refused is None else with_refusal(plan.status, str(refused))
-        if await self._reporter.report(facts.model, status, plan.notes):
+            plan, wanted = self._plan(facts)
+        failure = await self._carry_out(facts, wanted)
+        if isinstance(failure, ApiError):
+            facts = replace(facts, refused=WriteRefused(failure.status, str(failure)))
+            plan, _ = self._plan(facts)
+        if await self._reporter.report(facts.model, plan.status, plan.events):
             self._metrics.writes.labels("Status").inc()
-        self._metrics.observe(namespace, name, status)
-        if refused is not None:
-            raise refused
-        return attention(facts, status)
+        self._metrics.observe(namespace, name, plan.status)
+        if failure is not None:
+            raise failure
+        return Attention(plan.again_s, plan.waits)
+
+    def _plan(self, facts: Facts) -> tuple[Plan, Changes]:
+        template = target_template(facts, revision_of(facts.model), self._defaults)
+        plan = make_plan(facts, template)
+        return plan, changes(facts, plan, template)
+
+    async def _carry_out(self, facts: Facts, wanted: Changes) -> ApiError | ApiUnreachableError | None:
+        """What went wrong, if something did: status is told all the same."""
+        try:
+            refused = await execute(self._api, facts.model, wanted)
+        except (ApiError, ApiUnreachableError) as error:
+            return error
+        for manifest in (*wanted.grow, *wanted.shrink):
+            self._metrics.writes.labels(manifest["kind"]).inc()
+        return refused
 
     async def _introduced(self, facts: Facts) -> Facts | None:
         """The facts of a model that this process has not seen before, with what its engines say."""
@@ -88,11 +111,6 @@ class Reconciler:
             self._known.discard((namespace, name))
             self._metrics.models.set(len(self._known))
             self._metrics.forget(namespace, name)
-
-
-def _takes_away(plan: Plan) -> bool:
-    """An index may be behind: what cannot be undone is decided again on what the API server says now."""
-    return bool(plan.drain or plan.shrink or plan.delete)
 
 
 def explain(error: BaseException) -> str:

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 
 from topmast_operator.act import paths
 from topmast_operator.act.client import METADATA_ONLY, Api
-from topmast_operator.api.names import KIND, LABEL_MANAGED_BY, LABEL_MODEL, MANAGED_BY
+from topmast_operator.api.names import KIND, LABEL_MANAGED_BY, MANAGED_BY
 from topmast_operator.watch.mirror import Mirror
 from topmast_operator.watch.own_writes import OwnWrites
 from topmast_operator.watch.records import number
 
 CATCH_UP_S = 10.0
 LOOK_EVERY_S = 0.1
-OURS = f"{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_MODEL}"
+OURS = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
 KINDS = {  # index -> kind, label selector
     "models": (KIND, ""),

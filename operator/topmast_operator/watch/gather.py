@@ -12,9 +12,18 @@ from typing import Any
 from topmast_operator.act import paths
 from topmast_operator.act.client import Api
 from topmast_operator.api.facts import ClaimFacts, EngineState, Facts, PodFacts, RevisionFacts, Room
-from topmast_operator.api.names import ANNOTATION_TEMPLATE, CHECK_NAME, KIND, LABEL_NAME, LABEL_REVISION, owned_selector
+from topmast_operator.api.names import (
+    ANNOTATION_PINNED,
+    ANNOTATION_TEMPLATE,
+    KIND,
+    LABEL_CHECK,
+    LABEL_REVISION,
+    check_selector,
+    owned_selector,
+)
 from topmast_operator.api.resource import Model
 from topmast_operator.plan.revision import revision_of
+from topmast_operator.render import pinned
 from topmast_operator.render.template import claim_of
 from topmast_operator.watch.mirror import Found, Mirror
 from topmast_operator.watch.records import (
@@ -81,7 +90,7 @@ async def fetch(api: Api, namespace: str, name: str) -> Found | None:
     claim = claim_of(model.content.source)
     deployments, pods, service, budget, found_claim, quotas = await asyncio.gather(
         api.list(paths.child("Deployment", namespace), selector),
-        api.list(paths.child("Pod", namespace), selector),
+        _pods(api, namespace, name),
         _named(api, "Service", namespace, name),
         _named(api, "PodDisruptionBudget", namespace, name),
         _named(api, "PersistentVolumeClaim", namespace, claim),
@@ -102,8 +111,8 @@ def facts_of(found: Found, engines: Mapping[str, EngineState], now: float) -> Fa
     """Sorts what was found: the model's own, what others own, what a predecessor left, and strays."""
     model = found.model
     ours = [item for item in found.deployments if _is_ours(item, model) or _may_be_adopted(item)]
-    of_model = [item for item in found.pods if item.labels.get(LABEL_NAME) != CHECK_NAME]
-    checks = [item for item in found.pods if item.labels.get(LABEL_NAME) == CHECK_NAME and _is_ours(item, model)]
+    of_model = [item for item in found.pods if LABEL_CHECK not in item.labels]
+    checks = [item for item in found.pods if LABEL_CHECK in item.labels and _is_ours(item, model)]
     pods, strays, left_pods = _sorted_pods(of_model, ours, model)
     named = {"Service": found.service, "PodDisruptionBudget": found.budget}
     others: list[tuple[str, Record[Any]]] = [
@@ -117,7 +126,7 @@ def facts_of(found: Found, engines: Mapping[str, EngineState], now: float) -> Fa
     return Facts(
         model=model.content,
         now=now,
-        revisions=tuple(item.content for item in ours),
+        revisions=tuple(with_pinned_template(item.content, model.content) for item in ours),
         pods=tuple(replace(item.content, engine=engines.get(item.name)) for item in pods),
         service=found.service.content if found.service else None,
         disruption_budget=found.budget.content if found.budget else None,
@@ -128,6 +137,12 @@ def facts_of(found: Found, engines: Mapping[str, EngineState], now: float) -> Fa
         claim=(found.claim.content if found.claim else ClaimFacts(claim)) if claim else None,
         quotas=tuple(item.content for item in found.quotas),
     )
+
+
+def with_pinned_template(revision: RevisionFacts, model: Model) -> RevisionFacts:
+    """The revision with the pod template that it was made with, and not what others made of it."""
+    wanted = revision.revision == revision_of(model)
+    return replace(revision, template=pinned.template_of(revision.live, model, wanted=wanted))
 
 
 def _sorted_pods(
@@ -160,7 +175,8 @@ def _may_write(child: Record[Any], model: Record[Model]) -> bool:
 def _may_be_adopted(deployment: Record[RevisionFacts]) -> bool:
     """An orphan that Topmast made, which the next apply adopts; not just something with its labels."""
     annotations = deployment.content.live["metadata"].get("annotations", {})
-    return deployment.owner is None and bool(deployment.model) and ANNOTATION_TEMPLATE in annotations
+    kept = ANNOTATION_PINNED in annotations or ANNOTATION_TEMPLATE in annotations
+    return deployment.owner is None and bool(deployment.model) and kept
 
 
 def _is_predecessors(child: Record[Any], model: Record[Model]) -> bool:
@@ -177,6 +193,12 @@ def _has_our_name(deployment: Record[RevisionFacts], model: Record[Model]) -> bo
 def _asks_to_tolerate(revision: RevisionFacts, key: str) -> bool:
     tolerations = revision.template.get("spec", {}).get("tolerations", ())
     return any(item.get("key") in (None, "", key) for item in tolerations)
+
+
+async def _pods(api: Api, namespace: str, model: str) -> list[dict[str, Any]]:
+    """Engines and strays, and the check pods."""
+    path = paths.child("Pod", namespace)
+    return await api.list(path, owned_selector(model)) + await api.list(path, check_selector(model))
 
 
 async def _named(api: Api, kind: str, namespace: str, name: str | None) -> Body | None:

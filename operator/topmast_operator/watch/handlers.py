@@ -12,14 +12,14 @@ from typing import Any
 import kopf
 
 from topmast_operator.api import quantity
-from topmast_operator.api.names import GROUP, LABEL_MANAGED_BY, LABEL_MODEL, MANAGED_BY, PLURAL, VERSION
+from topmast_operator.api.names import GROUP, LABEL_CHECK, LABEL_MANAGED_BY, LABEL_MODEL, MANAGED_BY, PLURAL, VERSION
 from topmast_operator.render.template import claim_of
 from topmast_operator.watch import records
 from topmast_operator.watch.login import login as log_in
 from topmast_operator.watch.mirror import indices_of
 from topmast_operator.watch.settings import configure
 
-OURS = {LABEL_MANAGED_BY: MANAGED_BY, LABEL_MODEL: kopf.PRESENT}
+OURS = {LABEL_MANAGED_BY: MANAGED_BY}
 
 Entry = dict[Any, Any]
 
@@ -89,8 +89,9 @@ async def model_changed(
 async def child_changed(
     namespace: str, labels: Mapping[str, str], meta: kopf.Meta, type: str | None, memo: Any, **_: Any
 ) -> None:
-    if _is_news(memo, type, meta, meta["resourceVersion"]):
-        memo.bell.changed(namespace, labels[LABEL_MODEL], meta["uid"], meta["resourceVersion"])
+    model = labels.get(LABEL_MODEL) or labels.get(LABEL_CHECK)
+    if _is_news(memo, type, meta, meta["resourceVersion"]) and model:
+        memo.bell.changed(namespace, model, meta["uid"], meta["resourceVersion"])
 
 
 @kopf.on.event("", "v1", "services")

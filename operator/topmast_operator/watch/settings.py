@@ -5,7 +5,7 @@ from typing import Any
 
 import kopf
 
-from topmast_operator.api.names import LABEL_MANAGED_BY, LABEL_MODEL, MANAGED_BY
+from topmast_operator.api.names import LABEL_MANAGED_BY, MANAGED_BY
 
 PAGE = 200  # objects of a first list that are in memory at a time
 SILENT_S = 75.0  # a watch gets a bookmark every minute: one that is silent for longer was cut off on the way
@@ -22,7 +22,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.inactivity_timeout = SILENT_S
     settings.watching.chunk_size = PAGE
     settings.persistence.diffbase_storage = _NoEssence()
-    ours = f"{LABEL_MANAGED_BY}={MANAGED_BY},{LABEL_MODEL}"
+    ours = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
     settings.watching.label_selectors["apps", "v1", "deployments"] = ours
     settings.watching.label_selectors["", "v1", "pods"] = ours
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from topmast_operator.api.facts import EngineState, Facts, PodFacts, RevisionFacts
@@ -10,10 +11,18 @@ from topmast_operator.api.resource import Model, parse
 from topmast_operator.plan.plan import Plan, make_plan
 from topmast_operator.plan.revision import revision_of
 from topmast_operator.render import children
-from topmast_operator.render.template import render_template
+from topmast_operator.render.changes import Changes, changes, target_template
+from topmast_operator.render.template import EngineDefaults, render_template
 
 NOW = 1_800_000_000.0
-IMAGE = "topmast/server:1"
+DEFAULTS = EngineDefaults("topmast/server:1")
+ROLLOUT = {
+    "strategy": "Auto",
+    "surgeWaitSeconds": 0,
+    "progressDeadlineSeconds": 600,
+    "revisionHistoryLimit": 0,
+    "paused": False,
+}
 
 
 def body(**spec: Any) -> dict[str, Any]:
@@ -26,8 +35,10 @@ def body(**spec: Any) -> dict[str, Any]:
         "replicas": 1,
         "suspend": False,
         "drain": {},
+        "rollout": {},
         **spec,
     }
+    stored["rollout"] = {**ROLLOUT, **stored["rollout"]}
     stored["engine"] = {"dtype": "auto", **stored["engine"]}
     stored["drain"] = {"timeoutSeconds": 30, **stored["drain"]}
     if accelerator := stored["resources"].get("accelerator"):
@@ -48,7 +59,7 @@ def model(status: dict[str, Any] | None = None, retry: str = "", **spec: Any) ->
 def revision(of: Model, replicas: int, *, age_s: float = 100, proven: bool = True, **more: Any) -> RevisionFacts:
     """The Deployment that the operator made for this model's spec, as it is stored."""
     name = revision_of(of)
-    template = render_template(of, name, IMAGE)
+    template = render_template(of, name, DEFAULTS)
     live = children.deployment(of, name, template, replicas, proven=proven, failed=more.get("failed"))
     facts = RevisionFacts(f"m-{name}", name, NOW - age_s, replicas, template, proven, None, "", live)
     return replace(facts, **more)
@@ -72,6 +83,9 @@ def pod(of: Model, number: int = 0, *, ready: bool = True, **more: Any) -> PodFa
         terminated=None,
         last_terminated=None,
         created_unix_s=NOW - 50,
+        scheduled_unix_s=NOW - 50,
+        started_unix_s=NOW - 40,
+        ready_unix_s=NOW - 30 if ready else None,
     )
     return replace(facts, **more)
 
@@ -95,19 +109,38 @@ def settled(of: Model, replicas: int) -> Facts:
     return replace(facts, model=replace(of, status=plan(facts).status))
 
 
-def plan(facts: Facts) -> Plan:
-    return make_plan(facts, IMAGE)
+@dataclass(frozen=True)
+class Made:
+    """A plan and what of it differs from the cluster: what one pass does."""
+
+    plan: Plan
+    changes: Changes
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        return self.plan.status
 
 
-def replicas(made: Plan) -> dict[str, int]:
+def plan(facts: Facts) -> Made:
+    template = target_template(facts, revision_of(facts.model), DEFAULTS)
+    made = make_plan(facts, template)
+    return Made(made, changes(facts, made, template))
+
+
+def replicas(made: Made) -> dict[str, int]:
     """What a plan sets, by Deployment name."""
     return {
         item["metadata"]["name"]: item["spec"]["replicas"]
-        for item in (*made.grow, *made.shrink)
+        for item in (*made.changes.grow, *made.changes.shrink)
         if item["kind"] == "Deployment"
     }
 
 
-def condition(made: Plan, kind: str) -> dict[str, Any]:
+def checks(made: Made) -> list[str]:
+    """The check pods that a plan makes."""
+    return [item["metadata"]["name"] for item in made.changes.grow if item["kind"] == "Pod"]
+
+
+def condition(made: Made, kind: str) -> dict[str, Any]:
     (found,) = [item for item in made.status["conditions"] if item["type"] == kind]
     return dict(found)

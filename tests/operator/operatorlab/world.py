@@ -217,7 +217,7 @@ class World:
         """An operator process that acts as a service account; ended by the end of the block."""
         port = _free_port()
         log = self.directory / f"operator-{port}.log"
-        command = [sys.executable, "-m", "topmast_operator.cli.main", "operator", "--engine-image", IMAGE]
+        command = [sys.executable, "-m", "topmast_cli.main", "operator", "--engine-image", IMAGE]
         command += ["--lease-namespace", SYSTEM, "--metrics-host", "127.0.0.1", "--metrics-port", str(port)]
         environment = {**os.environ, "KUBECONFIG": str(self._kubeconfig_of(account))}
         with log.open("wb") as output:
