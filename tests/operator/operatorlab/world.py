@@ -123,11 +123,7 @@ class World:
         return str(found["metadata"]["resourceVersion"])
 
     def _of_model(self, kind: str, model: str) -> str:
-        which = (
-            f"fieldSelector=metadata.name%3D{model}"
-            if kind == "llm"
-            else f"labelSelector=topmast.dev%2Fmodel%3D{model}"
-        )
+        which = "fieldSelector=metadata.name" if kind == "llm" else "labelSelector=topmast.dev%2Fmodel"
         return f"{collection(kind, self.namespace)}?{which}%3D{model}"
 
     def pods(self, model: str) -> list[Object]:
