@@ -30,7 +30,7 @@ def test_a_restart_or_an_upgrade_changes_no_pod(world: World) -> None:
         world.until("a pass", lambda: second.metric('topmast_operator_reconciles_total{result="done"}') >= 1)
         world.remain("the same pods", lambda: uids(world, "kept") == before, 2)
         assert world.versions("kept") == versions, "the next version wrote something"
-        world.apply(world.model("kept", replicas=2, engine={"maxNumSeqs": 4}))
+        world.apply(world.model("kept", replicas=2, engine={"maxNumSeqs": 4}, rollout={"revisionHistoryLimit": 0}))
         world.until_ready("kept", 2)
         (deployment,) = world.until("the new revision alone", lambda: _only_one(world.list("deploy", "kept")))
         assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "topmast/server:next"

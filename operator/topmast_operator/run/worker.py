@@ -58,6 +58,8 @@ class Reconciler:
         if not verdict.mine:
             self._engines.forget(namespace, name)
             return Attention(verdict.again_s)
+        if (namespace, name) not in self._known:
+            facts = await self._introduced(facts) or facts
         facts = replace(facts, rival=verdict.rival)
         self._known.add((namespace, name))
         self._metrics.models.set(len(self._known))
@@ -94,6 +96,12 @@ class Reconciler:
         for manifest in (*wanted.grow, *wanted.shrink):
             self._metrics.writes.labels(manifest["kind"]).inc()
         return refused
+
+    async def _introduced(self, facts: Facts) -> Facts | None:
+        """The facts of a model that this process has not seen before, with what its engines say."""
+        self._engines.track(facts)
+        await self._engines.introduce(facts.model.namespace, facts.model.name)
+        return await self._gather(facts.model.namespace, facts.model.name)
 
     async def _gather(self, namespace: str, name: str, *, fresh: bool = False) -> Facts | None:
         states = self._engines.states(namespace, name)
