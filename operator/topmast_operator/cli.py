@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 import os
 import sys
 from pathlib import Path
@@ -10,7 +9,10 @@ from pathlib import Path
 from kubernetes.aio.config import ConfigException
 
 from topmast_operator.act.client import Api
+from topmast_operator.render.template import EngineDefaults
+from topmast_operator.run import logs
 from topmast_operator.run.operator import Operator, Options
+from topmast_operator.run.pod_defaults import PodDefaultsError, read_pod_defaults
 
 SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -18,19 +20,18 @@ SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/
 def main() -> int:
     """Run until told to stop. 0: stopped; 1: lost its Lease or failed; 2: bad usage."""
     arguments = _parser().parse_args()
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("kopf").setLevel(logging.WARNING)  # one line per event otherwise
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # it warns that signals are not its own
+    logs.set_up(arguments.log_format, verbose=arguments.verbose)
     namespace = arguments.lease_namespace or _own_namespace() or (arguments.namespace or [None])[0]
     if namespace is None:
         _parser().error("--lease-namespace is needed outside of a pod")
+    try:
+        pod_defaults = read_pod_defaults(arguments.engine_pod_defaults) if arguments.engine_pod_defaults else {}
+    except PodDefaultsError as error:
+        print(f"topmast operator: --engine-pod-defaults: {error}", file=sys.stderr)
+        return 2
     options = Options(
         namespaces=tuple(dict.fromkeys(arguments.namespace or ())),
-        engine_image=arguments.engine_image,
+        engine_defaults=EngineDefaults(arguments.engine_image, pod_defaults),
         lease_namespace=namespace,
         lease_name=arguments.lease_name,
         metrics_host=arguments.metrics_host,
@@ -50,7 +51,7 @@ async def _run(options: Options) -> int:
     try:
         return await Operator(api, options).run()
     except OSError as error:
-        at = f"{options.metrics_host}:{options.metrics_port}"
+        at = f"{options.metrics_host} port {options.metrics_port}"
         print(f"topmast operator: cannot listen on {at}: {error}. Choose another --metrics-port.", file=sys.stderr)
         return 2
     finally:
@@ -68,12 +69,16 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--namespace", action="append", metavar="NS", help="watch this namespace only; may be repeated; default all")
     add("--engine-image", required=True, metavar="IMAGE", help="engine image for models that name none")
+    add(
+        "--engine-pod-defaults", type=Path, metavar="PATH", help="YAML or JSON of the shape of spec.pod, for all models"
+    )
     add("--lease-namespace", metavar="NS", help="where the Lease lives; in a pod the default is its own namespace")
     add("--lease-name", default="topmast-operator", metavar="NAME")
-    add("--metrics-host", default="0.0.0.0")
+    add("--metrics-host", default="::", help="default :: is every address, of IPv4 and IPv6")
     add("--metrics-port", type=int, default=8080, help="/metrics, /healthz, /readyz, /wake (default 8080)")
     add("--resync-s", type=_seconds, default=600.0, metavar="S", help="look at every model this often (default 600)")
     add("--shared-token-file", type=Path, metavar="PATH", help="take POST /wake/NS/NAME from who knows this token")
+    add("--log-format", choices=logs.FORMATS, default="text", help="json: one object a line (default text)")
     add("--verbose", action="store_true", help="log debug messages")
     return parser
 

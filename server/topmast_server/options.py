@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str] | None = None, command: str = "serve") -> Opt
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="a .gguf file, a directory of safetensors, or package://NAME")
-    add("--host", default="127.0.0.1", help="address of the public port (%(default)s)")
+    add("--host", default="127.0.0.1", help="address of the public port; :: is every one (%(default)s)")
     add("--port", type=_port, default=8000, help="public port; 0 takes a free one (%(default)s)")
     add("--admin-host", default="127.0.0.1", help="address of the admin port, never public (%(default)s)")
     add("--admin-port", type=_port, default=8001, help="admin port; 0 takes a free one (%(default)s)")

@@ -50,6 +50,18 @@ def cluster(images: dict[str, Image]) -> Iterator[Cluster]:
             cluster.stop()
 
 
+@pytest.fixture(scope="module")
+def control_plane() -> Iterator[Cluster]:
+    """An API server without nodes, for what is only asked and never run."""
+    cluster = Cluster(cluster_name("chart"), Progress())
+    cluster.stop()
+    try:
+        cluster.start(nodes=0)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
 @pytest.fixture(scope="session")
 def lab(cluster: Cluster, images: dict[str, Image]) -> Lab:
     """The chart as it ships, installed by Helm."""

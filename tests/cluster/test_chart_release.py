@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from checkout import cluster_name
 from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, Object, helm, of_kind, render
 from cluster.waiting import until
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.errors import ClusterError
-from topmast_cluster.progress import Progress
 from topmast_cluster.quickstart.model import apply_model, await_model
 from topmast_cluster.quickstart.target import Target
 
@@ -66,17 +64,6 @@ class Release:
         """To the API server and, by what it says of itself, to kubectl."""
         self.kubectl("wait", "--for=condition=Established", f"crd/{CRD}")
         assert until(lambda: self.kubectl("get", "llmdeployments", "-A", check=False).returncode == 0)
-
-
-@pytest.fixture(scope="module")
-def control_plane() -> Iterator[Cluster]:
-    cluster = Cluster(cluster_name("chart"), Progress())
-    cluster.stop()
-    try:
-        cluster.start(nodes=0)
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture
@@ -166,6 +153,27 @@ def test_with_namespaces_the_rights_end_there(release: Release) -> None:
         assert release.may_not("gateway", "watch", "pods", namespace="team-b")
     finally:
         release.kubectl("delete", "namespace", "team-a", "team-b")
+
+
+def test_with_namespaces_those_who_are_named_may_look_or_edit_there(release: Release) -> None:
+    release.kubectl("create", "namespace", "team-a")
+    group = "rbac.authorization.k8s.io"
+    people = {
+        right: json.dumps([{"kind": "User", "name": name, "apiGroup": group}])
+        for right, name in (("viewers", "vera"), ("editors", "edith"))
+    }
+    named = [f"rbac.userRoles.{right}={subjects}" for right, subjects in people.items()]
+
+    def can(user: str, verb: str, namespace: str = "team-a") -> bool:
+        words = ("auth", "can-i", verb, "llmdeployments.topmast.dev", f"--as={user}", "-n", namespace)
+        return release.kubectl(*words, check=False).returncode == 0
+
+    try:
+        release.upgrade(CHART, 'namespaces=["team-a"]', *named)
+        assert until(lambda: can("edith", "create") and can("edith", "list") and can("vera", "list"))
+        assert not can("vera", "create") and not can("edith", "list", "default") and not can("strange", "list")
+    finally:
+        release.kubectl("delete", "namespace", "team-a")
 
 
 def test_users_with_edit_rights_may_run_models(release: Release) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import tomllib
 from typing import Any
 
@@ -166,6 +167,74 @@ def test_the_usage_log_goes_to_standard_output_or_to_a_claim() -> None:
     assert "--usage-log=/usage" in pod["containers"][0]["args"] and pod["securityContext"]["fsGroup"] == 65532
     assert {"name": "usage", "persistentVolumeClaim": {"claimName": "usage"}} in pod["volumes"]
     assert {"name": "usage", "mountPath": "/usage"} in pod["containers"][0]["volumeMounts"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        (
+            'commonLabels={"app.kubernetes.io/component": "x", "app.kubernetes.io/name": "x", "team": "ml"}',
+            'operator.podLabels={"app.kubernetes.io/instance": "x"}',
+            'gateway.podLabels={"app.kubernetes.io/name": "x"}',
+        ),
+        ('fullnameOverride="acme"', 'images.operator.tag="next"', "gateway.autoscaling.enabled=true"),
+    ],
+)
+def test_no_value_changes_a_selector_or_hides_pods_from_it(values: tuple[str, ...]) -> None:
+    """A Deployment's selector is immutable: with another one every upgrade would be refused."""
+    objects = render(*values)
+    for component in ("operator", "gateway"):
+        labels = {
+            "app.kubernetes.io/name": "topmast",
+            "app.kubernetes.io/instance": "topmast",
+            "app.kubernetes.io/component": component,
+        }
+        (deployment,) = [o for o in of_kind(objects, "Deployment") if o["metadata"]["name"].endswith(component)]
+        assert deployment["spec"]["selector"] == {"matchLabels": labels}
+        pods = deployment["spec"]["template"]["metadata"]["labels"]
+        assert labels.items() <= pods.items()
+        for service in of_kind(objects, "Service"):
+            if component in service["metadata"]["name"]:
+                assert service["spec"]["selector"] == labels
+        for budget in of_kind(objects, "PodDisruptionBudget"):
+            if component in budget["metadata"]["name"]:
+                assert budget["spec"]["selector"]["matchLabels"] == labels
+
+
+def test_common_labels_are_on_every_object_and_pod() -> None:
+    objects = render('commonLabels={"team": "ml"}', "podMonitors.enabled=true", "gateway.ingress.enabled=true")
+    assert len(objects) > 25
+    without = [(item["kind"], item["metadata"]["name"]) for item in objects if "team" not in item["metadata"]["labels"]]
+    assert without == []
+    for deployment in of_kind(objects, "Deployment"):
+        assert deployment["spec"]["template"]["metadata"]["labels"]["team"] == "ml"
+
+
+def test_the_operator_starts_again_when_the_defaults_of_models_pods_change() -> None:
+    """It reads them when it starts."""
+
+    def template(*values: str) -> Any:
+        return named(render(*values), "Deployment", "topmast-operator")["spec"]["template"]
+
+    assert "annotations" not in template()["metadata"]
+    one, other = template('engine.podDefaults={"a": 1}'), template('engine.podDefaults={"a": 2}')
+    assert one["metadata"]["annotations"] != other["metadata"]["annotations"] and one["spec"] == other["spec"]
+
+
+def test_in_named_namespaces_users_get_roles_that_an_admin_can_bind() -> None:
+    alice = {"kind": "User", "name": "alice", "apiGroup": "rbac.authorization.k8s.io"}
+    objects = render('namespaces=["team-a"]', f"rbac.userRoles.editors=[{json.dumps(alice)}]")
+    roles = {item["metadata"]["name"]: item for item in of_kind(objects, "Role")}
+    verbs = {
+        right: {verb for rule in roles[f"topmast-system-topmast-{right}"]["rules"] for verb in rule["verbs"]}
+        for right in ("view", "edit")
+    }
+    assert verbs["view"] == {"get", "list", "watch"}
+    assert verbs["edit"] >= verbs["view"] | {"create", "patch", "update", "delete"}
+    bound = {item["roleRef"]["name"]: item["subjects"] for item in of_kind(objects, "RoleBinding")}
+    assert bound["topmast-system-topmast-edit"] == [alice] and "topmast-system-topmast-view" not in bound
+    assert of_kind(objects, "ClusterRole") == []
 
 
 @pytest.mark.parametrize(

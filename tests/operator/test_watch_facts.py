@@ -74,7 +74,7 @@ def test_an_orphan_is_adopted_only_when_topmast_made_it() -> None:
     seen = found(bodies.pod(1, age_s=500), model=young, deployments=(orphan,))
     assert len(seen.revisions) == 1 and len(seen.pods) == 1, "its pods are older than the model and come with it"
     labelled = bodies.deployment(ownerReferences=[])
-    del labelled["metadata"]["annotations"]["topmast.dev/template"]
+    del labelled["metadata"]["annotations"]["topmast.dev/pinned"]
     seen = found(deployments=(labelled,))
     assert seen.revisions == () and seen.foreign == ("Deployment",)
     elsewhere = bodies.stored({**labelled, "metadata": {**labelled["metadata"], "name": "my-own"}})

@@ -23,6 +23,15 @@ class Termination:
 
 
 @dataclass(frozen=True)
+class Device:
+    """What an engine computes on. `count` is of accelerators in use: 0 on CPUs."""
+
+    kind: str  # cpu, cuda
+    name: str
+    count: int
+
+
+@dataclass(frozen=True)
 class EngineState:
     """What an engine said of itself at `/state`, with rates that the poller measured between two answers."""
 
@@ -42,6 +51,7 @@ class EngineState:
     output_tokens_per_s: float = 0.0
     age_s: float = 0.0  # since this was read
     idle_s: float | None = None  # without work or a new request until then; counted from when it became ready
+    device: Device | None = None  # None until it says so, and with engines that never do
     still_s: float = 0.0  # while it starts: since its phase or its loaded bytes last changed
 
 

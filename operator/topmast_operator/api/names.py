@@ -22,7 +22,8 @@ CHECK_NAME = "topmast-check"
 
 ANNOTATION_DRAINING = f"{GROUP}/draining"
 ANNOTATION_RETRY = f"{GROUP}/retry"
-ANNOTATION_TEMPLATE = f"{GROUP}/template"
+ANNOTATION_PINNED = f"{GROUP}/pinned"
+ANNOTATION_TEMPLATE = f"{GROUP}/template"  # written by versions that kept environment values in it; read only
 ANNOTATION_APPLIED = f"{GROUP}/applied"
 ANNOTATION_PROVEN = f"{GROUP}/proven"
 ANNOTATION_FAILED = f"{GROUP}/failed"

@@ -17,6 +17,7 @@ from topmast_operator.api.conditions import (
     Condition,
 )
 from topmast_operator.api.names import ANNOTATION_RETRY
+from topmast_operator.plan.accelerator import accelerator_used
 from topmast_operator.plan.findings import Finding, Kind
 from topmast_operator.plan.health import Health
 from topmast_operator.plan.progress import slowest
@@ -27,7 +28,9 @@ Link = Callable[[Health], Condition | None]
 
 def conditions(health: Health) -> list[Condition]:
     """All conditions, in the order in which a human wants to read them."""
-    return [next(found for link in chain if (found := link(health))) for chain in CHAINS]
+    told = [next(found for link in chain if (found := link(health))) for chain in CHAINS]
+    used = accelerator_used(health.model, health.pods)
+    return [*told, used] if used else told
 
 
 def phase(health: Health) -> str:

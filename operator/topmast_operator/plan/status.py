@@ -17,6 +17,7 @@ from topmast_operator.plan.progress import describe, notable
 from topmast_operator.plan.rollout import render as render_rollout
 from topmast_operator.plan.sleep import render as render_sleep
 from topmast_operator.plan.starts import finished_rollout, measured_starts
+from topmast_operator.plan.weights import measured_weights
 
 STRAYS = 20
 
@@ -48,6 +49,8 @@ def render_status(health: Health, facts: Facts, decision: Decision | None) -> di
         status["rollout"] = rollout
     if last := finished_rollout(model.status, rollout, health.ready, facts.now):
         status["lastRollout"] = last
+    if weights := measured_weights(facts):
+        status["model"] = weights
     if facts.strays:
         status["strays"] = sorted(facts.strays)[:STRAYS]
     if decision:

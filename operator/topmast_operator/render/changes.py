@@ -9,7 +9,7 @@ from topmast_operator.plan.plan import Plan
 from topmast_operator.render import children
 from topmast_operator.render.check import check_pod
 from topmast_operator.render.children import Manifest
-from topmast_operator.render.template import render_template
+from topmast_operator.render.template import EngineDefaults, render_template
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Changes:
         return bool(self.drain or self.shrink or self.delete)
 
 
-def target_template(facts: Facts, revision: str, default_image: str) -> Mapping[str, Any]:
+def target_template(facts: Facts, revision: str, defaults: EngineDefaults) -> Mapping[str, Any]:
     """The pod template of the revision that the spec asks for: the pinned one where there is one."""
     for known in facts.revisions:
         if known.revision == revision:
             return known.template
-    return render_template(facts.model, revision, default_image)
+    return render_template(facts.model, revision, defaults)
 
 
 def changes(facts: Facts, plan: Plan, template: Mapping[str, Any]) -> Changes:

@@ -12,7 +12,6 @@ from topmast_operator.api.names import (
     ANNOTATION_APPLIED,
     ANNOTATION_FAILED,
     ANNOTATION_PROVEN,
-    ANNOTATION_TEMPLATE,
     API_VERSION,
     KIND,
     LABEL_REVISION,
@@ -20,6 +19,7 @@ from topmast_operator.api.names import (
     model_labels,
 )
 from topmast_operator.api.resource import Model
+from topmast_operator.render import pinned
 
 Manifest = dict[str, Any]
 
@@ -36,7 +36,7 @@ def deployment(
     failed: Mapping[str, str] | None,
 ) -> Manifest:
     """The Deployment of one revision. Its pod template is kept in an annotation too, and re-applied from there."""
-    annotations = {ANNOTATION_TEMPLATE: _canonical(template)}
+    annotations = pinned.annotations(template)
     if proven:
         annotations[ANNOTATION_PROVEN] = "true"
     if failed:
@@ -116,10 +116,16 @@ def owned(
         "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": False}],
     }
     body: Manifest = {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec}
-    # The digest notices a field that this version no longer sets: only an apply can take it away.
-    digest = hashlib.sha256(_canonical({**body, "spec": {**spec, "replicas": None}}).encode()).hexdigest()[:12]
-    metadata["annotations"] = {**annotations, ANNOTATION_APPLIED: digest}
+    metadata["annotations"] = {**annotations, ANNOTATION_APPLIED: _digest(body)}
     return body
+
+
+def _digest(body: Manifest) -> str:
+    """Notices a field that this version no longer sets: only an apply can take it away. Of names, not of values."""
+    spec = {**body["spec"], "replicas": None}
+    if "template" in spec:
+        spec["template"] = pinned.without_values(spec["template"])
+    return hashlib.sha256(_canonical({**body, "spec": spec}).encode()).hexdigest()[:12]
 
 
 def _canonical(value: Any) -> str:

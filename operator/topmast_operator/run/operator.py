@@ -13,6 +13,7 @@ from pathlib import Path
 
 from topmast_operator.act import paths
 from topmast_operator.act.client import Api, ApiError, ApiUnreachableError, FencedError
+from topmast_operator.render.template import EngineDefaults
 from topmast_operator.run.attention import Attention
 from topmast_operator.run.lease import Lease, LostLeaseError
 from topmast_operator.run.metrics import Metrics
@@ -41,7 +42,7 @@ class Options:
     """The command line."""
 
     namespaces: tuple[str, ...]
-    engine_image: str
+    engine_defaults: EngineDefaults
     lease_namespace: str
     lease_name: str
     metrics_host: str
@@ -67,7 +68,7 @@ class Operator:
         acting = api.fenced(self._lease.left_s, self._own.note)
         ownership = Ownership(acting, f"{options.lease_namespace}/{options.lease_name}")
         self._reconciler = Reconciler(
-            acting, self._mirror, self._engines, self._metrics, ownership, options.engine_image
+            acting, self._mirror, self._engines, self._metrics, ownership, options.engine_defaults
         )
         self._busy_since: dict[int, float] = {}
         self._watcher: Watcher | None = None

@@ -11,6 +11,7 @@ from topmast_operator.api.facts import Facts, WriteRefused
 from topmast_operator.plan.plan import Plan, make_plan
 from topmast_operator.plan.revision import revision_of
 from topmast_operator.render.changes import Changes, changes, target_template
+from topmast_operator.render.template import EngineDefaults
 from topmast_operator.run.attention import Attention
 from topmast_operator.run.metrics import Metrics
 from topmast_operator.run.ownership import Ownership
@@ -25,13 +26,19 @@ class Reconciler:
     """Level-triggered: whatever woke it, it looks at everything and repeats nothing that is done."""
 
     def __init__(
-        self, api: Api, mirror: Mirror, engines: Engines, metrics: Metrics, ownership: Ownership, image: str
+        self,
+        api: Api,
+        mirror: Mirror,
+        engines: Engines,
+        metrics: Metrics,
+        ownership: Ownership,
+        defaults: EngineDefaults,
     ) -> None:
         self._api = api
         self._engines = engines
         self._metrics = metrics
         self._ownership = ownership
-        self._image = image
+        self._defaults = defaults
         self._gatherer = Gatherer(api, mirror)
         self._reporter = Reporter(api)
         self._known: set[tuple[str, str]] = set()
@@ -46,6 +53,8 @@ class Reconciler:
         if not verdict.mine:
             self._engines.forget(namespace, name)
             return Attention(verdict.again_s)
+        if (namespace, name) not in self._known:
+            facts = await self._introduced(facts) or facts
         facts = replace(facts, rival=verdict.rival)
         self._known.add((namespace, name))
         self._metrics.models.set(len(self._known))
@@ -69,7 +78,7 @@ class Reconciler:
         return Attention(plan.again_s, plan.waits)
 
     def _plan(self, facts: Facts) -> tuple[Plan, Changes]:
-        template = target_template(facts, revision_of(facts.model), self._image)
+        template = target_template(facts, revision_of(facts.model), self._defaults)
         plan = make_plan(facts, template)
         return plan, changes(facts, plan, template)
 
@@ -82,6 +91,12 @@ class Reconciler:
         for manifest in (*wanted.grow, *wanted.shrink):
             self._metrics.writes.labels(manifest["kind"]).inc()
         return refused
+
+    async def _introduced(self, facts: Facts) -> Facts | None:
+        """The facts of a model that this process has not seen before, with what its engines say."""
+        self._engines.track(facts)
+        await self._engines.introduce(facts.model.namespace, facts.model.name)
+        return await self._gather(facts.model.namespace, facts.model.name)
 
     async def _gather(self, namespace: str, name: str, *, fresh: bool = False) -> Facts | None:
         states = self._engines.states(namespace, name)

@@ -5,6 +5,7 @@ model's key when what it heard could change a decision or a status.
 """
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
@@ -23,6 +24,7 @@ from topmast_operator.watch.state import parse_state, requests_so_far, tokens_so
 WINDOW_S = 20.0
 LEAST_SPAN_S = 3.0  # a rate over less is noise
 TIMEOUT_S = 2.0
+FIRST_ANSWER_S = 0.5
 LONGEST_PAUSE_S = 15.0  # between questions to a pod that does not answer
 AT_ONCE = 256
 AT_ONCE_SILENT = AT_ONCE // 2  # of these, for pods that did not answer last time, or never yet
@@ -63,6 +65,7 @@ class Target:
     samples: deque[Sample] = field(default_factory=deque)
     due_at: float = 0.0
     asked: bool = False  # a question is on its way
+    first: asyncio.Event = field(default_factory=asyncio.Event)  # it has answered, or was silent
 
     @property
     def silent(self) -> bool:
@@ -89,10 +92,10 @@ class Engines:
         """What the engines of a model said last, by pod name, each with its age."""
         now = time.monotonic()
         found = {}
-        for pod in self._pods.get((namespace, model), ()):
-            target = self._targets[namespace, pod]
+        for target in self._of(namespace, model):
             if target.state is not None:
-                found[pod] = replace(target.state, age_s=_age(target, now), still_s=max(0.0, now - target.moved_at))
+                still_s = max(0.0, now - target.moved_at)
+                found[target.pod] = replace(target.state, age_s=_age(target, now), still_s=still_s)
         return found
 
     def track(self, facts: Facts) -> None:
@@ -116,6 +119,15 @@ class Engines:
             target.every_s = every_s
         if not wanted:
             self.forget(namespace, model)
+
+    async def introduce(self, namespace: str, model: str) -> None:
+        """Wait a moment for the first answers of a model's engines: before them a restart would look like news."""
+        first = [target.first.wait() for target in self._of(namespace, model)]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*first), FIRST_ANSWER_S)
+
+    def _of(self, namespace: str, model: str) -> list[Target]:
+        return [self._targets[namespace, pod] for pod in self._pods.get((namespace, model), ())]
 
     def forget(self, namespace: str, model: str) -> None:
         for pod in self._pods.pop((namespace, model), ()):
@@ -190,6 +202,7 @@ class Engines:
                 self._wake(*target.model)
         finally:
             target.asked = False
+            target.first.set()
             self._give_back(was_silent)
             self._ask_in(target, self._pause_s(target))
 

@@ -13,6 +13,7 @@ from topmast_operator.act import paths
 from topmast_operator.act.client import Api
 from topmast_operator.api.facts import ClaimFacts, EngineState, Facts, PodFacts, RevisionFacts, Room
 from topmast_operator.api.names import (
+    ANNOTATION_PINNED,
     ANNOTATION_TEMPLATE,
     KIND,
     LABEL_CHECK,
@@ -22,6 +23,7 @@ from topmast_operator.api.names import (
 )
 from topmast_operator.api.resource import Model
 from topmast_operator.plan.revision import revision_of
+from topmast_operator.render import pinned
 from topmast_operator.render.template import claim_of
 from topmast_operator.watch.mirror import Found, Mirror
 from topmast_operator.watch.records import (
@@ -124,7 +126,7 @@ def facts_of(found: Found, engines: Mapping[str, EngineState], now: float) -> Fa
     return Facts(
         model=model.content,
         now=now,
-        revisions=tuple(item.content for item in ours),
+        revisions=tuple(with_pinned_template(item.content, model.content) for item in ours),
         pods=tuple(replace(item.content, engine=engines.get(item.name)) for item in pods),
         service=found.service.content if found.service else None,
         disruption_budget=found.budget.content if found.budget else None,
@@ -135,6 +137,12 @@ def facts_of(found: Found, engines: Mapping[str, EngineState], now: float) -> Fa
         claim=(found.claim.content if found.claim else ClaimFacts(claim)) if claim else None,
         quotas=tuple(item.content for item in found.quotas),
     )
+
+
+def with_pinned_template(revision: RevisionFacts, model: Model) -> RevisionFacts:
+    """The revision with the pod template that it was made with, and not what others made of it."""
+    wanted = revision.revision == revision_of(model)
+    return replace(revision, template=pinned.template_of(revision.live, model, wanted=wanted))
 
 
 def _sorted_pods(
@@ -167,7 +175,8 @@ def _may_write(child: Record[Any], model: Record[Model]) -> bool:
 def _may_be_adopted(deployment: Record[RevisionFacts]) -> bool:
     """An orphan that Topmast made, which the next apply adopts; not just something with its labels."""
     annotations = deployment.content.live["metadata"].get("annotations", {})
-    return deployment.owner is None and bool(deployment.model) and ANNOTATION_TEMPLATE in annotations
+    kept = ANNOTATION_PINNED in annotations or ANNOTATION_TEMPLATE in annotations
+    return deployment.owner is None and bool(deployment.model) and kept
 
 
 def _is_predecessors(child: Record[Any], model: Record[Model]) -> bool:

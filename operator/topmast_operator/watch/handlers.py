@@ -40,12 +40,6 @@ async def models(namespace: str, name: str, body: kopf.Body, **_: Any) -> Entry:
     return {(namespace, name): records.read_model_if_valid(dict(body))}
 
 
-@kopf.index(GROUP, VERSION, PLURAL)
-async def models_of_claim(namespace: str, name: str, spec: kopf.Spec, **_: Any) -> Entry:
-    claim = claim_of(spec.get("model", {}).get("source", ""))
-    return {(namespace, claim): name} if claim else {}
-
-
 @kopf.index("apps", "v1", "deployments", labels=OURS)
 async def deployments(namespace: str, body: kopf.Body, **_: Any) -> Entry:
     record = records.read_deployment(dict(body))
@@ -118,13 +112,14 @@ async def claim_changed(
     meta: kopf.Meta,
     type: str | None,
     memo: Any,
-    models_of_claim: kopf.Index[Any, Any],
+    models: kopf.Index[Any, Any],
     **_: Any,
 ) -> None:
     """The models whose source names it."""
     if _is_news(memo, type, meta, records.read_claim(dict(body)).content):
-        for model in models_of_claim.get((namespace, name), ()):
-            memo.bell.changed(namespace, model, meta["uid"], meta["resourceVersion"])
+        for model in (record for store in models.values() for record in store if record.namespace == namespace):
+            if records.is_readable(model) and claim_of(model.content.source) == name:
+                memo.bell.changed(namespace, model.name, meta["uid"], meta["resourceVersion"])
 
 
 @kopf.on.event("", "v1", "resourcequotas")

@@ -13,7 +13,6 @@ from topmast_operator.api.facts import ClaimFacts, PodFacts, QuotaFacts, Revisio
 from topmast_operator.api.names import (
     ANNOTATION_FAILED,
     ANNOTATION_PROVEN,
-    ANNOTATION_TEMPLATE,
     LABEL_CHECK,
     LABEL_MANAGED_BY,
     LABEL_MODEL,
@@ -90,14 +89,14 @@ def is_readable(record: Record[Any]) -> bool:
 
 
 def read_deployment(body: Body) -> Record[RevisionFacts]:
-    """A Deployment. Where its pinned template was lost, what runs now is pinned instead: nothing may restart."""
+    """A Deployment. `template` is what runs: what is pinned can only be told beside its model."""
     meta, annotations = body["metadata"], body["metadata"].get("annotations", {})
     facts = RevisionFacts(
         name=meta["name"],
         revision=meta.get("labels", {}).get(LABEL_REVISION, ""),
         created_unix_s=to_unix(meta["creationTimestamp"]),
         replicas=body["spec"]["replicas"],
-        template=_json(annotations.get(ANNOTATION_TEMPLATE)) or body["spec"]["template"],
+        template=body["spec"]["template"],
         proven=annotations.get(ANNOTATION_PROVEN) == "true",
         failed=_json(annotations.get(ANNOTATION_FAILED)),
         replica_failure=_replica_failure(body),

@@ -51,6 +51,7 @@ def state(service: Service) -> dict[str, Any]:
     return {
         "phase": service.phase,
         "model": {"names": service.names, **supervisor.info.get("model", unknown)},
+        "device": supervisor.info.get("device"),
         "load": {"bytes_done": load.bytes_done, "bytes_total": load.bytes_total, "eta_s": load.eta_s},
         "start": {name: service.start_seconds.get(name) for name in started},
         "work": {

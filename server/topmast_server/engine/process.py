@@ -18,6 +18,7 @@ from topmast_kernels.cpu import cache
 from topmast_server.engine.compiling import BackgroundCompile
 from topmast_server.engine.config import EngineConfig
 from topmast_server.engine.core import EngineCore, make_core
+from topmast_server.engine.device import cpu_device
 from topmast_server.engine.faults import EngineBroken
 from topmast_server.engine.memory_plan import fit_kv, kv_bytes, plan_memory
 from topmast_server.engine.threads import usable_cores
@@ -141,6 +142,7 @@ def _start(
             "digest": digest.value(),
             "parameters": weights.parameters,
         },
+        "device": cpu_device(),
         "start": {
             "import_s": imported_s - started_s,
             "weights_s": loaded_s - imported_s,

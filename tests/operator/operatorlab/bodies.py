@@ -36,7 +36,7 @@ def deployment(replicas: int = 1, *, uid: str = "", age_s: float = 900, **meta: 
     """The Deployment of the model's only revision."""
     of = facts.model()
     name = revision_of(of)
-    template = render_template(of, name, facts.IMAGE)
+    template = render_template(of, name, facts.DEFAULTS)
     body = children.deployment(of, name, template, replicas, proven=True, failed=None)
     return stored(body, uid=uid, age_s=age_s, **meta)
 
