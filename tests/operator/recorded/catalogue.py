@@ -39,17 +39,22 @@ def script(text: str) -> dict[str, Any]:
 
 
 def env_from(kind: str) -> dict[str, Any]:
-    return {"env": [{"name": "TOKEN", "valueFrom": {f"{kind}KeyRef": {"name": "team", "key": "token"}}}]}
+    source = {f"{kind}KeyRef": {"name": "team", "key": "token"}}
+    return {"engine": {"env": [{"name": "TOKEN", "valueFrom": source}]}}
 
 
 def model_file(name: str, content: bytes) -> dict[str, Any]:
     """The real engine on a file in a volume, which a ConfigMap is as good as any."""
     files = {name: base64.b64encode(content).decode()}
     return {
-        "spec": {"model": {"source": f"image:///opt/model/{name}"}},
+        "spec": {
+            "model": {"source": f"image:///opt/model/{name}"},
+            "pod": {
+                "volumes": [{"name": "files", "configMap": {"name": "model"}}],
+                "volumeMounts": [{"name": "files", "mountPath": "/opt/model"}],
+            },
+        },
         "objects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "model"}, "binaryData": files}],
-        "change": {"volumes": [{"name": "files", "configMap": {"name": "model"}}]},
-        "engine": {"volumeMounts": [{"name": "files", "mountPath": "/opt/model"}]},
     }
 
 
@@ -68,18 +73,18 @@ IMAGES = (
 )
 
 CONTAINERS = (
-    Fault("secret-missing", waits("CreateContainerConfigError", "secret"), engine=env_from("secret")),
-    Fault("configmap-missing", waits("CreateContainerConfigError", "configmap"), engine=env_from("configMap")),
+    Fault("secret-missing", waits("CreateContainerConfigError", "secret"), env_from("secret")),
+    Fault("configmap-missing", waits("CreateContainerConfigError", "configmap"), env_from("configMap")),
     Fault(
         "root-forbidden",
         waits("CreateContainerConfigError", "non-root"),
-        engine={"securityContext": {"runAsUser": 0, "runAsNonRoot": True}},
+        {"pod": {"securityContext": {"runAsUser": 0, "runAsNonRoot": True}}},
     ),
     Fault("program-missing", crashes("StartError"), engine={"command": ["/usr/bin/nosuch"]}),
     Fault(
         "sandbox-fails",
         warned("FailedCreatePodSandBox"),
-        change={"runtimeClassName": "recording"},
+        {"pod": {"runtimeClassName": "recording"}},
         objects=[
             {
                 "apiVersion": "node.k8s.io/v1",
@@ -92,8 +97,12 @@ CONTAINERS = (
     Fault(
         "secret-volume-missing",
         warned("FailedMount"),
-        change={"volumes": [{"name": "certificates", "secret": {"secretName": "team"}}]},
-        engine={"volumeMounts": [{"name": "certificates", "mountPath": "/certificates"}]},
+        {
+            "pod": {
+                "volumes": [{"name": "certificates", "secret": {"secretName": "team"}}],
+                "volumeMounts": [{"name": "certificates", "mountPath": "/certificates"}],
+            }
+        },
     ),
 )
 
@@ -183,7 +192,7 @@ ENDS = (
 
 ADMISSION = (
     Fault("quota", refused("exceeded quota"), GPU, objects=[quota(requests_nvidia_com__gpu="0")]),
-    Fault("quota-wants-amounts", refused("must specify"), objects=[quota(requests_memory="8Gi")]),
+    Fault("quota-wants-amounts", refused("must specify"), objects=[quota(limits_memory="8Gi")]),
     Fault(
         "limit-range",
         refused("maximum memory"),
@@ -200,7 +209,7 @@ ADMISSION = (
     Fault(
         "pod-security",
         refused("PodSecurity"),
-        engine={"securityContext": {"allowPrivilegeEscalation": True}},
+        spec={"pod": {"containerSecurityContext": {"allowPrivilegeEscalation": True}}},
         namespace_labels={"pod-security.kubernetes.io/enforce": "restricted"},
     ),
     Fault(
@@ -209,10 +218,6 @@ ADMISSION = (
         objects=policy(),
         namespace_labels={"recording": "policy"},
         refusal="cost-center",
-        after=[
-            ("delete", "validatingadmissionpolicybinding", "recording-labels"),
-            ("delete", "validatingadmissionpolicy", "recording-labels"),
-        ],
     ),
     Fault(
         "webhook-down",
@@ -220,15 +225,14 @@ ADMISSION = (
         objects=[webhook("pods", "")],
         namespace_labels={"recording": "webhook-pods"},
         refusal="failed calling webhook",
-        after=[("delete", "validatingwebhookconfiguration", "recording-pods")],
     ),
-    Fault("service-account-missing", refused("serviceaccount"), change={"serviceAccountName": "nosuch"}),
+    Fault("service-account-missing", refused("serviceaccount"), {"pod": {"serviceAccountName": "nosuch"}}),
     Fault("priority-class-missing", refused("PriorityClass"), {"placement": {"priorityClassName": "nosuch"}}),
-    Fault("runtime-class-missing", refused("RuntimeClass"), change={"runtimeClassName": "nosuch"}),
+    Fault("runtime-class-missing", refused("RuntimeClass"), {"pod": {"runtimeClassName": "nosuch"}}),
 )
 
 WRITES = (
-    Fault("write-invalid", answered("is invalid"), engine={"env": [{"name": "a=b", "value": "c"}]}, write=True),
+    Fault("write-invalid", answered("is invalid"), {"engine": {"env": [{"name": "a=b", "value": "c"}]}}, write=True),
     Fault("write-quota", answered("exceeded quota"), objects=[quota(count__deployments_apps="0")], write=True),
     Fault(
         "write-webhook-down",
@@ -237,7 +241,6 @@ WRITES = (
         namespace_labels={"recording": "webhook-deployments"},
         refusal="failed calling webhook",
         write=True,
-        after=[("delete", "validatingwebhookconfiguration", "recording-deployments")],
     ),
 )
 
@@ -245,10 +248,8 @@ FAILED = (
     Fault(
         "evicted",
         failed("Evicted"),
-        engine={
-            **script("yes 0123456789 | head -c 20000000; sleep 600"),
-            "resources": {"limits": {"ephemeral-storage": "1Mi"}},
-        },
+        {"resources": {"ephemeralStorage": "1Mi"}},
+        engine=script("yes 0123456789 | head -c 20000000; sleep 600"),
         bare=True,
     ),
     Fault("out-of-cpu", failed("OutOfcpu"), {"resources": {"cpu": "64"}}, change={"nodeName": "node-1"}, bare=True),

@@ -42,7 +42,7 @@ from topmast_operator.act.client import Api, ApiError
 from topmast_operator.api.names import CONTAINER, model_selector
 from topmast_operator.plan.revision import revision_of
 from topmast_operator.render import children
-from topmast_operator.render.template import render_template
+from topmast_operator.render.template import EngineDefaults, render_template
 
 FOLDER = Path(__file__).parent
 TIMEOUT_S = 240.0
@@ -70,23 +70,28 @@ class Recorder:
         try:
             self._until(lambda: self._get(namespace, "serviceaccount", "default"), "the service account")
             for body in fault.objects:
-                self._apply(self._in(namespace, body))
+                self._apply(body if is_cluster_wide(body) else in_namespace(namespace, body))
             for words in fault.before:
                 self._do(namespace, *words)
             made = self._made(fault, namespace)
             if fault.refusal:
-                self._until(lambda: fault.refusal in self._dry_run(namespace, made["deployment" if fault.write else "pod"]), "the admission")
+                self._until(
+                    lambda: fault.refusal in self._dry_run(namespace, made["deployment" if fault.write else "pod"]),
+                    "the admission",
+                )
             return self._seen(fault, namespace, made)
         finally:
             for words in fault.after:
                 self._do(namespace, *words)
+            for body in filter(is_cluster_wide, fault.objects):
+                self._kubectl("delete", body["kind"], body["metadata"]["name"], "--wait=false", "--ignore-not-found")
             self._kubectl("delete", "namespace", namespace, "--wait=false")
             self._kubectl("delete", "pods", "--all", "-n", namespace, "--grace-period=0", "--force", "--wait=false")
 
     def _made(self, fault: Fault, namespace: str) -> dict[str, Object]:
         """The Deployment that the operator would make, and a pod of its template."""
         of = replace(model(**fault.spec), namespace=namespace)
-        template = render_template(of, revision_of(of), self.image)
+        template = render_template(of, revision_of(of), EngineDefaults(self.image))
         engine = next(item for item in template["spec"]["containers"] if item["name"] == CONTAINER)
         lay_over(template["spec"], fault.change)
         lay_over(engine, fault.engine)
@@ -164,13 +169,6 @@ class Recorder:
     def _get(self, namespace: str, kind: str, name: str) -> bool:
         return self.cluster.kubectl("get", kind, name, "-n", namespace, check=False).returncode == 0
 
-    def _in(self, namespace: str, body: Object) -> Object:
-        """With its namespace, where it has one at all: kubectl refuses another one than its own."""
-        cluster_wide = ("PersistentVolume", "StorageClass", "RuntimeClass")
-        if body["kind"] in cluster_wide or body["apiVersion"].startswith("admissionregistration"):
-            return body
-        return {**body, "metadata": {**body["metadata"], "namespace": namespace}}
-
     def _kubectl(self, *words: str, stdin: str | None = None, timeout_s: float = 60) -> str:
         return self.cluster.kubectl(*words, stdin=stdin, timeout_s=timeout_s).stdout
 
@@ -180,6 +178,15 @@ class Recorder:
             if time.monotonic() > end:
                 raise TimeoutError(f"not within {TIMEOUT_S:.0f} s: {what}; last seen: {json.dumps(last, indent=1)}")
             time.sleep(0.5)
+
+
+def is_cluster_wide(body: Object) -> bool:
+    cluster_wide = ("PersistentVolume", "StorageClass", "RuntimeClass")
+    return body["kind"] in cluster_wide or str(body["apiVersion"]).startswith("admissionregistration")
+
+
+def in_namespace(namespace: str, body: Object) -> Object:
+    return {**body, "metadata": {**body["metadata"], "namespace": namespace}}
 
 
 def lay_over(target: Object, change: Mapping[str, Any]) -> None:

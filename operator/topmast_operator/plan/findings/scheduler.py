@@ -7,7 +7,7 @@ in tests/operator/recorded, the older ones are kept beside them.
 import re
 
 from topmast_operator.api.facts import PodFacts
-from topmast_operator.plan.findings.finding import Finding, Kind, Patience
+from topmast_operator.plan.findings.finding import Finding, Kind, Patience, Severity
 
 CLAIM_GRACE_S = 30.0  # what is applied in one go arrives within seconds
 VOLUME_GRACE_S = 300.0  # making a volume, or attaching a disk, may take minutes
@@ -29,8 +29,12 @@ _ELSEWHERE = (
 _ROOM = ("Insufficient ", "Too many pods", "free ports", "preemption victims")
 _NODE_REMEDIES = (
     ("were unschedulable", "Uncordon a node (kubectl uncordon NODE)."),
-    ("{node.kubernetes.io/", "See kubectl describe node why the node is not ready; it goes on when it is."),
-    ("untolerated taint", "Add a toleration to spec.placement.tolerations, or take the taint from a node."),
+    # Kubernetes 1.35 does not say which taint; a lost node, or one under pressure, has one too.
+    (
+        "untolerated taint",
+        "See the nodes' taints (kubectl describe nodes): a node that is not ready or runs short of something loses its "
+        "taint when it is well again; for any other, add a toleration to spec.placement.tolerations, or take it away.",
+    ),
     ("affinity/selector", "Correct spec.placement.nodeSelector, or label a node."),
     ("no nodes available", "Add a node."),
 )
@@ -80,15 +84,20 @@ def claim_is_not_bound(pod: PodFacts, patience: Patience) -> Finding | None:
 
 
 def claim_is_elsewhere(pod: PodFacts, patience: Patience) -> Finding | None:
-    """A volume that only other nodes can have, or that another pod holds alone."""
+    """A volume that only other nodes can have, or that another pod holds alone.
+
+    It heals where a pod that leaves makes room beside the volume; where no node has both, a human must act.
+    """
     said = _said(pod)
     if not any(words in said for words in _ELSEWHERE):
         return None
+    heals = any(words in said for words in _ROOM)
+    severity = Severity.HEALS if heals else patience.after(pod.created_unix_s, patience.deadline_s)
     message = (
         f"The volume of spec.model.source cannot be had where there is room: {brief(said)}. Use a claim with access "
         "mode ReadOnlyMany or ReadWriteMany, or make room on the node of the volume."
     )
-    return Finding(Kind.CLAIM, "ClaimInUse", message)
+    return Finding(Kind.CLAIM, "ClaimInUse", message, severity)
 
 
 def no_node_takes_it(pod: PodFacts, patience: Patience) -> Finding | None:
@@ -96,8 +105,6 @@ def no_node_takes_it(pod: PodFacts, patience: Patience) -> Finding | None:
     if not said or any(words in said for words in _ROOM):
         return None
     remedies = [remedy for words, remedy in _NODE_REMEDIES if words in said]
-    if "{node.kubernetes.io/" in said:  # it is a taint, and not one to tolerate
-        remedies = [remedy for remedy in remedies if "toleration" not in remedy]
     remedy = " ".join(remedies) or "Correct spec.placement and spec.pod, or the labels and taints of a node."
     message = f"No node takes pod {pod.name}, however much room there is: {brief(said)}. {remedy}"
     return Finding(Kind.NODES, "NoSuitableNode", message, patience.after(pod.created_unix_s, patience.deadline_s))
