@@ -13,7 +13,7 @@ SAME_FAILURE_LIMIT = 3
 _MODEL_REMEDIES = {
     "ModelNotFound": "Correct spec.model.source, or put the files there.",
     "ModelCorrupt": "Replace the files, or correct spec.model.source.",
-    "ModelUnsupported": "Choose another spec.model.source or spec.engine.image, or change what it names in spec.engine.",
+    "ModelUnsupported": "Choose another spec.model.source or spec.engine.image, or change what it names.",
 }
 PERMANENT_CODES = frozenset(_MODEL_REMEDIES)
 _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun"})
