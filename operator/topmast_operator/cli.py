@@ -25,6 +25,8 @@ def main() -> int:
     )
     logging.getLogger("kopf").setLevel(logging.WARNING)  # one line per event otherwise
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # it warns that signals are not its own
+    if arguments.gateway_selector and arguments.shared_token_file is None:
+        _parser().error("--gateway-selector needs --shared-token-file: gateways tell their queues to nobody else")
     namespace = arguments.lease_namespace or _own_namespace() or (arguments.namespace or [None])[0]
     if namespace is None:
         _parser().error("--lease-namespace is needed outside of a pod")
@@ -37,6 +39,7 @@ def main() -> int:
         metrics_port=arguments.metrics_port,
         resync_s=arguments.resync_s,
         shared_token_file=arguments.shared_token_file,
+        gateway_selector=arguments.gateway_selector,
     )
     return asyncio.run(_run(options))
 
@@ -74,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--metrics-port", type=int, default=8080, help="/metrics, /healthz, /readyz, /wake (default 8080)")
     add("--resync-s", type=_seconds, default=30.0, metavar="S", help="look at every model this often (default 30)")
     add("--shared-token-file", type=Path, metavar="PATH", help="take POST /wake/NS/NAME from who knows this token")
+    add(
+        "--gateway-selector",
+        default="",
+        metavar="LABELS",
+        help="ask gateway pods with these labels, beside the Lease, what waits for scaled models; default: ask nobody",
+    )
     add("--verbose", action="store_true", help="log debug messages")
     return parser
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from topmast_operator.api.facts import Facts, PodFacts, RevisionFacts
 from topmast_operator.api.resource import Model
-from topmast_operator.plan import autoscale, check, failure, rollout, sleep
+from topmast_operator.plan import autoscale, check, failure, load, rollout, sleep
 from topmast_operator.plan.events import Event, events_of
 from topmast_operator.plan.findings import (
     Finding,
@@ -143,7 +143,7 @@ def _autoscale(facts: Facts, rest: sleep.Rest | None) -> autoscale.Decision | No
     if rest and rest.asleep:
         least = autoscale.Memory(policy.min_replicas, None, memory.last_change)
         return autoscale.Decision(least, "nothing is scaled while the model sleeps")
-    return autoscale.decide(policy, memory, autoscale.measure(facts.pods), facts.now)
+    return autoscale.decide(policy, memory, load.measure(facts), facts.now)
 
 
 def _patience(facts: Facts, proven: bool) -> Patience:

@@ -21,6 +21,7 @@ from topmast_operator.run.web import serve
 from topmast_operator.run.worker import Reconciler, explain
 from topmast_operator.watch.engines import Engines
 from topmast_operator.watch.events import Watcher
+from topmast_operator.watch.gateways import Gateways
 
 WORKERS = 8
 STUCK_S = 180.0  # a pass has timeouts on every call: one that takes longer is a bug that only a restart ends
@@ -40,6 +41,7 @@ class Options:
     metrics_port: int
     resync_s: float
     shared_token_file: Path | None = None  # None: nobody can wake a model
+    gateway_selector: str = ""  # empty: no gateway is asked
 
 
 class Operator:
@@ -52,8 +54,15 @@ class Operator:
         self._queue = WorkQueue()
         self._lease = Lease(api, options.lease_namespace, options.lease_name)
         self._engines = Engines(lambda namespace, name: self._queue.add((namespace, name)))
+        self._gateways = Gateways(
+            api,
+            options.lease_namespace,
+            options.gateway_selector,
+            options.shared_token_file,
+            lambda namespace, name: self._queue.add((namespace, name)),
+        )
         self._reconciler = Reconciler(
-            api, self._engines, self._metrics, options.engine_image, cluster_wide=not options.namespaces
+            api, self._engines, self._gateways, self._metrics, options.engine_image, cluster_wide=not options.namespaces
         )
         self._busy_since: dict[int, float] = {}
         self._watcher: Watcher | None = None
@@ -107,6 +116,7 @@ class Operator:
             self._watcher = Watcher(self._options.namespaces, wake, self._metrics.heard.set_to_current_time)
             self._watcher.start()
             tasks.create_task(self._engines.run())
+            tasks.create_task(self._gateways.run())
             tasks.create_task(self._look_over())
             for number in range(WORKERS):
                 tasks.create_task(self._work(number))

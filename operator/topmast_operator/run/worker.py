@@ -13,6 +13,7 @@ from topmast_operator.plan.revision import revision_of
 from topmast_operator.render.changes import Changes, changes, target_template
 from topmast_operator.run.metrics import Metrics
 from topmast_operator.watch.engines import Engines
+from topmast_operator.watch.gateways import Gateways
 from topmast_operator.watch.gather import gather
 from topmast_operator.watch.room import Rooms
 
@@ -22,9 +23,12 @@ log = logging.getLogger(__name__)
 class Reconciler:
     """Level-triggered: whatever woke it, it looks at everything and repeats nothing that is done."""
 
-    def __init__(self, api: Api, engines: Engines, metrics: Metrics, image: str, *, cluster_wide: bool) -> None:
+    def __init__(
+        self, api: Api, engines: Engines, gateways: Gateways, metrics: Metrics, image: str, *, cluster_wide: bool
+    ) -> None:
         self._api = api
         self._engines = engines
+        self._gateways = gateways
         self._metrics = metrics
         self._image = image
         self._rooms = Rooms(api, cluster_wide=cluster_wide)
@@ -41,6 +45,7 @@ class Reconciler:
         self._known.add((namespace, name))
         self._metrics.models.set(len(self._known))
         self._engines.track(facts)
+        facts = self._gateways.add_queue(facts)
         template = target_template(facts, revision_of(facts.model), self._image)
         plan = make_plan(facts, template)
         wanted = changes(facts, plan, template)
@@ -67,6 +72,7 @@ class Reconciler:
 
     def _forget(self, namespace: str, name: str) -> None:
         self._engines.forget(namespace, name)
+        self._gateways.forget(namespace, name)
         self._reporter.forget(f"{namespace}/{name}")
         if (namespace, name) in self._known:
             log.info("%s/%s is gone", namespace, name)
