@@ -6,6 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -q --durations=8 --durations-min=5
+# `make test-server TESTS=tests/server/test_engine_kv.py` runs a part of a suite; PYTEST_OPTIONS=-x adds options.
+TESTS ?=
+PYTEST_OPTIONS ?=
 
 # Kernels are tested on the newest Triton and on the oldest that is supported; a GPU's torch brings its own.
 TRITON := 3.9.0
@@ -15,10 +18,11 @@ OLD_TRITON_DIR := $(VENV)/triton-old
 # torch's CPU build: from a directory of wheels where there is one, else from the package index.
 FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
 
-.PHONY: help venv up down check test test-cli test-kernels test-server test-gateway test-operator test-cluster binaries images chart pins bench bench-gateway storm soak clean
+.PHONY: help venv up down check test test-suites test-cli test-kernels test-old-triton test-server test-gateway \
+  test-operator test-cluster test-own-cluster test-long binaries images chart pins bench bench-gateway storm soak clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 venv: $(VENV)/.done  ## Python packages for everything below, into .venv
 $(VENV)/.done: pyproject.toml constraints.txt
@@ -40,14 +44,21 @@ check: venv  ## lint, format, types, layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-test: check test-cli test-kernels test-server test-gateway test-operator test-cluster  ## every test, the ones on the real cluster included
+# tests/suites/plan.py says in which order and what beside what; TEST_OPTIONS=--keep-going runs on after a failure.
+test: venv  ## every test, the ones on the real cluster included
+	@cd tests && ../$(BIN)/python -m suites $(TEST_OPTIONS)
+
+test-suites: venv  ## the runner of all suites
+	@$(PYTEST) $(or $(TESTS),tests/suites) $(PYTEST_OPTIONS)
 
 test-cli: venv  ## the topmast command, and that no link or command in docs/ leads nowhere
-	@$(PYTEST) tests/cli tests/docs
+	@$(PYTEST) $(or $(TESTS),tests/cli tests/docs) $(PYTEST_OPTIONS)
 
 test-kernels: $(VENV)/.triton  ## CPU and GPU kernels against float64 NumPy, the latter in Triton's interpreter
-	@$(PYTEST) -n 2 --dist loadfile tests/kernels
-	@PYTHONPATH=$(OLD_TRITON_DIR) $(PYTEST) tests/kernels -m old_triton
+	@$(PYTEST) -n 2 --dist loadfile $(or $(TESTS),tests/kernels) $(PYTEST_OPTIONS)
+
+test-old-triton: $(VENV)/.triton  ## a part of them on the oldest Triton that is supported
+	@PYTHONPATH=$(OLD_TRITON_DIR) $(PYTEST) -m old_triton $(or $(TESTS),tests/kernels) $(PYTEST_OPTIONS)
 
 $(VENV)/.triton: $(VENV)/.done Makefile
 	@echo "==> Triton $(TRITON) and $(OLD_TRITON)"
@@ -58,17 +69,26 @@ $(VENV)/.triton: $(VENV)/.done Makefile
 	@touch $@
 
 test-server: venv  ## the inference server with the real model
-	@$(PYTEST) tests/server
+	@$(PYTEST) $(or $(TESTS),tests/server) $(PYTEST_OPTIONS)
 
 test-gateway: binaries  ## the gateway in front of real servers
-	@$(PYTEST) tests/gateway
+	@$(PYTEST) $(or $(TESTS),tests/gateway) $(PYTEST_OPTIONS)
 
 test-operator: binaries  ## plans, and the operator against a real API server
-	@$(PYTEST) tests/operator
+	@$(PYTEST) $(or $(TESTS),tests/operator) $(PYTEST_OPTIONS)
 
-test-cluster: images  ## end to end on the embedded cluster
+test-cluster: binaries images  ## end to end on the embedded cluster
+	@$(PYTEST) $(or $(TESTS),tests/cluster --ignore=tests/cluster/test_own_cluster.py) $(PYTEST_OPTIONS)
+
+# Apart, because it measures nothing and may run beside what computes.
+test-own-cluster: binaries images  ## `make up` and `make down` on a cluster that somebody brings along
 	@$(BIN)/python -m topmast_cluster binaries --registry
-	@$(PYTEST) tests/cluster
+	@$(PYTEST) $(or $(TESTS),tests/cluster/test_own_cluster.py) $(PYTEST_OPTIONS)
+
+# Folders one by one: their conftests set what a process reads once.
+test-long: $(VENV)/.triton  ## what is too slow for every run (an hour); commit what it writes into bench/results
+	@$(PYTEST) -s -m long --timeout=7200 tests/kernels
+	@$(PYTEST) -s -m long --timeout=7200 tests/server
 
 binaries: venv  ## build Kubernetes, etcd and Helm into the user's cache, once
 	@$(BIN)/python -m topmast_cluster binaries
@@ -76,8 +96,9 @@ binaries: venv  ## build Kubernetes, etcd and Helm into the user's cache, once
 images: venv  ## build the container images into the user's cache
 	@$(BIN)/python -m topmast_cluster.images
 
-chart: venv  ## copy crds/ into the chart (a test fails when the copy is stale)
+chart: venv  ## copy crds/ into the chart and write its table of values (tests fail when either is stale)
 	@cp crds/llmdeployments.yaml charts/topmast/files/llmdeployments.yaml
+	@$(BIN)/python charts/values_table.py
 
 pins: venv  ## write constraints.txt from what is installed in .venv
 	@sed -n '/^#/p' constraints.txt > constraints.new

@@ -25,6 +25,7 @@ class About(NamedTuple):
 
 ABOUT = {
     "serve": About("Serve a model on this machine by the OpenAI API.", "server"),
+    "check": About("Check a model's files without loading its weights.", "server"),
     "gateway": About("Run the gateway in front of all engine pods.", "gateway"),
     "operator": About("Run the operator: LLMDeployments into engine pods.", "operator"),
     "version": About("Print the version.", "cli"),

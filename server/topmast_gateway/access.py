@@ -1,4 +1,4 @@
-"""Who may call: what the flags of access_flags.py ask for, checked and turned into what serves it."""
+"""Who may call, and how engines know this gateway: flags checked and turned into what serves them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from topmast_access.signing import EngineTokens
+from topmast_access.terms import GATEWAY
 from topmast_gateway.caller import Limits
 from topmast_gateway.guesses import Guesses
 from topmast_gateway.identity import Identity, Known, Tokens
@@ -66,6 +68,14 @@ def read_flags(flags: argparse.Namespace) -> Access:
         keys,
         tokens,
     )
+
+
+def engine_tokens(signing_key: Path | None) -> EngineTokens:
+    """What engines are shown; CannotStart when the key is not usable."""
+    try:
+        return EngineTokens(signing_key, GATEWAY)
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"cannot use --signing-key {signing_key}: {error}") from error
 
 
 def _certificate(cert: Path | None, key: Path | None) -> Certificate | None:

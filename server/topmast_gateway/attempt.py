@@ -13,7 +13,7 @@ from topmast_gateway.errors import Refusal
 from topmast_gateway.headers import towards_client
 from topmast_gateway.journal import EngineError, Journal
 from topmast_gateway.metrics import Metrics
-from topmast_gateway.misses import Answer, EngineGone, Silent, why_503
+from topmast_gateway.misses import Answer, EngineGone, Silent, miss_of
 from topmast_gateway.patience import Patience
 from topmast_gateway.relay import Torn, follow, relay
 from topmast_gateway.reply import Reply
@@ -75,8 +75,8 @@ class Attempts:
                 trial.failed()
             log.warning("%s: the stream from pod %s ended early: %s", errand.reply.request_id, pod.name, torn)
             return
-        if answer.status == 503:
-            raise why_503(answer)
+        if miss := miss_of(answer):
+            raise miss
         (trial.failed if answer.status >= 500 else trial.worked)()
         if answer.status == 200:
             told.by_answer(answer.body, errand.tally)

@@ -8,14 +8,13 @@ import logging
 import sys
 from pathlib import Path
 
-from topmast_gateway import access_flags, flag_types, sharing
+from topmast_gateway import access_flags, flag_types, logs, sharing
 
 
 def main() -> int:
     """Run the gateway with the command line's flags."""
     flags = _parser().parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every malformed request: anybody's to send
+    logs.set_up(flags.log_format)
 
     import uvloop  # imported late, so that --help and a wrong flag answer at once
 
@@ -33,6 +32,7 @@ def main() -> int:
         return _failed("--peers needs --shared-token-file: a gateway tells its usage only to who knows that token")
     try:
         allowed = access.read_flags(flags)
+        engine_tokens = access.engine_tokens(flags.signing_key)
         tracing = Tracing.of_environment()
     except (access.CannotStart, NoTracing) as error:
         return _failed(str(error))
@@ -40,7 +40,7 @@ def main() -> int:
         public = bind(flags.host, flags.port)
         admin = bind(flags.admin_host, flags.admin_port)
     except OSError as error:
-        where = f"{flags.host}:{flags.port} and {flags.admin_host}:{flags.admin_port}"
+        where = f"{flags.host} port {flags.port} and {flags.admin_host} port {flags.admin_port}"
         return _failed(f"cannot listen on {where}: {error.strerror or error}; choose free ports")
     patience = Patience(
         flags.hold_s, flags.hold_begun_s, flags.silence_s, flags.progress_timeout_s, flags.answer_timeout_s
@@ -61,6 +61,7 @@ def main() -> int:
                 leave=leave,
                 wake=wake,
                 token=SharedToken(flags.shared_token_file),
+                engine_tokens=engine_tokens,
                 access_log=AccessLog(flags.access_log) if flags.access_log != "off" else None,
                 tracing=tracing,
             )
@@ -89,9 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--keys-secret", required=True, type=flag_types.name, metavar="NAME", help="the Secret of API keys")
     add("--keys-namespace", type=flag_types.name, metavar="NS", help="where it is; default: the pod's own")
     access_flags.add_flags(parser)
-    add("--host", default="0.0.0.0")
+    add("--host", default="::", help="default :: is every address, of IPv4 and IPv6")
     add("--port", default=8080, type=flag_types.port)
-    add("--admin-host", default="0.0.0.0")
+    add("--admin-host", default="::")
     add("--admin-port", default=8081, type=flag_types.port)
     add(
         "--hold-s",
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         help="who wakes models that sleep; default: nobody",
     )
     add("--shared-token-file", type=Path, metavar="PATH", help="the token by which operator and gateways know us")
+    add("--signing-key", type=Path, metavar="PATH", help="PEM of the Ed25519 key by which engines know this gateway")
     add(
         "--silence-s",
         default=5.0,
@@ -137,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         type=flag_types.positive,
         help="longest wait for an answer that is not streamed (default %(default)s)",
     )
+    add("--log-format", choices=logs.FORMATS, default="text", help="of all but the access log (default %(default)s)")
     add("--access-log", default="-", metavar="WHERE", help="a file, - for standard output (default), or off")
     add("--max-streams", default=2000, type=flag_types.count, help="requests at once (default %(default)s)")
     add(

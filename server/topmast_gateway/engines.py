@@ -1,4 +1,7 @@
-"""The gateway's connections to engines: kept open between requests, and let go after a while without one."""
+"""The gateway's connections to engines: kept open between requests, and let go after a while without one.
+
+Every request carries the gateway's own token for its model, where there is one, and no credential of a caller.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
+from topmast_access.signing import EngineTokens
 from topmast_gateway.misses import Refused, Unreachable
 from topmast_gateway.routes import Pod
 from topmast_gateway.wire import Response, Wire
@@ -21,7 +25,8 @@ _DEAD_AFTER_S: Final = 25  # a node that is gone answers nothing, and without th
 class Engines:
     """Idle connections by address, the one used last in the end. How many are open is the gateway's admission's."""
 
-    def __init__(self, idle_s: float = _IDLE_S) -> None:
+    def __init__(self, tokens: EngineTokens | None = None, idle_s: float = _IDLE_S) -> None:
+        self._tokens = tokens or EngineTokens()
         self._idle_s = idle_s
         self._idle: dict[str, list[tuple[float, Wire]]] = defaultdict(list)
         self._sweeping: asyncio.TimerHandle | None = None
@@ -32,7 +37,7 @@ class Engines:
 
         Leaving the block before the body's end closes the connection.
         """
-        head = _head(pod.address, path, len(body), headers)
+        head = _head(pod.address, path, len(body), {**headers, **self._tokens.header(pod.model)})
         wire = self._take(pod.address) or await _connect(pod.address)
         try:
             yield await wire.ask(head, body)

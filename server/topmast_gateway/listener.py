@@ -78,12 +78,18 @@ def listener(app: Any, *, drain_timeout_s: float, tls: ssl.SSLContext | None = N
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening address, bound before anything else starts so that a taken port is the first thing said."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    """A listening address, bound before anything else starts so that a taken port is the first thing said.
+
+    `::` is every address, of IPv4 and IPv6; where the kernel has no IPv6 it is every address of IPv4.
+    """
+    dual = host == "::" and socket.has_dualstack_ipv6()
+    where = "0.0.0.0" if host == "::" and not dual else host
+    sock = socket.socket(socket.AF_INET6 if ":" in where else socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.bind((host, port))
+        if dual:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((where, port))
     except OSError:
         sock.close()
         raise

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from topmast_access.terms import REFUSED
 from topmast_gateway.asgi import Header
 
 
@@ -90,10 +91,22 @@ class Full(Miss):
         self.answer = answer
 
 
-def why_503(answer: Answer) -> Miss:
-    """Whether an engine's 503 means that it is full, or that it is not serving at the moment."""
+class NotLetIn(Miss):
+    """The engine does not take this gateway's token. That is between the two of them, and no matter of the caller's."""
+
+    kind = "not_let_in"
+    suspect_s = 1.0
+
+
+def miss_of(answer: Answer) -> Miss | None:
+    """What an engine's refusal means, where it is about the engine and not about the request."""
+    if answer.status not in (401, 503):
+        return None
     try:
-        code: Any = json.loads(answer.body)["error"]["code"]
+        error: Any = json.loads(answer.body)["error"]
+        code, message = error["code"], error["message"]
     except (ValueError, KeyError, TypeError):
-        code = None
+        code = message = None
+    if answer.status == 401:
+        return NotLetIn(str(message)[:300]) if code == REFUSED else None
     return NotServing(str(code)) if code in ("not_ready", "draining", "engine_failed") else Full(answer)

@@ -18,12 +18,13 @@ from topmast_gateway.fleet import Fleet
 from topmast_gateway.hall import Hall
 from topmast_gateway.journey import Journey
 from topmast_gateway.metrics import Metrics
-from topmast_gateway.misses import Answer, Miss
+from topmast_gateway.misses import Answer, Miss, NotLetIn
 from topmast_gateway.patience import Patience
 from topmast_gateway.pick import Picker
 from topmast_gateway.reply import Reply
 from topmast_gateway.request import Ask
 from topmast_gateway.retries import RetryBudget
+from topmast_gateway.routes import Pod
 from topmast_gateway.tally import Tally
 from topmast_gateway.trial import Trial
 from topmast_gateway.wait import Wait
@@ -57,6 +58,7 @@ class Proxy:
         self._waker = waker
         self._attempts = Attempts(engines, metrics, patience)
         self._retries = RetryBudget()
+        self._complained_of: set[str] = set()  # pods that do not let us in
 
     async def forward(self, ask: Ask, model: str, headers: Mapping[bytes, bytes], reply: Reply, tally: Tally) -> None:
         """Answer by the model's pods; a Refusal when none can. `model` is its key; `tally` is told what it takes."""
@@ -81,8 +83,18 @@ class Proxy:
                 return
             except Miss as miss:
                 log.info("%s: pod %s: %s: %s", reply.request_id, stop.pod.name, miss.kind, miss)
+                if isinstance(miss, NotLetIn):
+                    self._complain(stop.pod, miss)
                 errand.broke()
                 journey.missed(stop.pod, miss, progressed=errand.made > made)
+
+    def _complain(self, pod: Pod, miss: NotLetIn) -> None:
+        """Once for each pod: the next requests would say nothing else."""
+        self._complained_of &= {one.uid for one in self._fleet.pods()} | {pod.uid}
+        if pod.uid not in self._complained_of:
+            self._complained_of.add(pod.uid)
+            remedy = "the public half of --signing-key must be in the access file of its engine, and the clocks alike"
+            log.warning("pod %s of %s does not let this gateway in (%s): %s", pod.name, pod.model, miss, remedy)
 
 
 class _Waiting:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 import aiohttp
 from yarl import URL
 
+from topmast_access.signing import EngineTokens
 from topmast_gateway import report
 from topmast_gateway.loads import Loads
 from topmast_gateway.routes import Pod
@@ -28,8 +29,15 @@ _LARGEST_PAGE_BYTES = 512 * 1024
 class Scraper:
     """`pods` are asked on the port that serves requests: no other one is open to a gateway everywhere."""
 
-    def __init__(self, client: aiohttp.ClientSession, pods: Callable[[], Iterable[Pod]], loads: Loads) -> None:
+    def __init__(
+        self,
+        client: aiohttp.ClientSession,
+        pods: Callable[[], Iterable[Pod]],
+        loads: Loads,
+        tokens: EngineTokens | None = None,
+    ) -> None:
         self._client = client
+        self._tokens = tokens or EngineTokens()
         self._pods = pods
         self._loads = loads
         self._at_once = asyncio.Semaphore(_AT_ONCE)
@@ -59,10 +67,13 @@ class Scraper:
 
     async def _page(self, pod: Pod) -> str:
         url = URL(f"http://{pod.address}/metrics", encoded=True)
-        async with self._client.get(url, timeout=_TIMEOUT, allow_redirects=False) as response:
+        header = self._tokens.header(pod.model)
+        async with self._client.get(url, headers=header, timeout=_TIMEOUT, allow_redirects=False) as response:
             body = await response.content.read(_LARGEST_PAGE_BYTES)
             while not response.content.at_eof() and len(body) < _LARGEST_PAGE_BYTES:
                 body += await response.content.read(_LARGEST_PAGE_BYTES)
+            if response.status == 401:
+                raise ValueError("it does not know the key in --signing-key")
             if response.status != 200:
                 raise ValueError(f"HTTP {response.status}")
         return body.decode(errors="replace")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from topmast_access.signing import EngineTokens
 from topmast_gateway import kube
 from topmast_gateway.access import Access
 from topmast_gateway.access_log import AccessLog
@@ -84,6 +85,7 @@ async def serve(
     leave: Leave,
     wake: Wake,
     token: SharedToken,
+    engine_tokens: EngineTokens,
     access_log: AccessLog | None = None,
     tracing: Tracing | None = None,
 ) -> None:
@@ -112,7 +114,7 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(cluster.close)
         client = await stack.enter_async_context(_aside())
-        stack.callback((engines := Engines()).close)
+        stack.callback((engines := Engines(engine_tokens)).close)
         shares.open()
         stack.push_async_callback(shares.close)
         waker = Waker(client, metrics, token, wake.operator_url)
@@ -128,7 +130,7 @@ async def serve(
         watching = asyncio.create_task(fleet.follow(cluster))
         renewing = asyncio.create_task(access.follow())
         counting = asyncio.create_task(shares.follow(client, token))
-        scraping = asyncio.create_task(Scraper(client, fleet.pods, loads).follow())
+        scraping = asyncio.create_task(Scraper(client, fleet.pods, loads, engine_tokens).follow())
         serving = asyncio.create_task(door.serve(sockets=[public]))
         telling = asyncio.create_task(side.serve(sockets=[admin]))
         log.info("listening on %s, admin on %s", _address(public), _address(admin))
@@ -183,4 +185,4 @@ def _aside() -> aiohttp.ClientSession:
 
 def _address(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
-    return f"{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

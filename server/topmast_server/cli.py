@@ -32,8 +32,8 @@ def main() -> int:
         signal.signal(number, _leave_at_once)
     console = Console(started_s)
     try:
-        public = _listen(options.host, options.port, "--port")
-        admin = _listen(options.admin_host, options.admin_port, "--admin-port")
+        public = listen(options.host, options.port, "--port")
+        admin = listen(options.admin_host, options.admin_port, "--admin-port")
     except OSError as error:
         console.error(str(error))
         return BAD_USAGE
@@ -71,12 +71,19 @@ def engine_config(options: Options, path: str) -> EngineConfig:
     )
 
 
-def _listen(host: str, port: int, flag: str) -> socket.socket:
-    """A bound and listening socket; connections wait in it until the server takes them."""
+def listen(host: str, port: int, flag: str) -> socket.socket:
+    """A bound and listening socket; connections wait in it until the server takes them.
+
+    `::` is every address, of IPv4 and IPv6; where the kernel has no IPv6 it is every address of IPv4.
+    """
+    dual = host == "::" and socket.has_dualstack_ipv6()
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        where = "0.0.0.0" if host == "::" and not dual else host
+        family, kind, proto, _, address = socket.getaddrinfo(where, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if dual:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(address)
         listener.listen(1024)
     except OSError as error:

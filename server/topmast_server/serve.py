@@ -13,6 +13,7 @@ import uvloop
 from topmast_server.api.admin import admin_app
 from topmast_server.api.app import public_app
 from topmast_server.api.errors import ApiError
+from topmast_server.api.guard import Guard
 from topmast_server.api.service import Service, TextSide
 from topmast_server.console import Console, url
 from topmast_server.engine.launch import Launched
@@ -69,10 +70,10 @@ class _Program:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        as_json = options.log_format == "json"
+        as_json, guard = options.log_format == "json", self._guard()
         apps = (
-            public_app(self._service, self._console.line, log_json=as_json),
-            admin_app(self._service, self._console.line, log_json=as_json),
+            public_app(self._service, self._console.line, log_json=as_json, guard=guard),
+            admin_app(self._service, self._console.line, log_json=as_json, guard=guard),
         )
         servers = [HttpServer(app, _LAST_ANSWERS_S) for app in apps]
         serving = [
@@ -89,6 +90,13 @@ class _Program:
             await asyncio.wait(serving, timeout=_LAST_ANSWERS_S)
             await self._supervisor.stop()
         return self._exit_code()
+
+    def _guard(self) -> Guard | None:
+        options = self._options
+        if options.access_file is None or options.access_audience is None:
+            return None
+        count = self._service.metrics.refused_token
+        return Guard(options.access_file, options.access_audience, count, self._console.error)
 
     async def _load_text(self) -> None:
         try:

@@ -12,7 +12,7 @@ from topmast_cli import kubectl_complete, main
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (("",), {"serve", "gateway", "operator", "version", "key"}),
+        (("",), {"serve", "check", "gateway", "operator", "version", "key"}),
         (("key", "cr"), {"create"}),
         (("key", "create", "x", "--budget-"), {"--budget-tokens", "--budget-period"}),
         (("key", "create", "x", "--priority", ""), {"interactive", "normal", "batch"}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,12 @@ def helm(
     return done
 
 
-def render(*values: str) -> list[Object]:
-    """The chart's objects with `--set` values, as of a release called topmast."""
+def render(*values: str, files: Sequence[Path] = (), chart: Path = CHART, name: str = "topmast") -> list[Object]:
+    """The chart's objects with `--set` values and values files, as of a release called topmast."""
     sets = [word for value in values for word in ("--set-json", value)]
-    text = helm("template", "topmast", CHART, "--namespace", SYSTEM, *sets).stdout
-    return [item for item in yaml.safe_load_all(text) if item]
+    given = [word for file in files for word in ("--values", file)]
+    text = helm("template", name, chart, "--namespace", SYSTEM, *given, *sets).stdout
+    return [item for item in yaml.load_all(text, Loader=yaml.CSafeLoader) if item]  # ten times as fast as without the C
 
 
 def refusal(*values: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -11,12 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from checkout import cluster_name
 from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, Object, helm, of_kind, render
 from cluster.waiting import until
+from engine_keys import new_pem
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.errors import ClusterError
-from topmast_cluster.progress import Progress
 from topmast_cluster.quickstart.model import apply_model, await_model
 from topmast_cluster.quickstart.target import Target
 
@@ -68,17 +68,6 @@ class Release:
         assert until(lambda: self.kubectl("get", "llmdeployments", "-A", check=False).returncode == 0)
 
 
-@pytest.fixture(scope="module")
-def control_plane() -> Iterator[Cluster]:
-    cluster = Cluster(cluster_name("chart"), Progress())
-    cluster.stop()
-    try:
-        cluster.start(nodes=0)
-        yield cluster
-    finally:
-        cluster.stop()
-
-
 @pytest.fixture
 def release(control_plane: Cluster) -> Iterator[Release]:
     release = Release(control_plane)
@@ -116,6 +105,45 @@ def test_upgrade_keeps_the_shared_token(release: Release) -> None:
     assert set(token) == {"token"}
     release.upgrade(CHART, "gateway.replicas=1")
     assert release.secret("topmast-shared-token") == token
+
+
+def test_upgrade_keeps_the_keys_of_engines_and_what_somebody_does_to_replace_them(release: Release) -> None:
+    release.upgrade()
+    keys, scrape = release.secret("topmast-engine-keys"), release.secret("topmast-metrics-token")
+    assert set(keys) == {"signing.pem"} and set(scrape) == {"token"}
+
+    def patch(**data: str | None) -> None:
+        words = ("-n", SYSTEM, "--type=merge", "-p", json.dumps({"data": data}))
+        release.kubectl("patch", "secret", "topmast-engine-keys", *words)
+
+    new = base64.b64encode(new_pem()).decode()
+    patch(**{"next.pem": new})
+    release.upgrade()
+    assert release.secret("topmast-engine-keys") == {**keys, "next.pem": new}
+    patch(**{"signing.pem": new, "next.pem": keys["signing.pem"]})
+    release.upgrade()
+    patch(**{"next.pem": None})
+    release.upgrade()
+    assert release.secret("topmast-engine-keys") == {"signing.pem": new}
+    assert release.secret("topmast-metrics-token") == scrape
+
+
+def test_keys_stay_in_use_when_doors_are_opened_again(release: Release) -> None:
+    """Engines of earlier revisions go on asking for tokens: without keys nobody could call them any more."""
+    release.upgrade()
+    keys = release.secret("topmast-engine-keys")
+
+    def arguments(component: str) -> list[str]:
+        words = ("deployment", f"topmast-{component}", "-n", SYSTEM, "-o", "json")
+        pod = json.loads(release.kubectl("get", *words).stdout)["spec"]["template"]["spec"]
+        return list(pod["containers"][0]["args"])
+
+    assert "--closed-engines" in arguments("operator")
+    release.upgrade(CHART, "engineAccess.enabled=false")
+    assert release.secret("topmast-engine-keys") == keys
+    assert "--engine-keys=/etc/topmast/engine-keys" in arguments("operator")
+    assert "--closed-engines" not in arguments("operator")
+    assert "--signing-key=/etc/topmast/engine-keys/signing.pem" in arguments("gateway")
 
 
 def test_upgrade_brings_the_crd_up_to_date_and_uninstall_keeps_it_with_its_models(
@@ -166,6 +194,27 @@ def test_with_namespaces_the_rights_end_there(release: Release) -> None:
         assert release.may_not("gateway", "watch", "pods", namespace="team-b")
     finally:
         release.kubectl("delete", "namespace", "team-a", "team-b")
+
+
+def test_with_namespaces_those_who_are_named_may_look_or_edit_there(release: Release) -> None:
+    release.kubectl("create", "namespace", "team-a")
+    group = "rbac.authorization.k8s.io"
+    people = {
+        right: json.dumps([{"kind": "User", "name": name, "apiGroup": group}])
+        for right, name in (("viewers", "vera"), ("editors", "edith"))
+    }
+    named = [f"rbac.userRoles.{right}={subjects}" for right, subjects in people.items()]
+
+    def can(user: str, verb: str, namespace: str = "team-a") -> bool:
+        words = ("auth", "can-i", verb, "llmdeployments.topmast.dev", f"--as={user}", "-n", namespace)
+        return release.kubectl(*words, check=False).returncode == 0
+
+    try:
+        release.upgrade(CHART, 'namespaces=["team-a"]', *named)
+        assert until(lambda: can("edith", "create") and can("edith", "list") and can("vera", "list"))
+        assert not can("vera", "create") and not can("edith", "list", "default") and not can("strange", "list")
+    finally:
+        release.kubectl("delete", "namespace", "team-a")
 
 
 def test_users_with_edit_rights_may_run_models(release: Release) -> None:

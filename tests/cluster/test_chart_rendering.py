@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import tomllib
 from typing import Any
 
 import pytest
 import yaml
 
-from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, helm, named, of_kind, refusal, render
+from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, Object, helm, named, of_kind, refusal, render
 
 CRD = REPOSITORY / "crds" / "llmdeployments.yaml"
 
@@ -66,7 +67,8 @@ def test_the_first_keys_hash_is_the_hash_of_the_first_key() -> None:
 
 def test_with_a_secret_of_ones_own_no_key_is_made() -> None:
     objects = render('gateway.keys.existingSecret="our-keys"')
-    assert [item["metadata"]["name"] for item in of_kind(objects, "Secret")] == ["topmast-shared-token"]
+    secrets = {item["metadata"]["name"] for item in of_kind(objects, "Secret")}
+    assert secrets == {"topmast-shared-token", "topmast-engine-keys", "topmast-metrics-token"}
     gateway = named(objects, "Deployment", "topmast-gateway")["spec"]["template"]["spec"]["containers"][0]
     assert "--keys-secret=our-keys" in gateway["args"]
     (rule,) = named(objects, "Role", "topmast-gateway")["rules"]
@@ -84,7 +86,8 @@ def test_gateways_and_operators_share_a_token_and_nobody_else_reads_it() -> None
     assert len(base64.b64decode(named(objects, "Secret", "topmast-shared-token")["data"]["token"])) == 40
     for component in ("operator", "gateway"):
         pod = named(objects, "Deployment", f"topmast-{component}")["spec"]["template"]["spec"]
-        (volume,), (container,) = pod["volumes"], pod["containers"]
+        (container,) = pod["containers"]
+        (volume,) = [item for item in pod["volumes"] if item["name"] == "shared-token"]
         assert volume["secret"]["secretName"] == "topmast-shared-token"
         assert container["volumeMounts"][0]["mountPath"] == "/etc/topmast/shared"
         assert "--shared-token-file=/etc/topmast/shared/token" in container["args"]
@@ -92,6 +95,27 @@ def test_gateways_and_operators_share_a_token_and_nobody_else_reads_it() -> None
     assert named(objects, "Service", "topmast-operator")["spec"]["ports"][0]["port"] == 8080
     own = render('sharedToken.existingSecret="ours"')
     assert "topmast-shared-token" not in [item["metadata"]["name"] for item in of_kind(own, "Secret")]
+
+
+def test_the_operator_finds_the_gateways_by_their_labels_and_may_list_them() -> None:
+    def selector(objects: list[Object]) -> dict[str, str]:
+        (container,) = named(objects, "Deployment", "topmast-operator")["spec"]["template"]["spec"]["containers"]
+        (found,) = [word for word in container["args"] if word.startswith("--gateway-selector=")] or ["="]
+        return dict(pair.split("=") for pair in found.removeprefix("--gateway-selector=").split(",") if pair != "=")
+
+    def lists_pods(objects: list[Object]) -> bool:
+        rules = named(objects, "Role", "topmast-operator")["rules"]
+        return any("pods" in rule["resources"] and rule["verbs"] == ["list"] for rule in rules)
+
+    objects, few = render(), render('namespaces=["a"]')
+    for rendered in (objects, few):
+        labels = named(rendered, "Deployment", "topmast-gateway")["spec"]["template"]["metadata"]["labels"]
+        assert selector(rendered).items() <= labels.items() and len(selector(rendered)) == 2
+        operator = named(rendered, "Deployment", "topmast-operator")["spec"]["template"]["metadata"]["labels"]
+        assert not selector(rendered).items() <= operator.items()
+    assert not lists_pods(objects) and lists_pods(few)  # cluster-wide its ClusterRole has it
+    without = render("gateway.enabled=false", 'namespaces=["a"]')
+    assert selector(without) == {} and not lists_pods(without)
 
 
 def test_tls_and_cors_are_off_unless_named() -> None:
@@ -111,9 +135,9 @@ def test_tls_and_cors_are_off_unless_named() -> None:
         "--cors-origin=https://chat.example.org",
         "--cors-origin=*",
     ]
-    assert spec["volumes"][1:] == [{"name": "tls", "secret": {"secretName": "our-tls"}}]
-    mounts = spec["containers"][0]["volumeMounts"][1:]
-    assert mounts == [{"name": "tls", "mountPath": "/etc/topmast/tls", "readOnly": True}]
+    assert {"name": "tls", "secret": {"secretName": "our-tls"}} in spec["volumes"]
+    mount = {"name": "tls", "mountPath": "/etc/topmast/tls", "readOnly": True}
+    assert mount in spec["containers"][0]["volumeMounts"]
 
 
 def test_the_gateways_environment_is_ones_own() -> None:
@@ -166,6 +190,74 @@ def test_the_usage_log_goes_to_standard_output_or_to_a_claim() -> None:
     assert "--usage-log=/usage" in pod["containers"][0]["args"] and pod["securityContext"]["fsGroup"] == 65532
     assert {"name": "usage", "persistentVolumeClaim": {"claimName": "usage"}} in pod["volumes"]
     assert {"name": "usage", "mountPath": "/usage"} in pod["containers"][0]["volumeMounts"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        (
+            'commonLabels={"app.kubernetes.io/component": "x", "app.kubernetes.io/name": "x", "team": "ml"}',
+            'operator.podLabels={"app.kubernetes.io/instance": "x"}',
+            'gateway.podLabels={"app.kubernetes.io/name": "x"}',
+        ),
+        ('fullnameOverride="acme"', 'images.operator.tag="next"', "gateway.autoscaling.enabled=true"),
+    ],
+)
+def test_no_value_changes_a_selector_or_hides_pods_from_it(values: tuple[str, ...]) -> None:
+    """A Deployment's selector is immutable: with another one every upgrade would be refused."""
+    objects = render(*values)
+    for component in ("operator", "gateway"):
+        labels = {
+            "app.kubernetes.io/name": "topmast",
+            "app.kubernetes.io/instance": "topmast",
+            "app.kubernetes.io/component": component,
+        }
+        (deployment,) = [o for o in of_kind(objects, "Deployment") if o["metadata"]["name"].endswith(component)]
+        assert deployment["spec"]["selector"] == {"matchLabels": labels}
+        pods = deployment["spec"]["template"]["metadata"]["labels"]
+        assert labels.items() <= pods.items()
+        for service in of_kind(objects, "Service"):
+            if component in service["metadata"]["name"]:
+                assert service["spec"]["selector"] == labels
+        for budget in of_kind(objects, "PodDisruptionBudget"):
+            if component in budget["metadata"]["name"]:
+                assert budget["spec"]["selector"]["matchLabels"] == labels
+
+
+def test_common_labels_are_on_every_object_and_pod() -> None:
+    objects = render('commonLabels={"team": "ml"}', "podMonitors.enabled=true", "gateway.ingress.enabled=true")
+    assert len(objects) > 25
+    without = [(item["kind"], item["metadata"]["name"]) for item in objects if "team" not in item["metadata"]["labels"]]
+    assert without == []
+    for deployment in of_kind(objects, "Deployment"):
+        assert deployment["spec"]["template"]["metadata"]["labels"]["team"] == "ml"
+
+
+def test_the_operator_starts_again_when_the_defaults_of_models_pods_change() -> None:
+    """It reads them when it starts."""
+
+    def template(*values: str) -> Any:
+        return named(render(*values), "Deployment", "topmast-operator")["spec"]["template"]
+
+    assert "annotations" not in template()["metadata"]
+    one, other = template('engine.podDefaults={"a": 1}'), template('engine.podDefaults={"a": 2}')
+    assert one["metadata"]["annotations"] != other["metadata"]["annotations"] and one["spec"] == other["spec"]
+
+
+def test_in_named_namespaces_users_get_roles_that_an_admin_can_bind() -> None:
+    alice = {"kind": "User", "name": "alice", "apiGroup": "rbac.authorization.k8s.io"}
+    objects = render('namespaces=["team-a"]', f"rbac.userRoles.editors=[{json.dumps(alice)}]")
+    roles = {item["metadata"]["name"]: item for item in of_kind(objects, "Role")}
+    verbs = {
+        right: {verb for rule in roles[f"topmast-system-topmast-{right}"]["rules"] for verb in rule["verbs"]}
+        for right in ("view", "edit")
+    }
+    assert verbs["view"] == {"get", "list", "watch"}
+    assert verbs["edit"] >= verbs["view"] | {"create", "patch", "update", "delete"}
+    bound = {item["roleRef"]["name"]: item["subjects"] for item in of_kind(objects, "RoleBinding")}
+    assert bound["topmast-system-topmast-edit"] == [alice] and "topmast-system-topmast-view" not in bound
+    assert of_kind(objects, "ClusterRole") == []
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from topmast_cluster.cluster import Cluster
 from topmast_cluster.progress import Progress
 
 NAME = cluster_name("life")
+pytestmark = pytest.mark.story
 
 
 @dataclass

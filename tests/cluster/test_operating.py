@@ -83,3 +83,8 @@ def test_two_outages_of_the_api_server_stop_no_traffic(lab: Lab, cluster) -> Non
         # above, went on (docs/decisions/0002).
         lab.until("new connections are served", lambda: "Tokyo" in lab.ask(model), 180)
         lab.until("the node is seen again", lambda: condition(lab.list("node")[0], "Ready")["status"] == "True", 180)
+
+
+def test_helm_test_finds_operator_and_gateways_ready(lab: Lab) -> None:
+    said = lab.helm("test", RELEASE, "-n", SYSTEM, "--logs", "--timeout=120s")
+    assert said.count(": ready\n") >= 2 and "not asked, for this cluster has no DNS" in said, said

@@ -25,7 +25,8 @@ from topmast_cluster.images.build import Image
 from topmast_cluster.progress import Progress
 
 CHECKOUT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(900)  # images are pushed and pulled: two and a half minutes of a quiet machine
+# Images are pushed and pulled: two and a half minutes of a quiet machine.
+pytestmark = [pytest.mark.story, pytest.mark.timeout(900)]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from cluster.lab import RELEASE, SYSTEM, Lab
 
+pytestmark = pytest.mark.judge
 Right = tuple[str, str, str]  # verb, API group, resource (with subresource)
 
 

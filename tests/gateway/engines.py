@@ -92,6 +92,8 @@ class Engine:
                 return refusal
             case "not_ready" | "draining" | "engine_failed":
                 return _error(503, self.mode, {"Retry-After": "1"})
+            case "invalid_engine_token" | "other_401":
+                return _error(401, self.mode, {"WWW-Authenticate": "Bearer"})
             case "bad_request":
                 return _error(400, "too_long", {})
             case "broken":

@@ -26,7 +26,10 @@ def compiled_kernels() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fast_interpreter() -> None:
+def interpreter() -> None:
+    """Fast, and with the same bits on every CPU."""
+    import ordered_products
     import quick_interpreter
 
     quick_interpreter.install()
+    ordered_products.install()

@@ -12,9 +12,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from topmast_kernels.paged_cache import NARROW, PagedCache
+from topmast_kernels.paged_cache import NARROW, Attention, PagedCache
 
 Float64 = NDArray[np.float64]
+
+
+def assert_same(got: Attention, wanted: Attention, *, bits: bool) -> None:
+    """To the bit, as kernels promise. A twin multiplies with a BLAS, which may sum up otherwise where memory is laid
+    out otherwise: then lse within fp32 sums, out within one step of its dtype.
+    """
+    if bits:
+        assert torch.equal(got.out, wanted.out)
+        assert torch.equal(got.lse, wanted.lse)
+        return
+    step = torch.finfo(wanted.out.dtype).eps
+    torch.testing.assert_close(got.out.float(), wanted.out.float(), atol=1e-5, rtol=step)
+    torch.testing.assert_close(got.lse, wanted.lse, atol=1e-5, rtol=1e-6)
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_attention import attention, paged
+from oracle_attention import Pages, attention, paged
 
 from topmast_kernels.gpu.decode_attention import decode_attention
 from topmast_kernels.gpu.prefill_attention import prefill_attention
 from topmast_kernels.gpu.rope import rope_and_cache
-from topmast_kernels.paged_cache import PagedCache
+from topmast_kernels.paged_cache import Attention, PagedCache
 
 # NumPy warns of -inf - -inf, which the kernels guard after the fact.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 DTYPES = [torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn]
-
-
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
-@given(
+EXAMPLES, MANY_EXAMPLES = 25, 2000  # in every run, and in `make test-long`
+any_decode = given(
     lengths=st.lists(st.integers(0, 100), min_size=1, max_size=3),
     group=st.sampled_from([1, 2, 3, 5]),
     tokens=st.integers(1, 5),
@@ -29,7 +30,28 @@ DTYPES = [torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn]
     dtype=st.sampled_from(DTYPES),
     causal=st.booleans(),
 )
-def test_decode(
+any_prefill = given(
+    chunks=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 60)), min_size=1, max_size=4),
+    group=st.sampled_from([1, 2, 3, 5]),
+    page_size=st.sampled_from([1, 8, 16, 24, 32]),
+    blocks=st.sampled_from([(16, 16), (32, 16), (16, 64), (64, 32)]),
+    dtype=st.sampled_from(DTYPES),
+    causal=st.booleans(),
+)
+
+
+def examples(count: int) -> settings:
+    return settings(max_examples=count, deadline=None, derandomize=True, database=None)
+
+
+def assert_token(got: Attention, query: torch.Tensor, visible: int, pages: Pages, sequence: int) -> None:
+    """One token of a sequence, which sees its first `visible` keys."""
+    out, lse = attention(query, visible, pages.keys[sequence], pages.values[sequence], 0.125)
+    torch.testing.assert_close(got.out.double(), torch.from_numpy(out), atol=4e-3, rtol=4e-3)
+    torch.testing.assert_close(got.lse.double(), torch.from_numpy(lse), atol=1e-5, rtol=1e-6)
+
+
+def assert_decode(
     lengths: list[int],
     group: int,
     tokens: int,
@@ -49,24 +71,11 @@ def test_decode(
     for sequence, length in enumerate(lengths):
         for token in range(tokens):
             visible = length - (tokens - 1 - token) if causal else length
-            keys, values = pages.keys[sequence], pages.values[sequence]
-            wanted, wanted_lse = attention(query[sequence, token], visible, keys, values, 0.125)
-            torch.testing.assert_close(out[sequence, token].double(), torch.from_numpy(wanted), atol=4e-3, rtol=4e-3)
-            torch.testing.assert_close(
-                lse[sequence, token].double(), torch.from_numpy(wanted_lse), atol=1e-5, rtol=1e-6
-            )
+            at = sequence, token
+            assert_token(Attention(out[at], lse[at]), query[at], visible, pages, sequence)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
-@given(
-    chunks=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 60)), min_size=1, max_size=4),
-    group=st.sampled_from([1, 2, 3, 5]),
-    page_size=st.sampled_from([1, 8, 16, 24, 32]),
-    blocks=st.sampled_from([(16, 16), (32, 16), (16, 64), (64, 32)]),
-    dtype=st.sampled_from(DTYPES),
-    causal=st.booleans(),
-)
-def test_prefill(
+def assert_prefill(
     chunks: list[tuple[int, int]],
     group: int,
     page_size: int,
@@ -97,10 +106,36 @@ def test_prefill(
         for token in range(count):
             row = int(starts[sequence]) + token
             visible = length - (count - 1 - token) if causal else length
-            keys, values = pages.keys[sequence], pages.values[sequence]
-            wanted, wanted_lse = attention(query[row], visible, keys, values, 0.125)
-            torch.testing.assert_close(out[row].double(), torch.from_numpy(wanted), atol=4e-3, rtol=4e-3)
-            torch.testing.assert_close(lse[row].double(), torch.from_numpy(wanted_lse), atol=1e-5, rtol=1e-6)
+            assert_token(Attention(out[row], lse[row]), query[row], visible, pages, sequence)
+
+
+@examples(EXAMPLES)
+@any_decode
+def test_decode(**batch: Any) -> None:
+    assert_decode(**batch)
+
+
+@examples(EXAMPLES)
+@any_prefill
+def test_prefill(**batch: Any) -> None:
+    assert_prefill(**batch)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("any_batch", "check"), [(any_decode, assert_decode), (any_prefill, assert_prefill)], ids=["decode", "prefill"]
+)
+def test_thousands_of_batches(any_batch: Any, check: Callable[..., None], record: dict[str, Any]) -> None:
+    record["batches"] = 0
+
+    @examples(MANY_EXAMPLES)
+    @any_batch
+    def each(**batch: Any) -> None:
+        check(**batch)
+        record["batches"] += 1
+
+    each()
+    assert record["batches"] >= MANY_EXAMPLES
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -270,3 +270,14 @@ def test_a_pod_that_a_lost_node_keeps_holds_up_nobody() -> None:
 def test_a_kill_from_outside_names_the_signal() -> None:
     made = make(starting(model(), restarts=1, last_terminated=Termination(137, "Error", "the last line of a log")))
     assert ready_message(made).endswith("was killed by signal 9 (once).")
+
+
+def test_what_is_under_way_is_looked_at_again_and_what_is_settled_is_not() -> None:
+    assert make(settled(model(), 1)).plan.again_s is None
+    assert make(starting(model())).plan.again_s == 10
+    stalled = starting(model(), waiting_reason="InvalidImageName", waiting_message="couldn't parse ':::'")
+    assert make(stalled).plan.again_s == 60
+    assert make(settled(model(autoscaling={"maxReplicas": 3}), 1)).plan.again_s == 10
+    for idle_s, again_s in ((60, 10), (600, 60)):
+        assert make(settled(model(sleep={"idleSeconds": idle_s}), 1)).plan.again_s == again_s
+    assert make(settled(model(suspend=True), 0)).plan.again_s is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from operatorlab.facts import IMAGE, model, pod, revision, settled
+from operatorlab.facts import DEFAULTS, model, pod, revision, settled
 from operatorlab.facts import plan as make
 
 from topmast_operator.api.facts import Facts
@@ -13,7 +13,7 @@ from topmast_operator.plan.plan import make_plan
 from topmast_operator.plan.revision import revision_of
 from topmast_operator.render.changes import Changes, changes, target_template
 from topmast_operator.render.children import deployment
-from topmast_operator.render.template import render_template
+from topmast_operator.render.template import EngineDefaults, render_template
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_new_operator_version_writes_nothing_to_running_models() -> None:
     """Its default image is another one, and it would render other pods: what runs is pinned."""
     facts = settled(model(replicas=2), 2)
     name = revision_of(facts.model)
-    template = target_template(facts, name, "topmast/server:2")
+    template = target_template(facts, name, EngineDefaults("topmast/server:2"))
     plan = make_plan(facts, template)
     assert changes(facts, plan, template) == Changes((), (), (), (), ())
     assert plan.events == () and plan.status == facts.model.status
@@ -82,7 +82,7 @@ def test_a_new_operator_version_writes_nothing_to_running_models() -> None:
 
 def test_a_template_that_an_older_version_rendered_is_applied_as_it_was() -> None:
     of = model(replicas=2)
-    old = render_template(of, revision_of(of), IMAGE)
+    old = render_template(of, revision_of(of), DEFAULTS)
     old["spec"]["containers"][0]["env"] = [{"name": "OF_AN_OLD_VERSION", "value": "1"}]
     live = deployment(of, revision_of(of), old, 1, proven=True, failed=None)
     facts = Facts(of, settled(of, 1).now, revisions=(revision(of, 1, template=old, live=live),), pods=(pod(of),))

@@ -178,6 +178,14 @@ def test_a_crash_loop_beside_the_old_replica_gives_its_room_back() -> None:
     assert (town.ready(town.old_name), len(town.facts.pods_of(town.new_name))) == (1, 0)
 
 
+def test_while_nobody_answers_two_failures_are_enough() -> None:
+    for spare, times in ((0, 2), (1, 3)):
+        town = Town(setting("crash", spare=spare))
+        while town.last is None or town.last.failed is None:
+            town.step()
+        assert town.last.failed.finding.times == times
+
+
 def test_another_try_is_a_new_value_of_the_annotation() -> None:
     town = Town(setting("crash", spare=1, heals_after=40))
     rounds(town, 60)
@@ -241,7 +249,7 @@ def test_earlier_revisions_are_kept_as_the_history_says() -> None:
     old = [model(model={"source": f"image:///models/{number}.gguf"}) for number in range(3)]
     empty = [revision(of, 0, age_s=500 - number) for number, of in enumerate(old)]
     made = make(Facts(new, NOW, (*empty, revision(new, 1)), (pod(new),)))
-    assert {name for _, name in made.changes.delete} == {empty[0].name, empty[1].name}
+    assert {name for _, name, _ in made.changes.delete} == {empty[0].name, empty[1].name}
 
 
 def test_a_return_to_a_proven_revision_needs_no_check() -> None:

@@ -30,10 +30,26 @@ def test_a_restart_or_an_upgrade_changes_no_pod(world: World) -> None:
         world.until("a pass", lambda: second.metric('topmast_operator_reconciles_total{result="done"}') >= 1)
         world.remain("the same pods", lambda: uids(world, "kept") == before, 2)
         assert world.versions("kept") == versions, "the next version wrote something"
-        world.apply(world.model("kept", replicas=2, engine={"maxNumSeqs": 4}))
+        world.apply(world.model("kept", replicas=2, engine={"maxNumSeqs": 4}, rollout={"revisionHistoryLimit": 0}))
         world.until_ready("kept", 2)
         (deployment,) = world.until("the new revision alone", lambda: _only_one(world.list("deploy", "kept")))
         assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "topmast/server:next"
+
+
+def test_defaults_for_engine_pods_reach_new_revisions_and_restart_nothing(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "defaults.yaml"
+    path.write_text("labels: {cost-centre: models}\nimagePullSecrets: [{name: registry}]\n")
+    with world.operator():
+        world.apply(world.model("before"))
+        versions = world.until_settled("before", 1)
+    with world.operator("--engine-pod-defaults", str(path)) as process:
+        world.until("a pass", lambda: process.metric('topmast_operator_reconciles_total{result="done"}') >= 1)
+        world.apply(world.model("after"))
+        world.until_ready("after", 1)
+        assert world.versions("before") == versions, "other defaults wrote something"
+        (pod,) = world.pods("after")
+        assert pod["metadata"]["labels"]["cost-centre"] == "models"
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
 
 
 def test_a_change_made_while_no_operator_ran_is_made_good(world: World) -> None:
@@ -107,6 +123,9 @@ def test_wrong_usage_is_one_sentence() -> None:
         (["--engine-image", "x"], "--lease-namespace is needed outside of a pod"),
         (["--engine-image", "x", "--resync-s", "0", "--lease-namespace", "y"], "between 1 and 3600"),
         (["--engine-image", "x", "--lease-namespace", "y"], "Set KUBECONFIG, or run in a pod"),
+        (["--engine-image", "x", "--lease-namespace", "y", "--closed-engines"], "needs --engine-keys DIR"),
+        (["--engine-image", "x", "--lease-namespace", "y", "--engine-keys", "/nowhere"], "/nowhere/signing.pem"),
+        (["--engine-image", "x", "--engine-network-policy", "{}"], "a list of NetworkPolicyIngressRules"),
     )
     running = [
         subprocess.Popen([*command, *arguments], env=away, stderr=subprocess.PIPE, text=True) for arguments, _ in cases

@@ -179,6 +179,7 @@ def test_state_has_the_shape_of_the_contract(server: Server) -> None:
     state = server.state()
     assert {name: set(part) for name, part in state.items() if isinstance(part, dict)} == {
         "model": {"names", "architecture", "format", "digest", "parameters"},
+        "device": {"kind", "name", "count"},
         "load": {"bytes_done", "bytes_total", "eta_s"},
         "start": {"import_s", "weights_s", "warmup_s", "total_s"},
         "work": {
@@ -189,6 +190,7 @@ def test_state_has_the_shape_of_the_contract(server: Server) -> None:
         "progress": {"steps", "step_age_s", "has_work"},
     }
     assert (state["phase"], state["error"]) == ("ready", None)
+    assert (state["device"]["kind"], state["device"]["count"]) == ("cpu", 0) and state["device"]["name"]
     assert state["model"]["parameters"] == 134515008
     assert all(value > 0 for value in state["capacity"].values())
     assert all(value >= 0 for value in state["start"].values())

@@ -20,6 +20,7 @@ NAMES = [
     "topmast_max_num_seqs",
     "topmast_queued_prompt_tokens",
     "topmast_ready",
+    "topmast_refused_tokens",
     "topmast_start_seconds",
     "topmast_step_age_seconds",
     "topmast_step_seconds",

@@ -53,6 +53,9 @@ def test_names_are_aliases_in_order() -> None:
         ["--itl-goal-s", "0"],
         ["--itl-goal-s", "fast"],
         ["--served-model-name", ""],
+        ["--access-file", "keys.json"],
+        ["--access-audience", "a/b"],
+        ["--access-audience", "b"],
         ["--no-such-flag"],
     ],
 )

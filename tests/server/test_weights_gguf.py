@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from topmast_server.weights.errors import ModelError
 from topmast_server.weights.files import Place
 from topmast_server.weights.gguf import read_gguf
-from topmast_server.weights.load import load_weights
+from topmast_server.weights.load import load_weights, outline_weights
 from topmast_server.weights.tokenizer import from_gguf, load_tokenizer
 
 HIDDEN, MLP, HEADS, KV_HEADS, TOKENS, LAYERS = 64, 96, 4, 2, 48, 1
@@ -43,6 +43,8 @@ def write_model(path: Path, kind: gguf.GGMLQuantizationType = Q.Q4_1, **changes:
     writer.add_token_merges(["a b", "ab c"])
     writer.add_eos_token_id(0)
     writer.add_chat_template("{{ messages[0].content }}")
+    if "parts" in changes:
+        writer.add_uint16("split.count", changes["parts"])  # type: ignore[arg-type]
     meant: dict[str, np.ndarray] = {}
 
     def add(name: str, *shape: int, matrix: bool = True) -> None:
@@ -154,6 +156,7 @@ def test_k_quants_are_refused_by_name(tmp_path: Path, small: bytes) -> None:
     [
         ({"architecture": "qwen2"}, "architecture 'qwen2'"),
         ({"extra": ["blk.0.attn_q.bias"]}, r"does not use, blk\.0\.attn_q\.bias"),
+        ({"parts": 3}, "one part of several; join them"),
     ],
 )
 def test_other_architectures_are_refused(tmp_path: Path, changes: dict[str, object], sentence: str) -> None:
@@ -185,13 +188,20 @@ def test_a_mutated_file_is_read_or_refused_but_never_a_crash(
         damaged[at : at + len(change)] = change
     path = tmp_path / "damaged.gguf"
     path.write_bytes(bytes(damaged))
+    told = served = None
     try:
-        file = read_gguf(path)
-        from_gguf(file)
-        load_weights(path, lambda done, total: None)
+        outline = outline_weights(path)
+    except ModelError as error:
+        told = error.message
+    try:
+        weights = load_weights(path, lambda done, total: None)
+        assert (weights.bytes, weights.parameters) == (outline.bytes, outline.parameters)
+        from_gguf(read_gguf(path))
     except ModelError as error:
         assert error.code in CODES
         assert len(error.message) > 20
+        served = error.message
+    assert told in (None, served), "a check of the headers says what the server says"
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ SOURCES = (
     "operator/topmast_operator",
     "server/topmast_server",
     "server/topmast_gateway",
+    "server/topmast_access",
     "kernels/topmast_kernels",
     "cli/topmast_cli",
 )

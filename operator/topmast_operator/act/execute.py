@@ -32,9 +32,9 @@ async def execute(api: Api, model: Model, changes: Changes) -> ApiError | None:
         await asyncio.sleep(ANNOUNCE_S)
     for manifest in changes.shrink:
         await _try(_apply(api, model, manifest), refused)
-    for kind, name in changes.delete:
+    for kind, name, uid in changes.delete:
         log.info("%s: delete %s %s", model.key, kind, name)
-        await _try(api.delete(paths.child(kind, model.namespace, name)), refused)
+        await _try(api.delete(paths.child(kind, model.namespace, name), uid=uid), refused)
     for manifest in changes.grow:
         await _try(_apply(api, model, manifest), refused)
     return refused[0] if refused else None

@@ -15,6 +15,7 @@ RECONCILING = "Reconciling"
 STALLED = "Stalled"
 MODEL_AVAILABLE = "ModelAvailable"
 CAPACITY_AVAILABLE = "CapacityAvailable"
+ACCELERATOR_USED = "AcceleratorUsed"
 AUTOSCALING_ACTIVE = "AutoscalingActive"
 
 

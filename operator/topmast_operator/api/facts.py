@@ -23,6 +23,15 @@ class Termination:
 
 
 @dataclass(frozen=True)
+class Device:
+    """What an engine computes on. `count` is of accelerators in use: 0 on CPUs."""
+
+    kind: str  # cpu, cuda
+    name: str
+    count: int
+
+
+@dataclass(frozen=True)
 class EngineState:
     """What an engine said of itself at `/state`, with rates that the poller measured between two answers."""
 
@@ -42,6 +51,7 @@ class EngineState:
     output_tokens_per_s: float = 0.0
     age_s: float = 0.0  # since this was read
     idle_s: float | None = None  # without work or a new request until then; counted from when it became ready
+    device: Device | None = None  # None until it says so, and with engines that never do
     still_s: float = 0.0  # while it starts: since its phase or its loaded bytes last changed
 
 
@@ -170,6 +180,8 @@ class Facts:
     pods: tuple[PodFacts, ...] = ()
     service: Mapping[str, Any] | None = None
     disruption_budget: Mapping[str, Any] | None = None
+    access: Mapping[str, Any] | None = None  # the ConfigMap of its access file
+    network_policy: Mapping[str, Any] | None = None
     room: Room | None = None
     foreign: tuple[str, ...] = ()  # kinds of children whose name somebody else has taken
     leftover: tuple[str, ...] = ()  # kinds of children of an earlier model of this name, on their way out
@@ -179,6 +191,7 @@ class Facts:
     quotas: tuple[QuotaFacts, ...] = ()
     refused: WriteRefused | None = None
     queue: Queue | None = None  # None: no gateway is asked, or the model is not scaled
+    rival: str = ""  # the Lease of another operator that asked for this model lately, namespace/name
 
     def pods_of(self, revision: str) -> tuple[PodFacts, ...]:
         """Pods of a revision that are there to stay."""

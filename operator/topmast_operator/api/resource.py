@@ -3,12 +3,16 @@
 Must not apply defaults of its own where the schema has one: a default in two places is a default that drifts.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from topmast_operator.api.names import ANNOTATION_RETRY
+from topmast_operator.api.pod import PodSettings, by_member, normal, plain
+from topmast_operator.api.quantity import Quantity
 from topmast_operator.api.times import to_unix
+
+EnvironmentValue = str | Mapping[str, Any]  # a text, or what Kubernetes calls `valueFrom`
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,20 @@ class Engine:
     max_num_seqs: int | None
     kv_cache_bytes: str | int | None
     extra_args: tuple[str, ...]
-    env: tuple[tuple[str, str], ...]
+    env: tuple[tuple[str, EnvironmentValue], ...]
 
 
 @dataclass(frozen=True)
 class Resources:
+    """What one replica gets. `cpu`, `memory` and `ephemeral_storage` are limits, and requests too where `requests`
+    names no other; `extended` are whole devices by resource name, beside the accelerator."""
+
     accelerator: Accelerator | None
-    cpu: str | int | None
-    memory: str | int | None
+    cpu: Quantity | None
+    memory: Quantity | None
+    ephemeral_storage: Quantity | None
+    requests: Mapping[str, Quantity]  # of cpu and memory
+    extended: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,8 @@ class Model:
     restart_at: str | None
     status: Mapping[str, Any]
     called_unix_s: float | None = None
+    operator: Mapping[str, str] = field(default_factory=dict)  # status.operator: whose it is, and who asked for it
+    pod: PodSettings = field(default_factory=dict)  # in normal form; its variables are in engine.env
 
     @property
     def key(self) -> str:
@@ -103,9 +115,11 @@ def parse(body: Mapping[str, Any]) -> Model:
     """An LLMDeployment from its JSON. KeyError when a required field is missing, which the schema rules out."""
     meta, spec = body["metadata"], body["spec"]
     engine, resources, placement = spec["engine"], spec["resources"], spec["placement"]
+    pod = dict(spec.get("pod", {}))
     accelerator, autoscaling, sleep = resources.get("accelerator"), spec.get("autoscaling"), spec.get("sleep")
     status = dict(body.get("status", {}))
     called = status.pop("wake", {}).get("calledAt")
+    operator = status.pop("operator", {})
     return Model(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -120,12 +134,15 @@ def parse(body: Mapping[str, Any]) -> Model:
             max_num_seqs=engine.get("maxNumSeqs"),
             kv_cache_bytes=engine.get("kvCacheBytes"),
             extra_args=tuple(engine.get("extraArgs", ())),
-            env=tuple((item["name"], item["value"]) for item in engine.get("env", ())),
+            env=_environment(pod.pop("env", ()), engine.get("env", ())),
         ),
         resources=Resources(
             accelerator=Accelerator(accelerator["resource"], accelerator["count"]) if accelerator else None,
             cpu=resources.get("cpu"),
             memory=resources.get("memory"),
+            ephemeral_storage=resources.get("ephemeralStorage"),
+            requests=resources.get("requests", {}),
+            extended=resources.get("extended", {}),
         ),
         placement=Placement(
             node_selector=placement.get("nodeSelector", {}),
@@ -141,6 +158,15 @@ def parse(body: Mapping[str, Any]) -> Model:
         restart_at=spec.get("restartAt"),
         status=status,
         called_unix_s=to_unix(called) if called else None,
+        operator=operator,
+        pod=normal(pod),
+    )
+
+
+def _environment(*layers: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, EnvironmentValue], ...]:
+    merged = by_member("name", *layers)
+    return tuple(
+        (item["name"], plain(item["valueFrom"]) if "valueFrom" in item else item.get("value", "")) for item in merged
     )
 
 

@@ -110,12 +110,12 @@ def _in_words(load: Load, exact: float) -> str:
 
 def remember(status: Mapping[str, Any], policy: Autoscaling, running: int) -> Memory:
     """The memory that an earlier pass left in status; else what runs, so that switching on removes nothing at once."""
-    told = status.get("autoscaling", {})
-    if "desiredReplicas" not in told:
+    saved = status.get("autoscaling", {})
+    if "desiredReplicas" not in saved:
         return Memory(max(policy.min_replicas, min(policy.max_replicas, running)))
-    low, changed = told.get("lowSince"), told.get("lastScaleTime")
+    low, changed = saved.get("lowSince"), saved.get("lastScaleTime")
     return Memory(
-        desired=told["desiredReplicas"],
+        desired=saved["desiredReplicas"],
         low_since=to_unix(low) if low else None,
         last_change=to_unix(changed) if changed else None,
     )

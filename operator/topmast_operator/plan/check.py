@@ -35,8 +35,8 @@ def judge(facts: Facts, revision: str) -> Verdict:
     if found is None and ended and ended.exit_code:
         found = last_end(replace(pod, last_terminated=ended))
     if found and found.kind is Kind.PROGRESS:
-        told = f"The check of the new revision (pod {pod.name}) does not end. See kubectl logs {pod.name}."
-        found = replace(found, reason="CheckStandsStill", message=told)
+        message = f"The check of the new revision (pod {pod.name}) does not end. See kubectl logs {pod.name}."
+        found = replace(found, reason="CheckStandsStill", message=message)
     if found and found.kind is Kind.CAPACITY and pod.scheduled is False:
         found = _no_room_for_a_check(found)
     return Verdict(finding=found, node=pod.node, since_unix_s=pod.created_unix_s)
@@ -51,7 +51,7 @@ def superfluous(facts: Facts, wanted: str | None) -> list[tuple[str, str]]:
 
 
 def _no_room_for_a_check(found: Finding) -> Finding:
-    told = (
+    message = (
         f"The check of the new revision finds no room on the model's nodes: {found.message} It needs 10m CPU and 64Mi."
     )
-    return replace(found, kind=Kind.NODES, reason="NoRoomToCheck", message=told, severity=Severity.HEALS)
+    return replace(found, kind=Kind.NODES, reason="NoRoomToCheck", message=message, severity=Severity.HEALS)

@@ -1,7 +1,7 @@
 """Conditions and phase of a model, in words. Each condition is a chain: the first link that has something to say is it.
 
 Available means that somebody answers now; Ready that what answers is what the spec asks for, so not during a rollout.
-Reconciling and Stalled are never both true: whoever waits is told either to go on or to give up (kstatus).
+Reconciling and Stalled are never both true: whoever waits is message either to go on or to give up (kstatus).
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from topmast_operator.api.conditions import (
     Condition,
 )
 from topmast_operator.api.names import ANNOTATION_RETRY
+from topmast_operator.plan.accelerator import accelerator_used
 from topmast_operator.plan.findings import Finding, Kind
 from topmast_operator.plan.health import Health
 from topmast_operator.plan.progress import slowest
@@ -27,7 +28,9 @@ Link = Callable[[Health], Condition | None]
 
 def conditions(health: Health) -> list[Condition]:
     """All conditions, in the order in which a human wants to read them."""
-    return [next(found for link in chain if (found := link(health))) for chain in CHAINS]
+    told = [next(found for link in chain if (found := link(health))) for chain in CHAINS]
+    used = accelerator_used(health.model, health.pods)
+    return [*told, used] if used else told
 
 
 def phase(health: Health) -> str:
@@ -53,11 +56,11 @@ def phase(health: Health) -> str:
 
 
 def _ready_asleep(health: Health) -> Condition | None:
-    if not health.rest or not health.asleep or health.stalled:
+    if not health.sleep or not health.asleep or health.stalled:
         return None
     # Healthy, also while the last replica finishes what it has: asleep is how such a model is most of the time.
-    told = f"No replica runs: {health.rest.reason}. A request through the gateway wakes the model."
-    return Condition(READY, True, "Sleeping", told)
+    message = f"No replica runs: {health.sleep.reason}. A request through the gateway wakes the model."
+    return Condition(READY, True, "Sleeping", message)
 
 
 def _ready_unwanted(health: Health) -> Condition | None:
@@ -78,8 +81,8 @@ def _ready_stalled(health: Health) -> Condition | None:
 def _ready_serving(health: Health) -> Condition | None:
     if health.ready_new < health.enough or health.ready_new < health.ready:
         return None
-    told = f"{_part(health.ready_new, health.wanted)} ready with revision {health.revision}."
-    return Condition(READY, True, "Serving", told)
+    message = f"{_part(health.ready_new, health.wanted)} ready with revision {health.revision}."
+    return Condition(READY, True, "Serving", message)
 
 
 def _ready_found(health: Health) -> Condition | None:
@@ -91,24 +94,24 @@ def _ready_refused(health: Health) -> Condition | None:
     refusal = health.rollout.refusal
     if refusal is None:
         return None
-    told = f"{_serving(health)}Revision {health.revision} waits: {refusal.message}."
-    return Condition(READY, False, refusal.reason, told)
+    message = f"{_serving(health)}Revision {health.revision} waits: {refusal.message}."
+    return Condition(READY, False, refusal.reason, message)
 
 
 def _ready_rolling(health: Health) -> Condition | None:
     if health.ready <= health.ready_new:
         return None
-    told = (
+    message = (
         f"{health.ready} of {health.wanted} replicas serve, {health.ready_new} of them with the new revision "
         f"{health.revision}: {health.rollout.reason}."
     )
-    return Condition(READY, False, "RollingOut", told)
+    return Condition(READY, False, "RollingOut", message)
 
 
 def _ready_starting(health: Health) -> Condition:
     progress = slowest(health.pods)
-    told = f"{_part(health.ready_new, health.wanted)} ready" + (f"; {progress.lower()}." if progress else ".")
-    return Condition(READY, False, "Waking" if health.waking else "Starting", told)
+    message = f"{_part(health.ready_new, health.wanted)} ready" + (f"; {progress.lower()}." if progress else ".")
+    return Condition(READY, False, "Waking" if health.waking else "Starting", message)
 
 
 # Available
@@ -118,8 +121,8 @@ def _available_serving(health: Health) -> Condition | None:
     if not health.ready:
         return None
     old = health.ready - health.ready_new
-    told = f"{_part(health.ready, health.wanted)} answering" + (f", {old} with an older revision." if old else ".")
-    return Condition(AVAILABLE, True, "Answering", told)
+    message = f"{_part(health.ready, health.wanted)} answering" + (f", {old} with an older revision." if old else ".")
+    return Condition(AVAILABLE, True, "Answering", message)
 
 
 def _available_asleep(health: Health) -> Condition | None:
@@ -134,10 +137,10 @@ def _available_not(health: Health) -> Condition:
     if health.rollout.how in (How.RECREATE, How.ROLLBACK):
         expected = health.rollout.memory and health.rollout.memory.expected_gap_s
         about = f" for about {expected:.0f} s" if expected else ""
-        told = f"No replica answers{about}: {health.rollout.reason}. The gateway holds requests."
-        return Condition(AVAILABLE, False, str(health.rollout.how), told)
-    told = health.finding.message if health.finding else "The first replica is starting."
-    return Condition(AVAILABLE, False, health.finding.reason if health.finding else "Starting", told)
+        message = f"No replica answers{about}: {health.rollout.reason}. The gateway holds requests."
+        return Condition(AVAILABLE, False, str(health.rollout.how), message)
+    message = health.finding.message if health.finding else "The first replica is starting."
+    return Condition(AVAILABLE, False, health.finding.reason if health.finding else "Starting", message)
 
 
 # Reconciling and Stalled
@@ -162,8 +165,8 @@ def _reconciling_rollout(health: Health) -> Condition | None:
 
 
 def _reconciling_at_work(health: Health) -> Condition:
-    told = f"{_part(health.ready_new, health.wanted)} ready; pods that exist, leaving ones too: {health.present}."
-    return Condition(RECONCILING, True, "Progressing", told)
+    message = f"{_part(health.ready_new, health.wanted)} ready; pods that exist, leaving ones too: {health.present}."
+    return Condition(RECONCILING, True, "Progressing", message)
 
 
 def _stalled_given_up(health: Health) -> Condition | None:
@@ -171,8 +174,8 @@ def _stalled_given_up(health: Health) -> Condition | None:
     if found is None or not health.given_up:
         return None
     again = f"kubectl annotate llm {health.model.name} {ANNOTATION_RETRY}=$(date +%s) --overwrite"
-    told = f"{found.message} Nothing is tried until the spec changes, or you ask for another try: {again}"
-    return Condition(STALLED, True, found.reason, told)
+    message = f"{found.message} Nothing is tried until the spec changes, or you ask for another try: {again}"
+    return Condition(STALLED, True, found.reason, message)
 
 
 def _stalled_waiting(health: Health) -> Condition | None:
@@ -216,16 +219,16 @@ def _capacity_missing(health: Health) -> Condition | None:
     waiting = [pod for pod in health.pods if pod.scheduled is False]
     if not waiting:
         return Condition(CAPACITY_AVAILABLE, False, found.reason, found.message)
-    told = f"{len(waiting)} of {health.wanted} replicas find no node. {_numbers(health)}{found.message}"
-    return Condition(CAPACITY_AVAILABLE, False, found.reason, f"{told} {_way_out(health, found)}")
+    message = f"{len(waiting)} of {health.wanted} replicas find no node. {_numbers(health)}{found.message}"
+    return Condition(CAPACITY_AVAILABLE, False, found.reason, f"{message} {_way_out(health, found)}")
 
 
 def _capacity_in_the_making(health: Health) -> Condition | None:
     waiting = sum(pod.scheduled is False for pod in health.pods)
     if not waiting or health.rollout.how is How.NONE:
         return None
-    told = f"{waiting} of {health.wanted} replicas wait for the room of replicas that leave."
-    return Condition(CAPACITY_AVAILABLE, None, "MakingRoom", told)
+    message = f"{waiting} of {health.wanted} replicas wait for the room of replicas that leave."
+    return Condition(CAPACITY_AVAILABLE, None, "MakingRoom", message)
 
 
 def _capacity_unneeded(health: Health) -> Condition | None:
@@ -250,8 +253,8 @@ def _capacity_there(health: Health) -> Condition:
 def _not_autoscaled(health: Health) -> Condition | None:
     if health.autoscaling_reason is not None:
         return None
-    told = f"spec.autoscaling is not set: spec.replicas asks for {health.model.replicas}."
-    return Condition(AUTOSCALING_ACTIVE, False, "NotConfigured", told)
+    message = f"spec.autoscaling is not set: spec.replicas asks for {health.model.replicas}."
+    return Condition(AUTOSCALING_ACTIVE, False, "NotConfigured", message)
 
 
 def _autoscaling_pauses(health: Health) -> Condition | None:
@@ -263,8 +266,8 @@ def _autoscaling_pauses(health: Health) -> Condition | None:
 
 
 def _autoscaling(health: Health) -> Condition:
-    told = f"{_sentence(health.autoscaling_reason or '')} spec.replicas is not used."
-    return Condition(AUTOSCALING_ACTIVE, True, "Scaling", told)
+    message = f"{_sentence(health.autoscaling_reason or '')} spec.replicas is not used."
+    return Condition(AUTOSCALING_ACTIVE, True, "Scaling", message)
 
 
 CHAINS: tuple[tuple[Link, ...], ...] = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # A condition that turns to this status is news; the other direction is told by Ready.
-_BAD = {"Stalled": "True", "ModelAvailable": "False", "CapacityAvailable": "False"}
+_BAD = {"Stalled": "True", "ModelAvailable": "False", "CapacityAvailable": "False", "AcceleratorUsed": "False"}
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def _gap(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
     if not last or last == before.get("lastRollout"):
         return []
     expected = f", {last['expectedGapSeconds']} s were expected" if "expectedGapSeconds" in last else ""
-    told = f"Nothing answered for {last['measuredGapSeconds']} s{expected}; requests were held."
-    return [Event(False, "GapMeasured", "Rollout", told)]
+    message = f"Nothing answered for {last['measuredGapSeconds']} s{expected}; requests were held."
+    return [Event(False, "GapMeasured", "Rollout", message)]
 
 
 def _scaling(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
@@ -80,11 +80,11 @@ def _scaling(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]
 def _restarts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
     """Engines that were restarted since, with their last words: the pod may be well again long before anyone looks."""
     known = {pod["name"]: pod.get("restarts", 0) for pod in before.get("pods", ())}
-    told = {item["reason"] for item in after["conditions"] if _BAD.get(item["type"]) == item["status"]}
+    said = {item["reason"] for item in after["conditions"] if _BAD.get(item["type"]) == item["status"]}
     return [
         Event(True, pod["lastEndReason"], "Restart", pod["lastEnd"])
         for pod in after["pods"]
-        if pod.get("restarts", 0) > known.get(pod["name"], 0) and pod.get("lastEndReason", "") not in {"", *told}
+        if pod.get("restarts", 0) > known.get(pod["name"], 0) and pod.get("lastEndReason", "") not in {"", *said}
     ]
 
 
@@ -95,8 +95,8 @@ def _condition(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Even
             return [Event(False, reason if reason == "Sleeping" else "Ready", "Observe", after["message"])]
         if status == "False" and before.get("status") == "True":
             return [Event(reason not in _PLANNED, "NotReady", "Observe", after["message"])]
-        told = reason != before.get("reason") and reason in _NOT_TOLD_OTHERWISE
-        return [Event(True, reason, "Observe", after["message"])] if told else []
+        news = reason != before.get("reason") and reason in _NOT_TOLD_OTHERWISE
+        return [Event(True, reason, "Observe", after["message"])] if news else []
     if _BAD.get(kind) == status and (before.get("status"), before.get("reason")) != (status, reason):
         return [Event(True, reason, "Observe", after["message"])]
     return []

@@ -5,7 +5,7 @@ where others had taken the room, after a while.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from topmast_operator.api.facts import Facts, RevisionFacts
 from topmast_operator.api.times import to_text, to_unix
@@ -13,6 +13,7 @@ from topmast_operator.plan import rollout
 from topmast_operator.plan.check import Verdict
 from topmast_operator.plan.findings import Finding, Kind, Patience, Severity, worst
 
+ENOUGH_IN_A_GAP = 2  # equal failures while nobody answers: the third one would come ten or twenty seconds later
 ROOM_TAKEN_S = 20.0  # the scheduler needs moments for room that is free
 TRY_AGAIN_S = 600.0  # after others had taken the room
 
@@ -41,6 +42,8 @@ def of_target(
     holds_room = any(pod.node is not None and not pod.ready for pod in pods)
     if found and found.final and (found.gives_up or (good and holds_room)):
         return Failure(found, facts.now)
+    if found and good and found.times >= ENOUGH_IN_A_GAP and not any(pod.ready for pod in facts.pods):
+        return Failure(replace(found, severity=Severity.FINAL), facts.now)
     if good and (taken := _room_is_taken(facts, revision, wanted)):
         return Failure(taken, facts.now)
     return None
@@ -96,8 +99,8 @@ def _room_is_taken(facts: Facts, revision: str, wanted: int) -> Finding | None:
         return None
     holders = facts.room.holders[:3] if facts.room else ()
     by = f" by {', '.join(holders)}" if holders else ""
-    told = (
+    message = (
         f"The room that an old replica left was taken{by}: {waiting[0].unschedulable_message.rstrip('. ')}. The old "
         f"revision serves again as soon as there is room; the new one is tried again {TRY_AGAIN_S:.0f} s later."
     )
-    return Finding(Kind.CAPACITY, "RoomTaken", told)
+    return Finding(Kind.CAPACITY, "RoomTaken", message)

@@ -62,7 +62,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Patience:
-    """How a pod is judged. A revision that was proven once is never given up: what it meets heals, or is told."""
+    """How a pod is judged. A revision that was proven once is never given up: what it meets heals, or is message."""
 
     now: float
     proven: bool
@@ -94,29 +94,33 @@ def gated(pod: PodFacts, patience: Patience) -> Finding | None:
     if not pod.gates or pod.node:
         return None
     who = ", ".join(pod.gates)
-    told = f"Pod {pod.name} may not be scheduled yet: it waits until the owner of its scheduling gate lifts it ({who})."
-    return Finding(Kind.CAPACITY, "SchedulingGated", told)
+    message = (
+        f"Pod {pod.name} may not be scheduled yet: it waits until the owner of its scheduling gate lifts it ({who})."
+    )
+    return Finding(Kind.CAPACITY, "SchedulingGated", message)
 
 
 def claim_is_missing(pod: PodFacts, patience: Patience) -> Finding | None:
     said = _unschedulable(pod)
     if "persistentvolumeclaim" in said and "not found" in said:
-        told = f"The claim of spec.model.source is missing: {said}. Create it, or correct spec.model.source."
-        return Finding(Kind.CLAIM, "ClaimNotFound", told, _after(pod.created_unix_s, CLAIM_GRACE_S, patience))
+        message = f"The claim of spec.model.source is missing: {said}. Create it, or correct spec.model.source."
+        return Finding(Kind.CLAIM, "ClaimNotFound", message, _after(pod.created_unix_s, CLAIM_GRACE_S, patience))
     return None
 
 
 def claim_is_not_bound(pod: PodFacts, patience: Patience) -> Finding | None:
     said = _unschedulable(pod)
     if "unbound immediate PersistentVolumeClaims" in said or "bound to non-existent" in said:
-        told = (
+        message = (
             f"The claim of spec.model.source has no volume yet: {said}. See kubectl describe pvc: its storage class "
             "must exist and have room."
         )
-        return Finding(Kind.CLAIM, "ClaimNotBound", told, _after(pod.created_unix_s, VOLUME_GRACE_S, patience))
+        return Finding(Kind.CLAIM, "ClaimNotBound", message, _after(pod.created_unix_s, VOLUME_GRACE_S, patience))
     if "being deleted" in said and "persistentvolumeclaim" in said:
-        told = f"The claim of spec.model.source is being deleted: {said}. Create it anew, or correct spec.model.source."
-        return Finding(Kind.CLAIM, "ClaimNotFound", told, _after(pod.created_unix_s, CLAIM_GRACE_S, patience))
+        message = (
+            f"The claim of spec.model.source is being deleted: {said}. Create it anew, or correct spec.model.source."
+        )
+        return Finding(Kind.CLAIM, "ClaimNotFound", message, _after(pod.created_unix_s, CLAIM_GRACE_S, patience))
     return None
 
 
@@ -124,11 +128,11 @@ def claim_is_elsewhere(pod: PodFacts, patience: Patience) -> Finding | None:
     """A volume that only other nodes can have, or that another pod holds alone."""
     said = _unschedulable(pod)
     if "volume node affinity conflict" in said or "ReadWriteOncePod" in said or "already in use by pod" in said:
-        told = (
+        message = (
             f"The volume of spec.model.source cannot be had where there is room: {said}. Use a claim with access mode "
             "ReadOnlyMany or ReadWriteMany, or make room on the node of the volume."
         )
-        return Finding(Kind.CLAIM, "ClaimInUse", told)
+        return Finding(Kind.CLAIM, "ClaimInUse", message)
     return None
 
 
@@ -136,11 +140,11 @@ def no_node_takes_it(pod: PodFacts, patience: Patience) -> Finding | None:
     said = _unschedulable(pod)
     if not said or any(word in said for word in _ROOM):
         return None
-    told = (
+    message = (
         f"No node takes pod {pod.name}, however much room there is: {said}. Uncordon or label a node, or correct "
         "spec.placement (nodeSelector, tolerations)."
     )
-    return Finding(Kind.NODES, "NoSuitableNode", told, _after(pod.created_unix_s, patience.deadline_s, patience))
+    return Finding(Kind.NODES, "NoSuitableNode", message, _after(pod.created_unix_s, patience.deadline_s, patience))
 
 
 def no_room(pod: PodFacts, patience: Patience) -> Finding | None:
@@ -154,15 +158,15 @@ def failed_as_a_whole(pod: PodFacts, patience: Patience) -> Finding | None:
         return None
     reason = pod.ended_reason if pod.ended_reason.isidentifier() else "PodFailed"
     said = pod.ended_message.strip().rstrip(". ") or "no reason was given"
-    told = f"Pod {pod.name} failed as a whole ({reason}): {said}. Another one takes its place."
-    return Finding(Kind.CAPACITY, reason, told)
+    message = f"Pod {pod.name} failed as a whole ({reason}): {said}. Another one takes its place."
+    return Finding(Kind.CAPACITY, reason, message)
 
 
 def image_name_is_invalid(pod: PodFacts, patience: Patience) -> Finding | None:
     if pod.waiting_reason != "InvalidImageName":
         return None
-    told = f"The image name is invalid: {pod.waiting_message.rstrip('. ')}. Correct spec.engine.image."
-    return Finding(Kind.IMAGE, "InvalidImage", told, Severity.FINAL)
+    message = f"The image name is invalid: {pod.waiting_message.rstrip('. ')}. Correct spec.engine.image."
+    return Finding(Kind.IMAGE, "InvalidImage", message, Severity.FINAL)
 
 
 def image_cannot_be_pulled(pod: PodFacts, patience: Patience) -> Finding | None:
@@ -171,21 +175,21 @@ def image_cannot_be_pulled(pod: PodFacts, patience: Patience) -> Finding | None:
     said = (pod.waiting_message or pod.waiting_reason).rstrip(". ")
     for_good = pod.waiting_reason == "ErrImageNeverPull" or any(word in said.lower() for word in _PULL_FINAL)
     severity = Severity.FINAL if for_good else _after(pod.scheduled_unix_s, PULL_GRACE_S, patience)
-    told = (
+    message = (
         f"The image of pod {pod.name} cannot be pulled: {said}. Check spec.engine.image and "
         "spec.pod.imagePullSecrets, and that the node may reach the registry."
     )
-    return Finding(Kind.IMAGE, "ImagePull", told, severity)
+    return Finding(Kind.IMAGE, "ImagePull", message, severity)
 
 
 def container_cannot_be_made(pod: PodFacts, patience: Patience) -> Finding | None:
     if pod.waiting_reason not in _CONFIG:
         return None
-    told = (
+    message = (
         f"The container of pod {pod.name} cannot be made ({pod.waiting_reason}): {pod.waiting_message.rstrip('. ')}. "
         "Create what is missing, or correct spec.engine.env and spec.pod."
     )
-    return Finding(Kind.CONFIG, "ContainerConfig", told, _after(pod.scheduled_unix_s, CONFIG_GRACE_S, patience))
+    return Finding(Kind.CONFIG, "ContainerConfig", message, _after(pod.scheduled_unix_s, CONFIG_GRACE_S, patience))
 
 
 def volume_does_not_mount(pod: PodFacts, patience: Patience) -> Finding | None:
@@ -193,13 +197,13 @@ def volume_does_not_mount(pod: PodFacts, patience: Patience) -> Finding | None:
         return None
     said = pod.stuck_message.rstrip(". ")
     if "Multi-Attach" in said:
-        told = (
+        message = (
             f"The volume of spec.model.source is attached to another node: {said}. Use a claim with access mode "
             "ReadOnlyMany or ReadWriteMany, or let the old replica leave first (spec.rollout.strategy: Recreate)."
         )
-        return Finding(Kind.CLAIM, "ClaimInUse", told)
-    told = f"Pod {pod.name} has a node and no container: {said}. See kubectl describe pod {pod.name}."
-    return Finding(Kind.CLAIM, "VolumeNotMounted", told, _after(pod.scheduled_unix_s, VOLUME_GRACE_S, patience))
+        return Finding(Kind.CLAIM, "ClaimInUse", message)
+    message = f"Pod {pod.name} has a node and no container: {said}. See kubectl describe pod {pod.name}."
+    return Finding(Kind.CLAIM, "VolumeNotMounted", message, _after(pod.scheduled_unix_s, VOLUME_GRACE_S, patience))
 
 
 def engine_ended(pod: PodFacts, patience: Patience) -> Finding | None:
@@ -214,8 +218,8 @@ def engine_ended(pod: PodFacts, patience: Patience) -> Finding | None:
 def drained_by_others(pod: PodFacts, patience: Patience) -> Finding | None:
     if pod.engine is None or pod.engine.phase != "draining" or pod.draining:
         return None
-    told = f"The engine of pod {pod.name} drains although nobody here asked for it: the pod is replaced."
-    return Finding(Kind.PROGRESS, "DrainedByOthers", told)
+    message = f"The engine of pod {pod.name} drains although nobody here asked for it: the pod is replaced."
+    return Finding(Kind.PROGRESS, "DrainedByOthers", message)
 
 
 def nothing_moves(pod: PodFacts, patience: Patience) -> Finding | None:
@@ -227,18 +231,18 @@ def nothing_moves(pod: PodFacts, patience: Patience) -> Finding | None:
         part = (
             f"{pod.engine.bytes_done} of {pod.engine.bytes_total} bytes loaded" if pod.engine.bytes_total else "no byte"
         )
-        told = (
+        message = (
             f"The engine of pod {pod.name} stands still in phase {pod.engine.phase} ({part}) since {limit}. Check the "
             f"storage of spec.model.source, and kubectl logs {pod.name}."
         )
-        return Finding(Kind.PROGRESS, "LoadStandsStill", told, Severity.FINAL)
+        return Finding(Kind.PROGRESS, "LoadStandsStill", message, Severity.FINAL)
     if pod.started_unix_s is None or patience.now - pod.started_unix_s < patience.deadline_s:
         return None
-    told = (
+    message = (
         f"The engine of pod {pod.name} runs and has not answered for {limit}. See kubectl logs {pod.name}; a "
         "NetworkPolicy may keep the operator from its admin port."
     )
-    return Finding(Kind.PROGRESS, "EngineSilent", told, Severity.FINAL)
+    return Finding(Kind.PROGRESS, "EngineSilent", message, Severity.FINAL)
 
 
 POD_CHECKS: tuple[Callable[[PodFacts, Patience], Finding | None], ...] = (
@@ -261,25 +265,27 @@ POD_CHECKS: tuple[Callable[[PodFacts, Patience], Finding | None], ...] = (
 
 def refused_pods(said: str) -> Finding:
     """What it means that Kubernetes makes no pods: a quota and an ailing webhook heal, a policy waits for a human."""
-    told = f"Kubernetes refuses to create pods: {said.rstrip('. ')}."
+    message = f"Kubernetes refuses to create pods: {said.rstrip('. ')}."
     if "exceeded quota" in said:
-        return Finding(Kind.CAPACITY, "PodsRefused", f"{told} Raise the quota, or lower spec.resources or replicas.")
+        return Finding(Kind.CAPACITY, "PodsRefused", f"{message} Raise the quota, or lower spec.resources or replicas.")
     if "failed calling webhook" in said or "timeout" in said.lower() or "Internal error" in said:
-        return Finding(Kind.CAPACITY, "PodsRefused", f"{told} It is tried again.")
+        return Finding(Kind.CAPACITY, "PodsRefused", f"{message} It is tried again.")
     remedy = "Correct spec.pod (securityContext), or the policy of the namespace."
-    return Finding(Kind.CONFIG, "PodsForbidden", f"{told} {remedy}", Severity.FINAL)
+    return Finding(Kind.CONFIG, "PodsForbidden", f"{message} {remedy}", Severity.FINAL)
 
 
 def refused_write(refused: WriteRefused) -> Finding:
     """What it means that the API server refused a child: what it calls wrong stays wrong until somebody acts."""
     said = refused.message.rstrip(". ")
     if refused.status >= 500 or refused.status in (409, 429):
-        told = f"The API server could not write a child of this model: {said}. It is tried again."
-        return Finding(Kind.CONFIG, "ApplyFailed", told)
+        message = f"The API server could not write a child of this model: {said}. It is tried again."
+        return Finding(Kind.CONFIG, "ApplyFailed", message)
     if "exceeded quota" in said:
         return refused_pods(said)
-    told = f"The API server refused a child of this model: {said}. Correct the field that it names, or what forbids it."
-    return Finding(Kind.CONFIG, "ApplyRefused", told, Severity.FINAL)
+    message = (
+        f"The API server refused a child of this model: {said}. Correct the field that it names, or what forbids it."
+    )
+    return Finding(Kind.CONFIG, "ApplyRefused", message, Severity.FINAL)
 
 
 def _unschedulable(pod: PodFacts) -> str:
@@ -304,22 +310,22 @@ def _crash(pod: PodFacts, ended: Termination, times: int) -> Finding:
     if code:
         return finding(Kind.CRASH, code, f"{_sentence(said)} (Pod {pod.name}, {_times(times)}.)")
     if ended.reason == "OOMKilled":
-        told = (
+        message = (
             f"Pod {pod.name} was killed for using more than its memory limit ({_times(times)}). "
             "Raise spec.resources.memory, or lower spec.engine.kvCacheBytes or maxNumSeqs."
         )
-        return finding(Kind.CRASH, "OutOfMemory", told)
+        return finding(Kind.CRASH, "OutOfMemory", message)
     if ended.exit_code == 2:
-        told = f"The engine refused its arguments: {_last_line(said)}. Check spec.engine.extraArgs."
-        return finding(Kind.CONFIG, "BadArguments", told, permanent=True)
+        message = f"The engine refused its arguments: {_last_line(said)}. Check spec.engine.extraArgs."
+        return finding(Kind.CONFIG, "BadArguments", message, permanent=True)
     if ended.exit_code > 128:
-        told = f"The engine of pod {pod.name} was killed by signal {ended.exit_code - 128} ({_times(times)})."
-        return finding(Kind.CRASH, "EngineKilled", told)
-    told = (
+        message = f"The engine of pod {pod.name} was killed by signal {ended.exit_code - 128} ({_times(times)})."
+        return finding(Kind.CRASH, "EngineKilled", message)
+    message = (
         f"The engine of pod {pod.name} ended with code {ended.exit_code} ({_times(times)}): "
         f"{_last_line(said) or ended.reason or 'no word'}. See kubectl logs {pod.name} --previous."
     )
-    return finding(Kind.CRASH, "EngineCrash", told)
+    return finding(Kind.CRASH, "EngineCrash", message)
 
 
 def _engine_word(ended: Termination) -> tuple[str, str]:

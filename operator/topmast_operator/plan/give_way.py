@@ -133,12 +133,12 @@ def the_quota_allows_it(swap: Swap) -> Refusal | None:
                 used, hard = quantity.parse(quota.used.get(key, "0")), quantity.parse(quota.hard[key])
                 after = used - quantity.parse(swap.old.requests.get(name, "0")) + quantity.parse(amount)
                 if after > hard:
-                    told = (
+                    message = (
                         f"the quota {quota.name} allows {quota.hard[key]} {key} and {quota.used.get(key, '0')} are "
                         f"used: the new revision needs {amount} and an old replica frees "
                         f"{swap.old.requests.get(name, 'none')}. Raise the quota or lower spec.resources"
                     )
-                    return Refusal(the_quota_allows_it.__name__, "QuotaTooSmall", told)
+                    return Refusal(the_quota_allows_it.__name__, "QuotaTooSmall", message)
     return None
 
 
@@ -152,62 +152,62 @@ def it_fits_into_the_room_that_leaves(swap: Swap) -> Refusal | None:
             lacking = lacking or f"more {name} ({amount}, not {swap.old.requests.get(name, 'none')})"
     if not lacking:
         return None
-    told = (
+    message = (
         f"the new revision finds no room and needs {lacking} than an old replica would free: add capacity, ask for "
         "less, or set spec.suspend: true for a moment to let the old replicas go first"
     )
-    return Refusal(it_fits_into_the_room_that_leaves.__name__, "NeedsMoreRoom", told)
+    return Refusal(it_fits_into_the_room_that_leaves.__name__, "NeedsMoreRoom", message)
 
 
 def the_strategy_allows_a_gap(swap: Swap) -> Refusal | None:
     """The strategy is Surge, or it is Replace and there is one replica."""
-    told = ""
+    message = ""
     if swap.strategy is Strategy.SURGE:
-        told = "there is no room for a further replica and spec.rollout.strategy is Surge: it waits for room"
+        message = "there is no room for a further replica and spec.rollout.strategy is Surge: it waits for room"
     elif swap.strategy is Strategy.REPLACE and swap.wanted == 1:
-        told = (
+        message = (
             "spec.rollout.strategy is Replace, which never takes the only replica: it waits for room for a second one; "
             "Recreate would accept a gap of one start"
         )
-    return Refusal(the_strategy_allows_a_gap.__name__, "WaitsForRoom", told, passing=True) if told else None
+    return Refusal(the_strategy_allows_a_gap.__name__, "WaitsForRoom", message, passing=True) if message else None
 
 
 def a_new_node_was_waited_for(swap: Swap) -> Refusal | None:
     """`surgeWaitSeconds` are not over: a node autoscaler may still bring room."""
     if swap.surge_left_s <= 0:
         return None
-    told = (
+    message = (
         f"there is no room for a further replica: a new node is waited for, at most {_tens(swap.surge_left_s)} s more "
         "(spec.rollout.surgeWaitSeconds)"
     )
-    return Refusal(a_new_node_was_waited_for.__name__, "WaitsForNode", told, passing=True)
+    return Refusal(a_new_node_was_waited_for.__name__, "WaitsForNode", message, passing=True)
 
 
 def it_was_proven_without_its_room(swap: Swap) -> Refusal | None:
     """The check pod (image, volumes, model files, without an accelerator) has not ended well yet."""
     if swap.proven or swap.checked:
         return None
-    told = (
+    message = (
         "before an old replica makes way, a pod without an accelerator checks the new revision's image, volumes and "
         "model files on its node"
     )
-    return Refusal(it_was_proven_without_its_room.__name__, "Checking", told, passing=True)
+    return Refusal(it_was_proven_without_its_room.__name__, "Checking", message, passing=True)
 
 
 def the_others_serve(swap: Swap) -> Refusal | None:
     """Another replica is not ready: one that serves may not leave too."""
     if not swap.leaving_is_ready or swap.ready >= swap.wanted:
         return None
-    told = f"{swap.ready} of {swap.wanted} replicas serve: the next one leaves when all of them do"
-    return Refusal(the_others_serve.__name__, "OthersNotReady", told, passing=True)
+    message = f"{swap.ready} of {swap.wanted} replicas serve: the next one leaves when all of them do"
+    return Refusal(the_others_serve.__name__, "OthersNotReady", message, passing=True)
 
 
 def the_plan_is_announced(swap: Swap) -> Refusal | None:
     """The plan, with its steps and the gap that it expects, does not stand in status yet."""
     if swap.announced:
         return None
-    told = "the plan stands in status before anything is taken away"
-    return Refusal(the_plan_is_announced.__name__, "Announcing", told, passing=True)
+    message = "the plan stands in status before anything is taken away"
+    return Refusal(the_plan_is_announced.__name__, "Announcing", message, passing=True)
 
 
 CHECKS: tuple[Check, ...] = (

@@ -7,7 +7,7 @@ from topmast_operator.api.facts import PodFacts, Room
 from topmast_operator.api.resource import Model
 from topmast_operator.plan.findings import Finding
 from topmast_operator.plan.rollout import Rollout
-from topmast_operator.plan.sleep import Rest, State
+from topmast_operator.plan.sleep import SleepPhase, SleepState
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Health:
     given_up: bool
     room: Room | None
     autoscaling_reason: str | None
-    rest: Rest | None = None  # only of a model that may sleep
+    sleep: SleepState | None = None  # only of a model that may sleep
 
     @property
     def settled(self) -> bool:
@@ -42,11 +42,11 @@ class Health:
 
     @property
     def asleep(self) -> bool:
-        return self.rest is not None and self.rest.asleep
+        return self.sleep is not None and self.sleep.asleep
 
     @property
     def waking(self) -> bool:
-        return self.rest is not None and self.rest.state is State.WAKING
+        return self.sleep is not None and self.sleep.state is SleepPhase.WAKING
 
     @property
     def enough(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from topmast_operator.api.facts import Facts, PodFacts, RevisionFacts
+from topmast_operator.api.names import access_name, policy_name
 from topmast_operator.api.resource import Model
 from topmast_operator.plan import autoscale, check, failure, load, rollout, sleep
 from topmast_operator.plan.events import Event, events_of
@@ -30,6 +31,7 @@ from topmast_operator.plan.status import render_status
 from topmast_operator.plan.victims import choose_victims
 
 UNSETTLED_S = 10.0  # deadlines pass without an event: what is under way is looked at this often
+STALLED_S = 60.0  # an event tells when it is mended; this is for one that was lost
 KEPT_FAILED_PODS = 3
 
 
@@ -50,6 +52,7 @@ class Plan:
     status: Mapping[str, Any]
     events: tuple[Event, ...]
     again_s: float | None  # look again after so long, whatever happens; None: an event will tell
+    waits: bool  # it may be waiting for room: what comes free elsewhere concerns it
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Decision:
     rollout: Rollout
     failed: failure.Failure | None
     autoscaling: autoscale.Decision | None
-    rest: sleep.Rest | None
+    sleeping: sleep.SleepState | None
 
 
 def make_plan(facts: Facts, template: Mapping[str, Any]) -> Plan:
@@ -89,6 +92,7 @@ def make_plan(facts: Facts, template: Mapping[str, Any]) -> Plan:
         status=status,
         events=events_of(model.status, status),
         again_s=_again_s(health, decided),
+        waits=not health.settled or any(pod.scheduled is False for pod in facts.pods),
     )
 
 
@@ -97,9 +101,9 @@ def decide(facts: Facts, target_name: str, template: Mapping[str, Any]) -> Decis
     model = facts.model
     known = {item.revision: item for item in facts.revisions}
     target = known.get(target_name)
-    rest = sleep.decide(facts)
-    scaling = _autoscale(facts, rest)
-    wanted = _wanted(model, rest, scaling)
+    sleeping = sleep.decide(facts)
+    scaling = _autoscale(facts, sleeping)
+    wanted = _wanted(model, sleeping, scaling)
     checked = check.judge(facts, target_name)
     failed = failure.of_target(facts, target, target_name, wanted, checked)
     situation = Situation(
@@ -121,18 +125,18 @@ def decide(facts: Facts, target_name: str, template: Mapping[str, Any]) -> Decis
         pods_refused=_refused_pods(facts, target),
         expected_gap_s=expected_gap_s(model, facts.pods),
     )
-    return Decision(wanted, situation, plan_rollout(situation), failed, scaling, rest)
+    return Decision(wanted, situation, plan_rollout(situation), failed, scaling, sleeping)
 
 
-def _wanted(model: Model, rest: sleep.Rest | None, decision: autoscale.Decision | None) -> int:
+def _wanted(model: Model, sleeping: sleep.SleepState | None, decision: autoscale.Decision | None) -> int:
     """Replicas to run. A model that a request woke needs one, whatever spec.replicas says."""
-    if model.suspend or (rest and rest.asleep):
+    if model.suspend or (sleeping and sleeping.asleep):
         return 0
     wanted = decision.desired if decision else model.replicas
-    return max(1, wanted) if rest else wanted
+    return max(1, wanted) if sleeping else wanted
 
 
-def _autoscale(facts: Facts, rest: sleep.Rest | None) -> autoscale.Decision | None:
+def _autoscale(facts: Facts, sleeping: sleep.SleepState | None) -> autoscale.Decision | None:
     policy = facts.model.autoscaling
     if policy is None:
         return None
@@ -140,7 +144,7 @@ def _autoscale(facts: Facts, rest: sleep.Rest | None) -> autoscale.Decision | No
     memory = autoscale.remember(facts.model.status, policy, running)
     if facts.model.suspend:
         return autoscale.Decision(memory, "nothing is scaled while spec.suspend is true")
-    if rest and rest.asleep:
+    if sleeping and sleeping.asleep:
         least = autoscale.Memory(policy.min_replicas, None, memory.last_change)
         return autoscale.Decision(least, "nothing is scaled while the model sleeps")
     return autoscale.decide(policy, memory, load.measure(facts), facts.now)
@@ -248,15 +252,15 @@ def _health(facts: Facts, target: str, decided: Decision) -> Health:
         present=sum(not pod.overdue(facts.now) and not pod.ended for pod in facts.pods),
         pods=pods,
         rollout=decided.rollout,
-        finding=_told(facts, target, decided),
+        finding=_finding_to_tell(facts, target, decided),
         given_up=decided.failed is not None,
         room=facts.room,
         autoscaling_reason=decided.autoscaling.reason if decided.autoscaling else None,
-        rest=decided.rest,
+        sleep=decided.sleeping,
     )
 
 
-def _told(facts: Facts, target: str, decided: Decision) -> Finding | None:
+def _finding_to_tell(facts: Facts, target: str, decided: Decision) -> Finding | None:
     """The one finding to tell. That a new replica waits for the room of a leaving one is the plan, and none."""
     rolled = decided.rollout
     candidates = [decided.failed.finding if decided.failed else None, *_blockers(facts, target, rolled)]
@@ -273,13 +277,16 @@ def _told(facts: Facts, target: str, decided: Decision) -> Finding | None:
 
 def _blockers(facts: Facts, target: str, rolled: Rollout) -> list[Finding]:
     """What is wrong apart from pods."""
-    where = f"{facts.model.name} exists in namespace {facts.model.namespace}"
+
+    def where(kind: str) -> str:
+        name = {"ConfigMap": access_name, "NetworkPolicy": policy_name}.get(kind, str)(facts.model.name)
+        return f"A {kind} named {name} exists in namespace {facts.model.namespace}"
+
     found = [
         Finding(
             Kind.CONFIG,
             "NameTaken",
-            f"A {kind} named {where} and is not Topmast's. "
-            "Rename or delete it, or give the LLMDeployment another name.",
+            f"{where(kind)} and is not Topmast's. Rename or delete it, or give the LLMDeployment another name.",
             Severity.FINAL,
         )
         for kind in facts.foreign
@@ -288,7 +295,7 @@ def _blockers(facts: Facts, target: str, rolled: Rollout) -> list[Finding]:
         Finding(
             Kind.CONFIG,
             "PredecessorLeaving",
-            f"A {kind} named {where} and belongs to an earlier LLMDeployment of this name, which Kubernetes is "
+            f"{where(kind)} and belongs to an earlier LLMDeployment of this name, which Kubernetes is "
             "deleting: it is made anew when that one is gone.",
         )
         for kind in facts.leftover
@@ -305,5 +312,10 @@ def _again_s(health: Health, decided: Decision) -> float | None:
     """The announced step follows at once; what is under way, or counts down, is looked at now and then."""
     if decided.rollout.phase is Phase.ANNOUNCED:
         return 0.0
-    awake = decided.rest is not None and not health.asleep
-    return UNSETTLED_S if not health.settled or decided.autoscaling is not None or awake else None
+    if health.stalled:
+        return STALLED_S
+    if not health.settled or decided.autoscaling is not None:
+        return UNSETTLED_S
+    if health.model.sleep and not health.asleep:
+        return max(UNSETTLED_S, health.model.sleep.idle_s / 10)
+    return None

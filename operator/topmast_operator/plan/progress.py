@@ -30,25 +30,25 @@ def notable(pods: Sequence[PodFacts]) -> list[PodFacts]:
 
 def describe(pod: PodFacts) -> dict[str, Any]:
     """One entry of `status.pods`."""
-    told: dict[str, Any] = {"name": pod.name, "revision": pod.revision, "phase": _state(pod)}
+    shown: dict[str, Any] = {"name": pod.name, "revision": pod.revision, "phase": _state(pod)}
     if pod.node:
-        told["node"] = pod.node
+        shown["node"] = pod.node
     engine = pod.engine
     if engine and engine.phase == "loading" and engine.bytes_total > 0 and not pod.ready:
-        told |= {
+        shown |= {
             "percent": _percent(pod),
             "bytesDone": _percent(pod) * engine.bytes_total // 100,
             "bytesTotal": engine.bytes_total,
         }
         if engine.eta_s is not None:
-            told["etaSeconds"] = _rounded(engine.eta_s)
+            shown["etaSeconds"] = _rounded(engine.eta_s)
     if engine and engine.start_total_s is not None:
-        told["startSeconds"] = round(engine.start_total_s, 1)
+        shown["startSeconds"] = round(engine.start_total_s, 1)
     if pod.restarts:
-        told["restarts"] = pod.restarts
-        if problem := last_end(pod):
-            told |= {"lastEndReason": problem.reason, "lastEnd": problem.message}
-    return told
+        shown["restarts"] = pod.restarts
+        if end := last_end(pod):
+            shown |= {"lastEndReason": end.reason, "lastEnd": end.message}
+    return shown
 
 
 def _state(pod: PodFacts) -> str:

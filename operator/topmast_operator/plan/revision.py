@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from topmast_operator.api import quantity
-from topmast_operator.api.resource import Model
+from topmast_operator.api.resource import Model, Resources
 
 DIGITS = 8
 
@@ -33,16 +33,35 @@ def intent(model: Model) -> dict[str, Any]:
         "dtype": None if engine.dtype == "auto" else engine.dtype,
         "maxModelLen": engine.max_model_len,
         "maxNumSeqs": engine.max_num_seqs,
-        "kvCacheBytes": None if engine.kv_cache_bytes is None else quantity.as_bytes(engine.kv_cache_bytes),
+        "kvCacheBytes": _bytes(engine.kv_cache_bytes),
         "extraArgs": list(engine.extra_args),
-        "env": sorted(engine.env),
+        "env": sorted(engine.env, key=lambda item: item[0]),
         "accelerator": {accelerator.resource: accelerator.count} if accelerator else None,
         "cpu": None if resources.cpu is None else quantity.cpu(resources.cpu),
-        "memory": None if resources.memory is None else quantity.as_bytes(resources.memory),
+        "memory": _bytes(resources.memory),
+        "ephemeralStorage": _bytes(resources.ephemeral_storage),
+        "requests": _requests(resources),
+        "extended": dict(resources.extended),
         "nodeSelector": dict(placement.node_selector),
         "tolerations": [dict(item) for item in placement.tolerations],
         "priorityClassName": placement.priority_class_name,
         "restartAt": model.restart_at,
         "drainTimeoutS": None if model.drain_timeout_s == 30 else model.drain_timeout_s,
+        "pod": dict(model.pod),
     }
     return {name: value for name, value in wanted.items() if value not in (None, [], {})}
+
+
+def _bytes(amount: quantity.Quantity | None) -> int | None:
+    return None if amount is None else quantity.as_bytes(amount)
+
+
+def _requests(resources: Resources) -> dict[str, str | int]:
+    """Requests that are not the limit: one that equals it says what leaving it out says."""
+    asked: dict[str, str | int] = {}
+    if "cpu" in resources.requests:
+        asked["cpu"] = quantity.cpu(resources.requests["cpu"])
+    if "memory" in resources.requests:
+        asked["memory"] = quantity.as_bytes(resources.requests["memory"])
+    limits = {"cpu": resources.cpu and quantity.cpu(resources.cpu), "memory": _bytes(resources.memory)}
+    return {name: amount for name, amount in asked.items() if amount != limits[name]}

@@ -91,7 +91,7 @@ class Situation:
 
 @dataclass(frozen=True)
 class Rollout:
-    """The answer: replicas of every revision, Deployments that may go, and what is told."""
+    """The answer: replicas of every revision, Deployments that may go, and what is saved."""
 
     replicas: Mapping[str, int]
     delete: tuple[str, ...]
@@ -135,16 +135,16 @@ def is_probed(failed: Finding) -> bool:
 
 def remember(status: Mapping[str, Any]) -> Memory | None:
     """What an earlier pass left in status."""
-    told = status.get("rollout")
-    if not told or "phase" not in told:
+    saved = status.get("rollout")
+    if not saved or "phase" not in saved:
         return None
-    gap = told.get("gapSince")
+    gap = saved.get("gapSince")
     return Memory(
-        revision=told["revision"],
-        phase=Phase(told["phase"]),
-        started=to_unix(told["startedAt"]),
+        revision=saved["revision"],
+        phase=Phase(saved["phase"]),
+        started=to_unix(saved["startedAt"]),
         gap_since=to_unix(gap) if gap else None,
-        expected_gap_s=told.get("expectedGapSeconds"),
+        expected_gap_s=saved.get("expectedGapSeconds"),
     )
 
 
@@ -153,7 +153,7 @@ def render(rollout: Rollout) -> dict[str, Any] | None:
     memory = rollout.memory
     if rollout.how is How.NONE or memory is None:
         return None
-    told: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "strategy": str(rollout.how),
         "phase": str(rollout.phase),
         "reason": rollout.reason,
@@ -161,14 +161,14 @@ def render(rollout: Rollout) -> dict[str, Any] | None:
         "startedAt": to_text(memory.started),
     }
     if rollout.refusal:
-        told["refusedBy"] = rollout.refusal.check
+        shown["refusedBy"] = rollout.refusal.check
     if rollout.steps:
-        told["steps"] = list(rollout.steps)
+        shown["steps"] = list(rollout.steps)
     if memory.expected_gap_s is not None:
-        told["expectedGapSeconds"] = round(memory.expected_gap_s)
+        shown["expectedGapSeconds"] = round(memory.expected_gap_s)
     if memory.gap_since is not None:
-        told["gapSince"] = to_text(memory.gap_since)
-    return told
+        shown["gapSince"] = to_text(memory.gap_since)
+    return shown
 
 
 def _alone(now: Situation, good: RevisionView | None) -> Rollout:
@@ -177,8 +177,8 @@ def _alone(now: Situation, good: RevisionView | None) -> Rollout:
     finished = target.proven and target.ready >= now.wanted
     gone = _history(now, finished)
     if good and not target.proven:
-        told = f"the old replicas have left, revision {target.name} is starting in their room"
-        plan = Rollout(_in_room(now, now.wanted), gone, How.RECREATE, Phase.SWAPPING, told)
+        reason = f"the old replicas have left, revision {target.name} is starting in their room"
+        plan = Rollout(_in_room(now, now.wanted), gone, How.RECREATE, Phase.SWAPPING, reason)
         return _remembered(now, plan)
     return Rollout(_only(now, now.wanted), gone, How.NONE, Phase.NONE, "only one revision runs")
 
@@ -199,8 +199,8 @@ def _begin(now: Situation, active: Sequence[RevisionView], good: RevisionView | 
         now.strategy is Strategy.REPLACE and now.wanted == 1
     )
     if not crowded and not makes_way_first:
-        told = "a new replica becomes ready before an old one leaves"
-        return _shared(now, active, good, gives=0, how=How.SURGE, phase=Phase.SURGING, reason=told)
+        reason = "a new replica becomes ready before an old one leaves"
+        return _shared(now, active, good, gives=0, how=How.SURGE, phase=Phase.SURGING, reason=reason)
     announced = now.memory is not None and (now.memory.revision, now.memory.phase) == (target.name, Phase.ANNOUNCED)
     swap = _swap(now, active, announced=announced)
     refusal = first_refusal(swap)
@@ -208,12 +208,12 @@ def _begin(now: Situation, active: Sequence[RevisionView], good: RevisionView | 
     if refusal is None:
         return _swap_on(now, active, good)
     if not crowded and refusal.reason in ("NeedsMoreRoom", "QuotaTooSmall"):
-        told = "the old replica's room is too small and there is other room: a new replica becomes ready first"
-        return _shared(now, active, good, gives=0, how=How.SURGE, phase=Phase.SURGING, reason=told)
+        reason = "the old replica's room is too small and there is other room: a new replica becomes ready first"
+        return _shared(now, active, good, gives=0, how=How.SURGE, phase=Phase.SURGING, reason=reason)
     there = target.replicas > target.ready  # a pod that waits is kept: the scheduler may find room for it yet
     if refusal.reason == "Announcing":
-        told = _how_in_words(now, how)
-        return _shared(now, active, good, gives=0, how=how, phase=Phase.ANNOUNCED, reason=told, surges=there)
+        reason = _how_in_words(now, how)
+        return _shared(now, active, good, gives=0, how=how, phase=Phase.ANNOUNCED, reason=reason, surges=there)
     surges = there or refusal.reason in ("WaitsForRoom", "WaitsForNode")
     plan = _shared(now, active, good, gives=0, how=How.WAIT, phase=Phase.WAITING, reason=refusal.message, surges=surges)
     return replace(plan, refusal=refusal)
@@ -223,8 +223,8 @@ def _swap_on(now: Situation, active: Sequence[RevisionView], good: RevisionView 
     how = How.RECREATE if now.wanted == 1 else How.REPLACE
     # Where others are not ready, one that serves may not leave too: the wanted revision's next step waits for them.
     waits = now.target.proven and _the_next_waits(now, active)
-    told = _how_in_words(now, how)
-    return _shared(now, active, good, gives=0 if waits else 1, how=how, phase=Phase.SWAPPING, reason=told)
+    reason = _how_in_words(now, how)
+    return _shared(now, active, good, gives=0 if waits else 1, how=how, phase=Phase.SWAPPING, reason=reason)
 
 
 def _the_next_waits(now: Situation, active: Sequence[RevisionView]) -> bool:
@@ -305,15 +305,15 @@ def _return(now: Situation, good: RevisionView | None) -> Rollout:
     replicas = {**{other.name: 0 for other in now.others}, target.name: kept}
     gone = tuple(other.name for other in now.others if other.pods == 0 and not other.proven)
     if good is None:
-        told = f"revision {target.name} cannot start and there is no earlier one"
-        return Rollout(replicas, gone, How.NONE, Phase.NONE, told)
+        reason = f"revision {target.name} cannot start and there is no earlier one"
+        return Rollout(replicas, gone, How.NONE, Phase.NONE, reason)
     rest = target.pods + sum(other.pods for other in now.others if other is not good)
     replicas[good.name] = min(now.wanted - kept, max(good.replicas, now.wanted - rest))
     there = good.ready + kept >= now.wanted
-    told = (
+    reason = (
         f"revision {target.name} cannot start: revision {good.name} {'keeps serving' if there else 'takes over again'}"
     )
-    return _remembered(now, Rollout(replicas, gone, How.ROLLBACK, Phase.RETURNING, told, check=is_probed(now.failed)))
+    return _remembered(now, Rollout(replicas, gone, How.ROLLBACK, Phase.RETURNING, reason, check=is_probed(now.failed)))
 
 
 def _hold(now: Situation, active: Sequence[RevisionView], good: RevisionView) -> Rollout:
@@ -322,8 +322,8 @@ def _hold(now: Situation, active: Sequence[RevisionView], good: RevisionView) ->
     share = _share(active, now.wanted - kept, good)
     share[good.name] = now.wanted - kept - sum(count for name, count in share.items() if name != good.name)
     replicas = {**{other.name: 0 for other in now.others}, **share, now.target.name: kept}
-    told = f"spec.rollout.paused is true: revision {now.target.name} waits"
-    return _remembered(now, Rollout(replicas, (), How.PAUSED, Phase.PAUSED, told))
+    reason = f"spec.rollout.paused is true: revision {now.target.name} waits"
+    return _remembered(now, Rollout(replicas, (), How.PAUSED, Phase.PAUSED, reason))
 
 
 def _remembered(now: Situation, plan: Rollout) -> Rollout:

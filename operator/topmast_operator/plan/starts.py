@@ -32,8 +32,8 @@ def measured_starts(status: Mapping[str, Any], pods: Sequence[PodFacts]) -> dict
     if not seconds:
         return None
     seconds = seconds[-KEPT_STARTS:]
-    told = {"p50Seconds": _rank(seconds, 0.5), "p90Seconds": _rank(seconds, 0.9), "latestSeconds": seconds}
-    return told | ({"latestAt": to_text(after)} if after else {})
+    shown = {"p50Seconds": _rank(seconds, 0.5), "p90Seconds": _rank(seconds, 0.9), "latestSeconds": seconds}
+    return shown | ({"latestAt": to_text(after)} if after else {})
 
 
 def expected_gap_s(model: Model, pods: Sequence[PodFacts]) -> float | None:

@@ -15,8 +15,9 @@ from topmast_operator.plan.conditions import conditions, phase
 from topmast_operator.plan.health import Health
 from topmast_operator.plan.progress import describe, notable
 from topmast_operator.plan.rollout import render as render_rollout
-from topmast_operator.plan.sleep import render as render_rest
+from topmast_operator.plan.sleep import render as render_sleep
 from topmast_operator.plan.starts import finished_rollout, measured_starts
+from topmast_operator.plan.weights import measured_weights
 
 STRAYS = 20
 
@@ -48,12 +49,14 @@ def render_status(health: Health, facts: Facts, decision: Decision | None) -> di
         status["rollout"] = rollout
     if last := finished_rollout(model.status, rollout, health.ready, facts.now):
         status["lastRollout"] = last
+    if weights := measured_weights(facts):
+        status["model"] = weights
     if facts.strays:
         status["strays"] = sorted(facts.strays)[:STRAYS]
     if decision:
         status["autoscaling"] = _autoscaling(decision)
-    if health.rest:
-        status["sleep"] = render_rest(health.rest)
+    if health.sleep:
+        status["sleep"] = render_sleep(health.sleep)
     if start := measured_starts(model.status, facts.pods):
         status["start"] = start
     return status
@@ -74,7 +77,7 @@ def without_cosmetics(status: Mapping[str, Any]) -> dict[str, Any]:
 def _revision(facts: Facts, health: Health, revision: RevisionFacts) -> dict[str, Any]:
     pods = facts.pods_of(revision.revision)
     ready = sum(pod.ready for pod in pods)
-    told: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "name": revision.revision,
         "deployment": revision.name,
         "replicas": len(pods),
@@ -82,18 +85,18 @@ def _revision(facts: Facts, health: Health, revision: RevisionFacts) -> dict[str
         "verdict": "Proven" if revision.proven or ready else "Starting",
     }
     if revision.revision == health.revision and health.stalled:
-        told |= {"verdict": "Failed", "message": health.stalled.message}
-    return told
+        shown |= {"verdict": "Failed", "message": health.stalled.message}
+    return shown
 
 
 def _autoscaling(decision: Decision) -> dict[str, Any]:
     memory = decision.memory
-    told: dict[str, Any] = {"desiredReplicas": memory.desired, "reason": decision.reason}
+    shown: dict[str, Any] = {"desiredReplicas": memory.desired, "reason": decision.reason}
     if memory.last_change is not None:
-        told["lastScaleTime"] = to_text(memory.last_change)
+        shown["lastScaleTime"] = to_text(memory.last_change)
     if memory.low_since is not None:
-        told["lowSince"] = to_text(memory.low_since)
-    return told
+        shown["lowSince"] = to_text(memory.low_since)
+    return shown
 
 
 def _rounded(rate: float) -> str:

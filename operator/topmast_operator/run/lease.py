@@ -39,6 +39,12 @@ class Lease:
         self.holding = asyncio.Event()
         self._renewed_at = float("-inf")
 
+    def left_s(self) -> float:
+        """Seconds for which this process may still write without hearing from the API server again; 0: not now."""
+        if not self.holding.is_set():
+            return 0.0
+        return max(0.0, self._renewed_at + GIVE_UP_ACTING_S - time.monotonic())
+
     async def acquire(self) -> None:
         """Wait until this process holds the Lease."""
         seen, seen_at = None, time.monotonic()

@@ -1,4 +1,4 @@
-"""The operator process: waits for its Lease, then watches, asks engines, works the queue and looks over everything.
+"""The operator process: waits for its Lease, then watches, asks engines, works the queue and audits what it knows.
 
 Ends with 0 on SIGTERM or SIGINT, with 1 when another process took the Lease or a part of it failed.
 """
@@ -8,23 +8,36 @@ import logging
 import random
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from topmast_operator.act import paths
-from topmast_operator.act.client import Api, ApiError, ApiUnreachableError
+from topmast_operator.act.client import Api, ApiError, ApiUnreachableError, FencedError
+from topmast_operator.render.access import Doors
+from topmast_operator.render.template import EngineDefaults
+from topmast_operator.run.attention import Attention
+from topmast_operator.run.engine_access import EngineAccess
 from topmast_operator.run.lease import Lease, LostLeaseError
 from topmast_operator.run.metrics import Metrics
+from topmast_operator.run.ownership import Ownership
 from topmast_operator.run.queue import WorkQueue
 from topmast_operator.run.wake import WakeDoor
 from topmast_operator.run.web import serve
 from topmast_operator.run.worker import Reconciler, explain
+from topmast_operator.watch.audit import Audit
+from topmast_operator.watch.bell import Bell
 from topmast_operator.watch.engines import Engines
-from topmast_operator.watch.events import Watcher
 from topmast_operator.watch.gateways import Gateways
+from topmast_operator.watch.mirror import Indices, Mirror, NotSyncedError
+from topmast_operator.watch.own_writes import OwnWrites
+from topmast_operator.watch.watcher import Watcher
 
 WORKERS = 8
-STUCK_S = 180.0  # a pass has timeouts on every call: one that takes longer is a bug that only a restart ends
+PASS_S = 60.0
+STUCK_S = 3 * PASS_S  # a pass that outlives its own timeout is a bug that only a restart ends
+AUDIT_AGAIN_S = 5.0  # after a watch had to list anew
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +47,7 @@ class Options:
     """The command line."""
 
     namespaces: tuple[str, ...]
-    engine_image: str
+    engine_defaults: EngineDefaults
     lease_namespace: str
     lease_name: str
     metrics_host: str
@@ -42,6 +55,8 @@ class Options:
     resync_s: float
     shared_token_file: Path | None = None  # None: nobody can wake a model
     gateway_selector: str = ""  # empty: no gateway is asked
+    engine_access: EngineAccess = field(default_factory=EngineAccess)
+    engine_ingress: Sequence[Mapping[str, Any]] | None = None  # of engines' NetworkPolicies; None: there are none
 
 
 class Operator:
@@ -53,7 +68,14 @@ class Operator:
         self._metrics = Metrics()
         self._queue = WorkQueue()
         self._lease = Lease(api, options.lease_namespace, options.lease_name)
-        self._engines = Engines(lambda namespace, name: self._queue.add((namespace, name)))
+        self._own = OwnWrites()
+        self._mirror = Mirror(self._own)
+        self._audit = Audit(api, self._mirror, self._own, options.namespaces)
+        self._audit_now = asyncio.Event()
+        self._access = options.engine_access
+        self._engines = Engines(
+            lambda namespace, name: self._queue.add((namespace, name)), authorise=self._access.authorization
+        )
         self._gateways = Gateways(
             api,
             options.lease_namespace,
@@ -61,12 +83,20 @@ class Operator:
             options.shared_token_file,
             lambda namespace, name: self._queue.add((namespace, name)),
         )
+        acting = api.fenced(self._lease.left_s, self._own.note)
+        ownership = Ownership(acting, f"{options.lease_namespace}/{options.lease_name}")
         self._reconciler = Reconciler(
-            api, self._engines, self._gateways, self._metrics, options.engine_image, cluster_wide=not options.namespaces
+            acting,
+            self._mirror,
+            self._engines,
+            self._gateways,
+            self._metrics,
+            ownership,
+            options.engine_defaults,
+            lambda: Doors(self._access.text, options.engine_ingress),
         )
         self._busy_since: dict[int, float] = {}
         self._watcher: Watcher | None = None
-        self._synced = False
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
@@ -108,56 +138,97 @@ class Operator:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._lease.keep())
             await self._wait_for_crd()
-            loop = asyncio.get_running_loop()
-
-            def wake(namespace: str, name: str) -> None:
-                loop.call_soon_threadsafe(self._queue.add, (namespace, name))
-
-            self._watcher = Watcher(self._options.namespaces, wake, self._metrics.heard.set_to_current_time)
+            bell = Bell(
+                self._own,
+                self._queue.add,
+                heard=self._metrics.heard.set_to_current_time,
+                attached=self._on_attached,
+                listed=self._on_listed,
+            )
+            self._watcher = Watcher(self._options.namespaces, bell)
             self._watcher.start()
             tasks.create_task(self._engines.run())
             tasks.create_task(self._gateways.run())
-            tasks.create_task(self._look_over())
+            tasks.create_task(self._keep_true(self._watcher))
+            tasks.create_task(self._access.follow(self._wake_all))
             for number in range(WORKERS):
-                tasks.create_task(self._work(number))
+                tasks.create_task(self._work(number, bell))
 
-    async def _work(self, number: int) -> None:
+    async def _work(self, number: int, bell: Bell) -> None:
         while True:
             key = await self._queue.take()
             await self._lease.holding.wait()
+            await self._mirror.synced.wait()
             self._metrics.queue.set(len(self._queue))
             started = self._busy_since[number] = time.monotonic()
             failed = True
+            wanted = Attention()
+            bell.begin(key)
             try:
-                again_s = await self._reconciler.reconcile(*key)
+                async with asyncio.timeout(PASS_S):
+                    wanted = await self._reconciler.reconcile(*key)
                 failed = False
-                if again_s is not None:
-                    self._queue.add(key, again_s)
-            except (ApiError, ApiUnreachableError) as error:
+            except (ApiError, ApiUnreachableError, FencedError, NotSyncedError) as error:
                 log.warning("%s/%s: %s", *key, explain(error))
+            except TimeoutError:
+                log.warning("%s/%s: a pass took longer than %.0f s and was given up", *key, PASS_S)
             except Exception:
                 log.exception("%s/%s: a pass failed", *key)
             finally:
                 del self._busy_since[number]
                 self._queue.done(key, failed=failed)
+                bell.end(key)
+                if wanted.again_s is not None:
+                    self._queue.add(key, min(wanted.again_s, self._options.resync_s))
+                bell.waits(key, wanted.waits or failed)
                 self._metrics.seconds.observe(time.monotonic() - started)
                 self._metrics.reconciles.labels("failed" if failed else "done").inc()
 
-    async def _look_over(self) -> None:
-        """Look at every model now and then: what nobody watches (Services, budgets) drifts too, and events get lost."""
+    def _on_attached(self, indices: Indices) -> None:
+        self._mirror.attach(indices)
+        self._audit_now.set()
+
+    def _on_listed(self) -> None:
+        """A watch lists anew: what went away meanwhile, it does not tell."""
+        if self._mirror.synced.is_set() and not self._audit_now.is_set():
+            asyncio.get_running_loop().call_later(AUDIT_AGAIN_S, self._audit_now.set)
+
+    async def _keep_true(self, watcher: Watcher) -> None:
+        """Audit the indices after each start and now and then, and look at every model when that is done."""
         while True:
+            await self._next_audit()
+            self._audit_now.clear()
             try:
-                models = [item for path in self._model_paths() for item in await self._api.list(path)]
+                agrees = await self._audit.agrees() or await self._audit.agrees()
             except (ApiError, ApiUnreachableError) as error:
-                log.warning("models cannot be listed: %s", explain(error))
+                log.warning("the indices cannot be compared with the API server: %s", explain(error))
                 await asyncio.sleep(2)
+                self._audit_now.set()
                 continue
-            spread_s = min(self._options.resync_s / 2, len(models) * 0.02) if self._synced else 0.0
-            for item in models:
-                key = (item["metadata"]["namespace"], item["metadata"]["name"])
-                self._queue.add(key, random.uniform(0, spread_s))
-            self._synced = True
-            await asyncio.sleep(self._options.resync_s * random.uniform(0.9, 1.1))
+            if agrees:
+                self._look_over()
+            elif self._mirror.synced.is_set():
+                log.warning("a watch is stuck: watching starts again")
+                watcher.restart()
+            else:
+                self._audit_now.set()
+
+    async def _next_audit(self) -> None:
+        try:
+            await asyncio.wait_for(self._audit_now.wait(), self._options.resync_s * random.uniform(0.9, 1.1))
+        except TimeoutError:
+            return
+
+    def _look_over(self) -> None:
+        self._wake_all()
+        self._mirror.synced.set()
+
+    def _wake_all(self) -> None:
+        """Every model that is known gets a pass, spread over a while but for the first time."""
+        models = self._mirror.models()
+        spread_s = min(self._options.resync_s / 2, len(models) * 0.02) if self._mirror.synced.is_set() else 0.0
+        for key in models:
+            self._queue.add(key, random.uniform(0, spread_s))
 
     async def _wait_for_crd(self) -> None:
         told = False
@@ -191,4 +262,4 @@ class Operator:
     def _not_ready(self) -> str:
         """For /readyz. A standby is ready: it can take over."""
         acting = self._lease.holding.is_set()
-        return "models have not been listed yet" if acting and not self._synced else self._wrong()
+        return "the indices are not complete yet" if acting and not self._mirror.synced.is_set() else self._wrong()

@@ -1,5 +1,6 @@
 """`/metrics`, `/healthz` and `/readyz` of the operator process, and whatever routes it is given."""
 
+import socket
 from collections.abc import Callable, Iterable
 
 from aiohttp import web
@@ -12,7 +13,7 @@ Check = Callable[[], str]  # what is wrong, empty when nothing is
 async def serve(
     host: str, port: int, metrics: Metrics, healthy: Check, ready: Check, more: Iterable[web.RouteDef] = ()
 ) -> web.AppRunner:
-    """Listen; the caller ends it with `cleanup()`."""
+    """Listen; the caller ends it with `cleanup()`. `::` is every address, of IPv6 too where the kernel has that."""
 
     def answer(check: Check) -> web.Response:
         wrong = check()
@@ -33,5 +34,13 @@ async def serve(
     )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, host, port).start()
+    await web.SockSite(runner, _listen(host, port)).start()
     return runner
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if host != "::":
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("0.0.0.0", port))

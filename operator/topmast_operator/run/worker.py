@@ -2,20 +2,25 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from topmast_operator.act.client import Api, ApiError, ApiUnreachableError
 from topmast_operator.act.execute import execute
 from topmast_operator.act.report import Reporter
 from topmast_operator.api.facts import Facts, WriteRefused
-from topmast_operator.plan.plan import make_plan
+from topmast_operator.plan.plan import Plan, make_plan
 from topmast_operator.plan.revision import revision_of
+from topmast_operator.render.access import Doors
 from topmast_operator.render.changes import Changes, changes, target_template
+from topmast_operator.render.template import EngineDefaults
+from topmast_operator.run.attention import Attention
 from topmast_operator.run.metrics import Metrics
+from topmast_operator.run.ownership import Ownership
 from topmast_operator.watch.engines import Engines
 from topmast_operator.watch.gateways import Gateways
-from topmast_operator.watch.gather import gather
-from topmast_operator.watch.room import Rooms
+from topmast_operator.watch.gather import Gatherer
+from topmast_operator.watch.mirror import Mirror
 
 log = logging.getLogger(__name__)
 
@@ -24,41 +29,68 @@ class Reconciler:
     """Level-triggered: whatever woke it, it looks at everything and repeats nothing that is done."""
 
     def __init__(
-        self, api: Api, engines: Engines, gateways: Gateways, metrics: Metrics, image: str, *, cluster_wide: bool
+        self,
+        api: Api,
+        mirror: Mirror,
+        engines: Engines,
+        gateways: Gateways,
+        metrics: Metrics,
+        ownership: Ownership,
+        defaults: EngineDefaults,
+        doors: Callable[[], Doors] = Doors,
     ) -> None:
+        """`doors`: what holds for the engines of all models at this moment."""
         self._api = api
         self._engines = engines
         self._gateways = gateways
         self._metrics = metrics
-        self._image = image
-        self._rooms = Rooms(api, cluster_wide=cluster_wide)
+        self._ownership = ownership
+        self._defaults = defaults
+        self._doors = doors
+        self._gatherer = Gatherer(api, mirror, closed=defaults.closed, policed=doors().ingress is not None)
         self._reporter = Reporter(api)
         self._known: set[tuple[str, str]] = set()
 
-    async def reconcile(self, namespace: str, name: str) -> float | None:
-        """Bring one model closer to its spec; seconds after which to look again. Raises what should be tried again."""
-        states = self._engines.states(namespace, name)
-        facts = await gather(self._api, self._rooms, states, namespace, name, time.time())
+    async def reconcile(self, namespace: str, name: str) -> Attention:
+        """Bring one model closer to its spec; when it wants to be looked at again. Raises what should be retried."""
+        facts = await self._gather(namespace, name)
         if facts is None:
             self._forget(namespace, name)
-            return None
+            return Attention()
+        verdict = await self._ownership.settle(facts.model)
+        if not verdict.mine:
+            self._engines.forget(namespace, name)
+            self._gateways.forget(namespace, name)
+            return Attention(verdict.again_s)
+        if (namespace, name) not in self._known:
+            facts = await self._introduced(facts) or facts
+        facts = replace(facts, rival=verdict.rival)
         self._known.add((namespace, name))
         self._metrics.models.set(len(self._known))
         self._engines.track(facts)
-        facts = self._gateways.add_queue(facts)
-        template = target_template(facts, revision_of(facts.model), self._image)
-        plan = make_plan(facts, template)
-        wanted = changes(facts, plan, template)
+        plan, wanted = self._plan(facts)
+        if wanted.takes_away:
+            confirmed = await self._gather(namespace, name, fresh=True)
+            if confirmed is None:
+                return Attention()  # deleted this moment: the event will come
+            facts = replace(confirmed, rival=verdict.rival)
+            plan, wanted = self._plan(facts)
         failure = await self._carry_out(facts, wanted)
         if isinstance(failure, ApiError):
             facts = replace(facts, refused=WriteRefused(failure.status, str(failure)))
-            plan = make_plan(facts, template)
+            plan, _ = self._plan(facts)
         if await self._reporter.report(facts.model, plan.status, plan.events):
             self._metrics.writes.labels("Status").inc()
         self._metrics.observe(namespace, name, plan.status)
         if failure is not None:
             raise failure
-        return plan.again_s
+        return Attention(plan.again_s, plan.waits)
+
+    def _plan(self, facts: Facts) -> tuple[Plan, Changes]:
+        facts = self._gateways.add_queue(facts)
+        template = target_template(facts, revision_of(facts.model), self._defaults)
+        plan = make_plan(facts, template)
+        return plan, changes(facts, plan, template, self._doors())
 
     async def _carry_out(self, facts: Facts, wanted: Changes) -> ApiError | ApiUnreachableError | None:
         """What went wrong, if something did: status is told all the same."""
@@ -70,10 +102,21 @@ class Reconciler:
             self._metrics.writes.labels(manifest["kind"]).inc()
         return refused
 
+    async def _introduced(self, facts: Facts) -> Facts | None:
+        """The facts of a model that this process has not seen before, with what its engines say."""
+        self._engines.track(facts)
+        await self._engines.introduce(facts.model.namespace, facts.model.name)
+        return await self._gather(facts.model.namespace, facts.model.name)
+
+    async def _gather(self, namespace: str, name: str, *, fresh: bool = False) -> Facts | None:
+        states = self._engines.states(namespace, name)
+        return await self._gatherer.gather(states, namespace, name, time.time(), fresh=fresh)
+
     def _forget(self, namespace: str, name: str) -> None:
         self._engines.forget(namespace, name)
         self._gateways.forget(namespace, name)
         self._reporter.forget(f"{namespace}/{name}")
+        self._ownership.forget(f"{namespace}/{name}")
         if (namespace, name) in self._known:
             log.info("%s/%s is gone", namespace, name)
             self._known.discard((namespace, name))

@@ -1,77 +1,127 @@
-"""How many accelerators are free, counted from nodes and pods; unknown where the operator may not list nodes.
+"""How many accelerators are free, and who holds the others; unknown where the operator may not read nodes.
 
-Counted on demand and remembered for a few seconds: the scheduler has the last word anyway.
+Nodes are watched. The pods of the whole cluster are not: watching 5,000 foreign pods for the few that hold a device
+would cost more than all models together. They are listed when a rollout or an unschedulable pod asks for it, a page at
+a time, each page reduced to what it holds. The scheduler has the last word anyway.
 """
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from topmast_operator.act.client import Api, ApiError
-from topmast_operator.api import quantity
+from topmast_operator.act.client import Api
 from topmast_operator.api.facts import Room
 from topmast_operator.api.resource import Model
+from topmast_operator.watch.mirror import Mirror
+from topmast_operator.watch.nodes import Node, devices_of
 
-KEEP_S = 2.0
-REFUSED_S = 60.0  # an API server that has just started refuses everybody for a moment
+KEEP_S = 5.0
+PODS = "/api/v1/pods"
+NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed"
+HOLDERS_TOLD = 20
 
 Body = Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A pod that asked for devices. `tolerates`: the devices whose like-named taint it tolerates."""
+
+    node: str  # empty while it has none
+    pod: str  # namespace/name
+    devices: Mapping[str, int]
+    tolerates: frozenset[str]
+
+
 class Rooms:
-    """Answers `room` for any model; asks the API server only when the last answer is old."""
+    """Answers `room` for any model. One list at a time, kept for a few seconds."""
 
-    def __init__(self, api: Api, *, cluster_wide: bool) -> None:
+    def __init__(self, api: Api, mirror: Mirror) -> None:
         self._api = api
-        self._allowed_from = 0.0 if cluster_wide else float("inf")  # monotonic seconds
-        self._read_at = float("-inf")
-        self._nodes: list[dict[str, Any]] = []
-        self._pods: list[dict[str, Any]] = []
+        self._mirror = mirror
+        self._lock = asyncio.Lock()
+        self._read_at = float("-inf")  # monotonic seconds
+        self._holdings: list[Holding] = []
 
-    async def room(self, model: Model) -> Room | None:
-        """Free devices of the model's accelerator on nodes that it may use; None when that cannot be known."""
-        if model.resources.accelerator is None or not await self._read():
+    async def room(self, model: Model, own: Mapping[str, bool], *, fresh: bool = False) -> Room | None:
+        """Free devices of the model's accelerator on nodes that it may use; None when that cannot be known.
+
+        own: the model's pods as namespace/name, each with whether its revision asked to tolerate the taint that is
+        named after the accelerator. Where such a pod tolerates it unasked, the cluster adds that toleration by itself
+        (the admission plugin ExtendedResourceToleration).
+        """
+        nodes = self._mirror.nodes()
+        if model.resources.accelerator is None or nodes is None:
             return None
-        return count(self._nodes, self._pods, model.resources.accelerator.resource, model.placement.node_selector)
+        holdings = await self._read(0.0 if fresh else KEEP_S)
+        resource = model.resources.accelerator.resource
+        placement = model.placement
+        unasked = any(item.pod in own and not own[item.pod] and resource in item.tolerates for item in holdings)
+        tainted = resource if unasked else ""
+        usable = [node for node in nodes if node.takes(placement.node_selector, placement.tolerations, tainted)]
+        return count(usable, holdings, resource, frozenset(own))
 
-    async def _read(self) -> bool:
-        now = time.monotonic()
-        if now < self._allowed_from:
-            return False
-        if now - self._read_at > KEEP_S:
-            try:
-                self._nodes = await self._api.list("/api/v1/nodes")
-                self._pods = await self._api.list("/api/v1/pods")
-            except ApiError as error:
-                if error.status != 403:
-                    raise
-                self._allowed_from = now + REFUSED_S  # the scheduler's words must do
-                return False
-            self._read_at = now
-        return True
+    async def _read(self, keep_s: float) -> list[Holding]:
+        asked_at = time.monotonic()
+        async with self._lock:
+            if self._read_at < asked_at - keep_s:
+                started = time.monotonic()
+                holdings: list[Holding] = []
+                async for page in self._api.pages(PODS, field_selector=NOT_ENDED):
+                    holdings += [held for pod in page if (held := holding(pod)).devices]
+                self._holdings, self._read_at = holdings, started
+            return self._holdings
 
 
-def count(nodes: Iterable[Body], pods: Iterable[Body], resource: str, selector: Mapping[str, str]) -> Room:
-    """Devices of `resource` on schedulable nodes with the selector's labels, less what pods there have asked for."""
-    free: Counter[str] = Counter()
-    for node in nodes:
-        labels = node["metadata"].get("labels", {})
-        fits = all(labels.get(key) == value for key, value in selector.items())
-        amount = int(quantity.parse(node.get("status", {}).get("allocatable", {}).get(resource, "0")))
-        if fits and amount and not node["spec"].get("unschedulable"):
-            free[node["metadata"]["name"]] = amount
-    total, count_of_nodes = sum(free.values()), len(free)
-    for pod in pods:
-        node_name = pod["spec"].get("nodeName")
-        if node_name in free and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
-            free[node_name] -= _asked(pod, resource)
+def count(nodes: Iterable[Node], holdings: Iterable[Holding], resource: str, own: frozenset[str] = frozenset()) -> Room:
+    """Devices of `resource` on these nodes, less what pods there have asked for."""
+    sizes = {node.name: node.devices[resource] for node in nodes if resource in node.devices}
+    free = Counter(sizes)
+    holders: Counter[str] = Counter()
+    for held in holdings:
+        amount = held.devices.get(resource, 0)
+        if held.node in sizes and amount:
+            free[held.node] -= amount
+            if held.pod not in own:
+                holders[held.pod] += amount
     left = [max(0, amount) for amount in free.values()]
-    return Room(free=sum(left), total=total, nodes=count_of_nodes, largest_free_on_a_node=max(left, default=0))
+    return Room(
+        free=sum(left),
+        total=sum(sizes.values()),
+        nodes=len(sizes),
+        largest_free_on_a_node=max(left, default=0),
+        largest_node=max(sizes.values(), default=0),
+        holders=tuple(pod for pod, _ in sorted(holders.items(), key=lambda item: (-item[1], item[0]))[:HOLDERS_TOLD]),
+    )
 
 
-def _asked(pod: Body, resource: str) -> int:
-    amounts = [
-        item.get("resources", {}).get("requests", {}).get(resource, "0") for item in pod["spec"].get("containers", ())
-    ]
-    return int(sum(quantity.parse(amount) for amount in amounts))
+def holding(pod: Body) -> Holding:
+    """What a pod holds: its containers together, or what one init container needs before them if that is more."""
+    spec, meta = pod["spec"], pod["metadata"]
+    running: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    for container in spec.get("initContainers", ()):
+        asked = _asked(container)
+        if container.get("restartPolicy") == "Always":  # a sidecar runs on beside all that follow
+            running += asked
+            most |= running
+        else:
+            most |= running + asked
+    for container in spec.get("containers", ()):
+        running += _asked(container)
+    devices = most | running
+    keys = {item.get("key") for item in spec.get("tolerations", ()) if item.get("operator") == "Exists"}
+    return Holding(
+        node=spec.get("nodeName", ""),
+        pod=f"{meta['namespace']}/{meta['name']}",
+        devices=dict(devices),
+        tolerates=frozenset(name for name in devices if name in keys),
+    )
+
+
+def _asked(container: Body) -> Counter[str]:
+    resources = container.get("resources", {})
+    return Counter(devices_of(resources.get("requests") or resources.get("limits") or {}))

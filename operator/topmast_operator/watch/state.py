@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from topmast_operator.api.facts import EngineState
+from topmast_operator.api.facts import Device, EngineState
 
 
 def parse_state(body: Mapping[str, Any]) -> EngineState:
@@ -22,6 +22,7 @@ def parse_state(body: Mapping[str, Any]) -> EngineState:
         kv_tokens=capacity.get("kv_tokens") or 0,
         prefill_tokens_per_s=capacity.get("prefill_tokens_per_s") or 0.0,
         decode_tokens_per_s=capacity.get("decode_tokens_per_s") or 0.0,
+        device=_device(body.get("device")),
     )
 
 
@@ -34,3 +35,9 @@ def tokens_so_far(body: Mapping[str, Any]) -> tuple[int, int]:
 def requests_so_far(body: Mapping[str, Any]) -> int:
     """Requests that arrived since the engine started."""
     return (body.get("work") or {}).get("requests_total") or 0
+
+
+def _device(said: Mapping[str, Any] | None) -> Device | None:
+    if not said:
+        return None
+    return Device(str(said.get("kind", "")), str(said.get("name", "")), said.get("count") or 0)

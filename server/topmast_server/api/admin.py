@@ -17,11 +17,12 @@ from starlette.types import ASGIApp
 from topmast_server.api.access import Access
 from topmast_server.api.app import EXCEPTION_HANDLERS
 from topmast_server.api.errors import dump
+from topmast_server.api.guard import Guard
 from topmast_server.api.service import Service
 
 
-def admin_app(service: Service, log: Callable[[str], None], *, log_json: bool) -> ASGIApp:
-    """The application of the admin port."""
+def admin_app(service: Service, log: Callable[[str], None], *, log_json: bool, guard: Guard | None = None) -> ASGIApp:
+    """The application of the admin port; with a guard it is closed."""
 
     async def show(_: Request) -> Response:
         return Response(dump(state(service)), media_type="application/json")
@@ -35,7 +36,7 @@ def admin_app(service: Service, log: Callable[[str], None], *, log_json: bool) -
         routes=[Route("/state", show), Route("/drain", drain, methods=["POST"])],
         exception_handlers=EXCEPTION_HANDLERS,
     )
-    return Access(app, service.metrics.answered, log, as_json=log_json)
+    return Access(guard.over(app) if guard else app, service.metrics.answered, log, as_json=log_json)
 
 
 def state(service: Service) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def state(service: Service) -> dict[str, Any]:
     return {
         "phase": service.phase,
         "model": {"names": service.names, **supervisor.info.get("model", unknown)},
+        "device": supervisor.info.get("device"),
         "load": {"bytes_done": load.bytes_done, "bytes_total": load.bytes_total, "eta_s": load.eta_s},
         "start": {name: service.start_seconds.get(name) for name in started},
         "work": {

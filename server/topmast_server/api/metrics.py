@@ -85,6 +85,12 @@ class Metrics:
             (*_LABELS, "cause"),
             registry=self.registry,
         )
+        self._refused = Counter(
+            "topmast_refused_tokens",
+            "Calls at closed doors, by what was wrong with their token.",
+            (*_LABELS, "reason"),
+            registry=self.registry,
+        )
         self._http = Counter(
             "http_requests", "HTTP requests answered.", ("handler", "method", "status"), registry=self.registry
         )
@@ -123,6 +129,10 @@ class Metrics:
         """Sequences that nobody reads any more."""
         if sequences:
             self._cancelled.labels(**self._labels, cause=cause).inc(sequences)
+
+    def refused_token(self, reason: str) -> None:
+        """Somebody was not let in."""
+        self._refused.labels(**self._labels, reason=reason).inc()
 
     def answered(self, handler: str, method: str, status: int) -> None:
         """One HTTP answer."""

@@ -18,7 +18,7 @@ from topmast_server.api.errors import ApiError
 from topmast_server.api.metrics import EngineReport, Metrics
 from topmast_server.supervisor.drain import Drain, InFlight
 from topmast_server.supervisor.supervisor import Supervisor
-from topmast_server.weights.tokenizer import ModelTokenizer, load_tokenizer
+from topmast_server.weights.tokenizer import ModelTokenizer, load_tokenizer, try_out
 
 _ENCODE_IN_THREAD_CHARACTERS: Final = 4096
 
@@ -29,6 +29,7 @@ class TextSide:
     def __init__(self, path: Path) -> None:
         """Raises ModelError; takes some hundred milliseconds, so not in the event loop."""
         self.tokenizer: ModelTokenizer = load_tokenizer(path)
+        try_out(self.tokenizer, path)
         self.template = ChatTemplate(self.tokenizer.chat_template, self.tokenizer.bos_token, self.tokenizer.eos_token)
         self.vocabulary = Vocabulary(self.tokenizer.tokenizer)
         self.longest_token_bytes = self.vocabulary.longest_token_bytes()

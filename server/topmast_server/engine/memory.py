@@ -25,8 +25,8 @@ class KVSize:
 
 def size_kv(config: EngineConfig, shape: LlamaShape, bytes_per_value: int, limit_bytes: int | None = None) -> KVSize:
     """Decide; raises ModelError OutOfMemory with both numbers when what was asked for does not fit."""
-    token_bytes = shape.layers * 2 * shape.kv_heads * shape.head_size * bytes_per_value
-    block_bytes = token_bytes * config.block_size
+    each_bytes = token_bytes(shape, bytes_per_value)
+    block_bytes = each_bytes * config.block_size
     asked = config.max_model_len
     if asked is not None and asked > shape.context:
         raise ModelError(
@@ -34,7 +34,7 @@ def size_kv(config: EngineConfig, shape: LlamaShape, bytes_per_value: int, limit
             f"--max-model-len {asked} is more than the model's {shape.context} tokens; lower it.",
         )
     longest = asked or shape.context
-    wanted = config.max_num_seqs * longest * token_bytes
+    wanted = config.max_num_seqs * longest * each_bytes
     budget = config.kv_cache_bytes
     if budget is None:
         limit = memory_limit_bytes() if limit_bytes is None else limit_bytes
@@ -45,9 +45,14 @@ def size_kv(config: EngineConfig, shape: LlamaShape, bytes_per_value: int, limit
         raise ModelError(
             "OutOfMemory",
             f"The KV cache of {budget} bytes holds {tokens} tokens, but one sequence may need {asked or _LEAST_TOKENS} "
-            f"({token_bytes} bytes each); raise the memory limit or --kv-cache-bytes, or lower --max-model-len.",
+            f"({each_bytes} bytes each); raise the memory limit or --kv-cache-bytes, or lower --max-model-len.",
         )
     return KVSize(blocks, min(longest, tokens))
+
+
+def token_bytes(shape: LlamaShape, bytes_per_value: int) -> int:
+    """Keys and values of one token in all layers."""
+    return shape.layers * 2 * shape.kv_heads * shape.head_size * bytes_per_value
 
 
 def memory_limit_bytes(cgroup: Path = _CGROUP) -> int:

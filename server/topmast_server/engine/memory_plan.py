@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from topmast_server.engine.config import EngineConfig
-from topmast_server.engine.memory import KVSize, memory_limit_bytes, size_kv
+from topmast_server.engine.memory import KVSize, memory_limit_bytes, size_kv, token_bytes
 from topmast_server.weights.errors import ModelError
 from topmast_server.weights.matrix import LlamaShape
 
@@ -67,7 +67,7 @@ def fit_kv(config: EngineConfig, shape: LlamaShape, bytes_per_value: int, plan: 
 
 def kv_bytes(size: KVSize, config: EngineConfig, shape: LlamaShape, bytes_per_value: int) -> int:
     """Of the whole cache, when it is full."""
-    return size.blocks * config.block_size * shape.layers * 2 * shape.kv_heads * shape.head_size * bytes_per_value
+    return size.blocks * config.block_size * token_bytes(shape, bytes_per_value)
 
 
 def _resident_bytes(process: str) -> int:

@@ -18,6 +18,7 @@ from topmast_kernels.cpu import cache
 from topmast_server.engine.compiling import BackgroundCompile
 from topmast_server.engine.config import EngineConfig
 from topmast_server.engine.core import EngineCore, make_core
+from topmast_server.engine.device import cpu_device
 from topmast_server.engine.faults import EngineBroken
 from topmast_server.engine.memory_plan import fit_kv, kv_bytes, plan_memory
 from topmast_server.engine.threads import usable_cores
@@ -25,13 +26,12 @@ from topmast_server.engine.warmup import warm_up
 from topmast_server.messages import Cancel, Failed, Loading, Message, Ready, Step, Stop, Submit, Token, pack, unpack
 from topmast_server.models.kernels import load_kernels
 from topmast_server.models.llama import Llama
-from topmast_server.models.precision import Precision
+from topmast_server.models.precision import PRECISIONS
 from topmast_server.progress import IDLE_TICK_S, Progress
 from topmast_server.weights.errors import ModelError, unsupported
 from topmast_server.weights.files import place_of
 from topmast_server.weights.load import load_weights
 
-_DTYPES = {"auto": Precision.FLOAT32, "float32": Precision.FLOAT32, "bfloat16": Precision.BFLOAT16}
 _MAX_DIGEST_BYTES = 1 << 30  # beyond, hashing would delay the start
 _STATS_S = 0.25  # between two Step frames without a token
 
@@ -86,9 +86,9 @@ def _start(
 ) -> tuple[EngineCore, dict[str, Any], BackgroundCompile]:
     """Everything before Ready."""
     imported_s = time.monotonic()
-    if config.dtype not in _DTYPES:
-        raise unsupported(f"--dtype {config.dtype} is not known; use one of {', '.join(_DTYPES)}.")
-    dtype = _DTYPES[config.dtype]
+    if config.dtype not in PRECISIONS:
+        raise unsupported(f"--dtype {config.dtype} is not known; use one of {', '.join(PRECISIONS)}.")
+    dtype, kv_dtype = PRECISIONS[config.dtype]
     path = Path(config.model)
     digest = _Digest(path)
 
@@ -100,7 +100,6 @@ def _start(
     weights = load_weights(path, on_progress, place)
     read_s = time.monotonic() - imported_s
     plan = plan_memory(weights.bytes)
-    kv_dtype = Precision.FLOAT16 if config.dtype == "auto" else dtype
     size = fit_kv(config, weights.shape, kv_dtype.itemsize, plan)
     model = Llama(weights, dtype, size.blocks, config.block_size, size.max_model_len, kv_dtype=kv_dtype)
     loaded_s = time.monotonic()
@@ -138,11 +137,12 @@ def _start(
     ready_s = time.monotonic()
     info = {
         "model": {
-            "architecture": "llama",
+            "architecture": weights.architecture,
             "format": weights.format,
             "digest": digest.value(),
             "parameters": weights.parameters,
         },
+        "device": cpu_device(),
         "start": {
             "import_s": imported_s - started_s,
             "weights_s": loaded_s - imported_s,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import torch
@@ -28,3 +28,11 @@ class Precision(StrEnum):
 
         dtype: torch.dtype = getattr(torch, self.value)
         return dtype
+
+
+# --dtype -> what is computed in, and what keys and values are stored as.
+PRECISIONS: Final = {
+    "auto": (Precision.FLOAT32, Precision.FLOAT16),
+    "float32": (Precision.FLOAT32, Precision.FLOAT32),
+    "bfloat16": (Precision.BFLOAT16, Precision.BFLOAT16),
+}

@@ -1,11 +1,13 @@
-"""How the program ends: exit codes, and the one JSON line that Kubernetes shows as the termination message."""
+"""How a program ends: exit codes, and the one JSON line that Kubernetes shows as the termination message."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 DRAINED: Final = 0
 BAD_USAGE: Final = 2
@@ -14,6 +16,13 @@ _EXIT_CODES: Final = {"EngineDied": 11, "EngineHung": 12}
 
 # The kubelet keeps 4096 bytes of a termination message and 2048 of a log's end.
 _MESSAGE_CHARACTERS: Final = 2000
+
+
+class Ending(Protocol):
+    """Anything that has a JSON line: a Failure, or what a check found."""
+
+    def as_json(self) -> Mapping[str, object]:
+        """The line's fields; `code` and `message` are among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +42,14 @@ class Failure:
         return {"code": self.code, "message": self.message[:_MESSAGE_CHARACTERS]}
 
 
-def write_termination_log(path: Path | None, failure: Failure) -> None:
-    """The last act. A log that cannot be written must not hide the failure itself."""
+def write_termination_log(path: Path | None, ending: Ending) -> None:
+    """The last act. A log that cannot be written must not hide the ending itself."""
     if path is None:
         return
     try:
-        path.write_text(json.dumps(failure.as_json()) + "\n")
+        path.write_text(json.dumps(ending.as_json()) + "\n")
     except OSError as error:
-        print(f"topmast serve: the termination log {path} cannot be written: {error}", flush=True)
+        print(f"topmast: the termination log {path} cannot be written: {error}", file=sys.stderr, flush=True)
 
 
 def death_of(return_code: int | None, phase: str) -> Failure:

@@ -16,18 +16,37 @@ from topmast_kernels.cpu.formats import Format
 from topmast_server.weights.errors import ModelError, corrupt, unsupported
 from topmast_server.weights.files import OnProgress, Place, read_into
 from topmast_server.weights.gguf import GGUFFile, TensorPlace, read_gguf
-from topmast_server.weights.matrix import LayerWeights, LlamaShape, Matrix, ModelWeights, float_matrix
+from topmast_server.weights.matrix import (
+    LayerWeights,
+    LlamaShape,
+    Matrix,
+    ModelWeights,
+    float_matrix,
+    outline_matrix,
+    outline_vector,
+)
 from topmast_server.weights.tokenizer import stop_ids
 
 _QUANTISED = {"Q4_0": Format.Q4_0, "Q4_1": Format.Q4_1, "Q8_0": Format.Q8_0}
+_HALVES = ("F16", "BF16")  # become float32
 _REMEDY = "fetch the model file again and compare its checksum"
 
 
 def load_gguf(path: Path, on_progress: OnProgress, place: Place) -> ModelWeights:
-    """Read the whole file. Raises ModelError."""
+    """Read the whole file. Raises ModelError, and for what its header tells before the weights are read."""
     file = read_gguf(path, keep=lambda key: False)
+    _assemble(_Tensors(file))
+    return _assemble(_Tensors(file, _read_data(file, on_progress, place)))
+
+
+def outline_gguf(path: Path) -> ModelWeights:
+    """What `load_gguf` gives, without the weights: from the header alone, with every check but those of the bytes."""
+    return _assemble(_Tensors(read_gguf(path, keep=lambda key: False)))
+
+
+def _assemble(tensors: _Tensors) -> ModelWeights:
+    file = tensors.file
     shape = _shape(file)
-    tensors = _Tensors(file, _read_data(file, on_progress, place))
     embedding = tensors.matrix("token_embd.weight", shape.vocabulary, shape.hidden)
     wide, narrow = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     layers = []
@@ -60,7 +79,7 @@ def load_gguf(path: Path, on_progress: OnProgress, place: Place) -> ModelWeights
     )
     strange = sorted(set(file.tensors) - tensors.used)
     if strange:
-        raise unsupported(f"{path} has tensors that a plain Llama decoder does not use, {strange[0]} among them.")
+        raise unsupported(f"{file.path} has tensors that a plain Llama decoder does not use, {strange[0]} among them.")
     return weights
 
 
@@ -71,6 +90,9 @@ def _shape(file: GGUFFile) -> LlamaShape:
             f"{file.path} holds the architecture {architecture!r}; from GGUF this server reads 'llama' "
             "(Llama, SmolLM2, Mistral)."
         )
+    parts = file.metadata.get("split.count")
+    if isinstance(parts, int) and parts > 1:
+        raise unsupported(f"{file.path} is one part of several; join them with llama-gguf-split --merge.")
     if file.metadata.get("llama.expert_count"):
         raise unsupported(f"{file.path} is a mixture of experts; dense models are read.")
     scaling = file.metadata.get("llama.rope.scaling.type", "none")
@@ -131,40 +153,40 @@ def _read_data(file: GGUFFile, on_progress: OnProgress, place: Place) -> NDArray
 
 
 class _Tensors:
-    """Named tensors as matrices and vectors, shapes checked."""
+    """Named tensors as matrices and vectors, shapes checked; without the file's bytes mere outlines of them."""
 
-    def __init__(self, file: GGUFFile, data: NDArray[np.uint8]) -> None:
-        self._file, self._data = file, data
+    def __init__(self, file: GGUFFile, data: NDArray[np.uint8] | None = None) -> None:
+        self.file, self._data = file, data
         self.used: set[str] = set()
 
     def matrix(self, name: str, rows: int, columns: int) -> Matrix:
         place = self._place(name, (rows, columns))
-        raw = self._bytes(place).reshape(rows, -1)
-        if place.type in _QUANTISED:
-            return Matrix(_QUANTISED[place.type], raw, rows, columns)
-        if place.type == "F32":
-            return Matrix(Format.F32, raw, rows, columns)
-        return float_matrix(_halves(raw, place.type).reshape(rows, columns))
+        kind = _QUANTISED.get(place.type, Format.F32)
+        if self._data is None:
+            return outline_matrix(kind, rows, columns)
+        raw = self._data[place.offset : place.offset + place.bytes].reshape(rows, -1)
+        if place.type in _HALVES:
+            return float_matrix(_halves(raw, place.type).reshape(rows, columns))
+        return Matrix(kind, raw, rows, columns)
 
     def vector(self, name: str, size: int) -> NDArray[np.float32]:
         place = self._place(name, (size,))
         if place.type in _QUANTISED:
-            raise unsupported(f"{self._file.path} stores {name} as {place.type}; vectors are read as F32 or F16.")
-        raw = self._bytes(place)
+            raise unsupported(f"{self.file.path} stores {name} as {place.type}; vectors are read as F32 or F16.")
+        if self._data is None:
+            return outline_vector(size)
+        raw = self._data[place.offset : place.offset + place.bytes]
         return raw.copy().view(np.float32) if place.type == "F32" else _halves(raw, place.type)
 
     def _place(self, name: str, shape: tuple[int, ...]) -> TensorPlace:
-        place = self._file.tensors.get(name)
+        place = self.file.tensors.get(name)
         if place is None:
-            raise corrupt(f"{self._file.path} has no tensor {name}; {_REMEDY}.")
+            raise corrupt(f"{self.file.path} has no tensor {name}; {_REMEDY}.")
         if place.shape != shape:
             found: Any = list(place.shape)
-            raise corrupt(f"{self._file.path}: {name} is {found}, but the metadata ask for {list(shape)}; {_REMEDY}.")
+            raise corrupt(f"{self.file.path}: {name} is {found}, but the metadata ask for {list(shape)}; {_REMEDY}.")
         self.used.add(name)
         return place
-
-    def _bytes(self, place: TensorPlace) -> NDArray[np.uint8]:
-        return self._data[place.offset : place.offset + place.bytes]
 
 
 def _halves(raw: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:

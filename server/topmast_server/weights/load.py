@@ -1,4 +1,4 @@
-"""One entry for all model files: path in, weights out, or a ModelError that says what to do."""
+"""One entry for all model files: path in, weights or their outline out, or a ModelError that says what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from topmast_server.weights.errors import not_found, unsupported
 from topmast_server.weights.files import OnProgress, Place, place_of
-from topmast_server.weights.gguf_llama import load_gguf
+from topmast_server.weights.gguf_llama import load_gguf, outline_gguf
 from topmast_server.weights.matrix import ModelWeights
 
 
@@ -14,11 +14,29 @@ def load_weights(path: Path, on_progress: OnProgress, place: Place | None = None
     """A .gguf file, or a directory with config.json and *.safetensors; `place` is where it lies, found out if None."""
     place = place_of(path) if place is None else place
     if path.is_dir():
-        from topmast_server.weights.safetensors import load_safetensors  # loads torch, which a GGUF file does not need
+        from topmast_server.weights.safetensors import load_safetensors  # a library that a GGUF file does not need
 
         return load_safetensors(path, on_progress, place)
+    _require_file(path)
+    return load_gguf(path, on_progress, place)
+
+
+def outline_weights(path: Path) -> ModelWeights:
+    """What `load_weights` would give, by headers alone: shapes and sizes are true, and there is no weight in it.
+
+    Takes some megabytes whatever the model's size. Raises what `load_weights` would raise, but for faults that only the
+    weights' own bytes show and for memory.
+    """
+    if path.is_dir():
+        from topmast_server.weights.safetensors import outline_safetensors
+
+        return outline_safetensors(path)
+    _require_file(path)
+    return outline_gguf(path)
+
+
+def _require_file(path: Path) -> None:
     if not path.exists():
         raise not_found(f"{path} does not exist; give a .gguf file or a directory with config.json and *.safetensors.")
     if path.suffix == ".safetensors":
         raise unsupported(f"{path} is one file of a model; give the directory that holds it and config.json.")
-    return load_gguf(path, on_progress, place)

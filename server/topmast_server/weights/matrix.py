@@ -6,11 +6,12 @@ Everything is float32 or block-quantised; half-precision matrices become float32
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from topmast_kernels.cpu.formats import Format, dequantise
+from topmast_kernels.cpu.formats import Format, dequantise, row_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,16 @@ def float_matrix(values: NDArray[np.float32]) -> Matrix:
     """A plain float32 matrix."""
     values = np.ascontiguousarray(values, np.float32)
     return Matrix(Format.F32, values.view(np.uint8).reshape(values.shape[0], -1), *values.shape)
+
+
+def outline_matrix(kind: Format, rows: int, columns: int) -> Matrix:
+    """A matrix of which only the size is true: it takes no memory, however large it is."""
+    return Matrix(kind, np.broadcast_to(np.uint8(0), (rows, row_bytes(kind, columns))), rows, columns)
+
+
+def outline_vector(size: int) -> NDArray[np.float32]:
+    """A vector of which only the size is true."""
+    return np.broadcast_to(np.float32(0), (size,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +103,7 @@ class ModelWeights:
     stop_ids: tuple[int, ...]
     format: str  # gguf | safetensors
     rope_factors: NDArray[np.float32] | None = None  # divisors of the rotary frequencies, where the file has them
+    architecture: ClassVar[str] = "llama"
 
     @property
     def bytes(self) -> int:

@@ -11,193 +11,161 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from topmast_server.weights.errors import ModelError, corrupt, not_found, unsupported
+from topmast_kernels.cpu.formats import Format
+from topmast_server.weights.errors import ModelError, corrupt, unsupported
 from topmast_server.weights.files import OnProgress, Place, anonymous_copy
-from topmast_server.weights.matrix import LayerWeights, Llama3Scaling, LlamaShape, Matrix, ModelWeights, float_matrix
-from topmast_server.weights.tokenizer import directory_stop_ids, read_json
+from topmast_server.weights.llama_config import LlamaConfig, read_llama_config
+from topmast_server.weights.matrix import (
+    LayerWeights,
+    Matrix,
+    ModelWeights,
+    float_matrix,
+    outline_matrix,
+    outline_vector,
+)
+from topmast_server.weights.shards import ShardTensor, read_shards
 
-_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _REMEDY = "fetch the model's files again"
 
 
 def load_safetensors(folder: Path, on_progress: OnProgress, place: Place) -> ModelWeights:
-    """Read the directory; weights become float32. Raises ModelError."""
-    config = read_json(folder / "config.json")
-    shape = _shape(folder, config)
-    files = _Files(folder, on_progress, place)
-    embedding = files.matrix("model.embed_tokens.weight", shape.vocabulary, shape.hidden)
+    """Read the directory; weights become float32. Raises ModelError, and for headers before any weight is read."""
+    config, tensors = read_llama_config(folder), read_shards(folder)
+    _assemble(config, _Tensors(folder, tensors))
+    files = _Files(folder, tensors, on_progress, place)
+    weights = _assemble(config, _Tensors(folder, tensors, files))
+    files.finish()
+    return weights
+
+
+def outline_safetensors(folder: Path) -> ModelWeights:
+    """What `load_safetensors` gives, without the weights: from config.json and the files' headers alone."""
+    config = read_llama_config(folder)
+    return _assemble(config, _Tensors(folder, read_shards(folder)))
+
+
+def _assemble(config: LlamaConfig, tensors: _Tensors) -> ModelWeights:
+    shape = config.shape
+    embedding = tensors.matrix("model.embed_tokens.weight", shape.vocabulary, shape.hidden)
     wide, narrow = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     layers = []
     for index in range(shape.layers):
         at = f"model.layers.{index}."
         layers.append(
             LayerWeights(
-                attention_norm=files.vector(at + "input_layernorm.weight", shape.hidden),
-                query=files.matrix(at + "self_attn.q_proj.weight", wide, shape.hidden),
-                key=files.matrix(at + "self_attn.k_proj.weight", narrow, shape.hidden),
-                value=files.matrix(at + "self_attn.v_proj.weight", narrow, shape.hidden),
-                attention_out=files.matrix(at + "self_attn.o_proj.weight", shape.hidden, wide),
-                mlp_norm=files.vector(at + "post_attention_layernorm.weight", shape.hidden),
-                gate=files.matrix(at + "mlp.gate_proj.weight", shape.mlp, shape.hidden),
-                up=files.matrix(at + "mlp.up_proj.weight", shape.mlp, shape.hidden),
-                down=files.matrix(at + "mlp.down_proj.weight", shape.hidden, shape.mlp),
+                attention_norm=tensors.vector(at + "input_layernorm.weight", shape.hidden),
+                query=tensors.matrix(at + "self_attn.q_proj.weight", wide, shape.hidden),
+                key=tensors.matrix(at + "self_attn.k_proj.weight", narrow, shape.hidden),
+                value=tensors.matrix(at + "self_attn.v_proj.weight", narrow, shape.hidden),
+                attention_out=tensors.matrix(at + "self_attn.o_proj.weight", shape.hidden, wide),
+                mlp_norm=tensors.vector(at + "post_attention_layernorm.weight", shape.hidden),
+                gate=tensors.matrix(at + "mlp.gate_proj.weight", shape.mlp, shape.hidden),
+                up=tensors.matrix(at + "mlp.up_proj.weight", shape.mlp, shape.hidden),
+                down=tensors.matrix(at + "mlp.down_proj.weight", shape.hidden, shape.mlp),
             )
         )
-    tied = bool(config.get("tie_word_embeddings", False)) or "lm_head.weight" not in files.where
-    generation = read_json(folder / "generation_config.json", optional=True)
-    weights = ModelWeights(
+    return ModelWeights(
         shape=shape,
         embedding=embedding,
         layers=layers,
-        final_norm=files.vector("model.norm.weight", shape.hidden),
-        head=embedding if tied else files.matrix("lm_head.weight", shape.vocabulary, shape.hidden),
-        stop_ids=tuple(sorted(directory_stop_ids(config, generation))),
+        final_norm=tensors.vector("model.norm.weight", shape.hidden),
+        head=embedding if config.tied else tensors.matrix("lm_head.weight", shape.vocabulary, shape.hidden),
+        stop_ids=config.stop_ids,
         format="safetensors",
     )
-    files.finish()
-    return weights
 
 
-def _shape(folder: Path, config: dict[str, Any]) -> LlamaShape:
-    architecture = (config.get("architectures") or ["none"])[0]
-    if architecture not in _ARCHITECTURES:
-        known = " and ".join(_ARCHITECTURES)
-        raise unsupported(f"{folder} holds the architecture {architecture!r}; {known} are read.")
-    for key, plain in (
-        ("attention_bias", False),
-        ("mlp_bias", False),
-        ("hidden_act", "silu"),
-        ("sliding_window", None),
-    ):
-        if config.get(key, plain) != plain:
-            raise unsupported(f"{folder}/config.json sets {key} to {config[key]!r}; only {plain!r} is supported.")
-    if config.get("quantization_config"):
-        raise unsupported(f"{folder} is quantised; use an unquantised directory, or a GGUF file in Q4_0, Q4_1 or Q8_0.")
+class _Tensors:
+    """Named tensors as matrices and vectors, shapes checked by the headers; without `files` mere outlines of them."""
 
-    def number(key: str, default: int | None = None) -> int:
-        value = config.get(key) if config.get(key) is not None else default
-        if not isinstance(value, int) or not 0 < value < 1 << 31:
-            raise corrupt(f"{folder}/config.json says {key} = {value!r}; {_REMEDY}.")
-        return value
+    def __init__(self, folder: Path, tensors: dict[str, ShardTensor], files: _Files | None = None) -> None:
+        self._folder, self._tensors, self._files = folder, tensors, files
 
-    heads, hidden = number("num_attention_heads"), number("hidden_size")
-    kv_heads = number("num_key_value_heads", heads)
-    if heads % kv_heads:
-        raise corrupt(f"{folder}/config.json has {heads} heads for {kv_heads} key-value heads; {_REMEDY}.")
-    # Newer configurations keep everything rotary under rope_parameters.
-    rope: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    base = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-    return LlamaShape(
-        vocabulary=number("vocab_size"),
-        hidden=hidden,
-        layers=number("num_hidden_layers"),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_size=number("head_dim", hidden // heads),
-        mlp=number("intermediate_size"),
-        context=number("max_position_embeddings", 2048),
-        epsilon=float(config.get("rms_norm_eps", 1e-6)),
-        rope_base=float(base),
-        rope_interleaved=False,
-        rope_scaling=_scaling(folder, rope),
-    )
+    def matrix(self, name: str, rows: int, columns: int) -> Matrix:
+        self._require(name, (rows, columns))
+        if self._files is None:
+            return outline_matrix(Format.F32, rows, columns)
+        return float_matrix(self._files.take(name))
 
+    def vector(self, name: str, size: int) -> NDArray[np.float32]:
+        self._require(name, (size,))
+        return outline_vector(size) if self._files is None else self._files.take(name)
 
-def _scaling(folder: Path, rope: dict[str, Any]) -> Llama3Scaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise unsupported(f"{folder} scales its rotary positions by {kind!r}; unscaled and Llama 3's are read.")
-    try:
-        return Llama3Scaling(
-            float(rope["factor"]),
-            float(rope["low_freq_factor"]),
-            float(rope["high_freq_factor"]),
-            int(rope["original_max_position_embeddings"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise corrupt(f"{folder}/config.json has broken rope parameters ({error}); {_REMEDY}.") from error
+    def _require(self, name: str, shape: tuple[int, ...]) -> None:
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            raise corrupt(f"{self._folder} has no tensor {name}; {_REMEDY}.")
+        if tensor.shape != shape:
+            raise corrupt(
+                f"{self._folder}: {name} is {list(tensor.shape)}, config.json asks for {list(shape)}; {_REMEDY}."
+            )
+        if tensor.dtype not in _FLOATS:
+            readable = ", ".join(_FLOATS)
+            raise unsupported(f"{self._folder} stores {name} as {tensor.dtype}; weights in {readable} are read.")
 
 
 class _Shard:
-    """One file; its tensors are told by its header, which is all that is read at first."""
+    """One file, opened when the first of its tensors is wanted."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._open: Any = self._opened(str(path))
-        self.names = set(self._open.keys())
-        self._copied = False
+        self._path = path
+        self._open: Any = None
+        self.names: set[str] = set()  # tensors that were not taken yet
 
-    def copy(self, on_block: Callable[[int], None]) -> None:
-        """Read it whole into memory, once."""
-        if not self._copied:
-            self._copied = True
-            descriptor = anonymous_copy(self.path, on_block)
-            try:
-                self._open = self._opened(f"/proc/self/fd/{descriptor}")
-            finally:
-                os.close(descriptor)
-
-    def take(self, name: str) -> Any:
-        """A tensor, for the last time; the memory goes with the last one."""
+    def take(self, name: str, on_block: Callable[[int], None] | None) -> Any:
+        """A tensor, for the last time; the memory goes with the last one. `on_block`: read the file, do not map it."""
+        if self._open is None:
+            self._open = self._mapped(str(self._path)) if on_block is None else self._copied(on_block)
         tensor = self._open.get_tensor(name)
         self.names.discard(name)
         if not self.names:
             self._open = None
         return tensor
 
-    def _opened(self, path: str) -> Any:
+    def _copied(self, on_block: Callable[[int], None]) -> Any:
+        descriptor = anonymous_copy(self._path, on_block)
+        try:
+            return self._mapped(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+
+    def _mapped(self, path: str) -> Any:
         try:
             return safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise corrupt(f"{self.path} is cut off or corrupt ({error}); {_REMEDY}.") from error
+            raise corrupt(f"{self._path} is cut off or corrupt ({error}); {_REMEDY}.") from error
 
 
 class _Files:
-    """Tensors by name over all files of the directory; bfloat16, which NumPy lacks, is read through torch.
+    """Tensors' values from all files of the directory; bfloat16, which NumPy lacks, is read through torch.
 
     Local files are mapped, remote ones read; either way each tensor is copied to float32 once.
     """
 
-    def __init__(self, folder: Path, on_progress: OnProgress, place: Place) -> None:
+    def __init__(self, folder: Path, tensors: dict[str, ShardTensor], on_progress: OnProgress, place: Place) -> None:
         self._folder, self._on_progress, self._done, self._place = folder, on_progress, 0, place
-        paths = sorted(folder.glob("*.safetensors"))
-        if not paths:
-            raise not_found(f"{folder} has no *.safetensors file; give a .gguf file or a safetensors directory.")
-        self._total = sum(path.stat().st_size for path in paths)
+        shards = {tensor.file: _Shard(tensor.file) for tensor in tensors.values()}
+        self._where = {name: shards[tensor.file] for name, tensor in tensors.items()}
+        for name, shard in self._where.items():
+            shard.names.add(name)
+        self._total = sum(path.stat().st_size for path in shards)
         on_progress(0, self._total)
-        self.where = {name: shard for shard in map(_Shard, paths) for name in shard.names}
 
-    def matrix(self, name: str, rows: int, columns: int) -> Matrix:
-        return float_matrix(self._tensor(name, (rows, columns)))
-
-    def vector(self, name: str, size: int) -> NDArray[np.float32]:
-        return self._tensor(name, (size,))
+    def take(self, name: str) -> NDArray[np.float32]:
+        """A tensor's float32 values, for the last time."""
+        try:
+            tensor = self._where[name].take(name, self._advance if self._place.remote else None)
+            values: NDArray[np.float32] = tensor.float().numpy().copy()
+        except MemoryError as error:
+            raise ModelError("OutOfMemory", f"{self._folder} does not fit; raise the memory limit.") from error
+        if not self._place.remote:
+            self._advance(tensor.numel() * tensor.element_size())
+        return values
 
     def finish(self) -> None:
         """Headers, and tensors that a Llama does not need, count as done."""
         self._advance(self._total - self._done)
-
-    def _tensor(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        if name not in self.where:
-            raise corrupt(f"{self._folder} has no tensor {name}; {_REMEDY}.")
-        try:
-            if self._place.remote:
-                self.where[name].copy(self._advance)
-            tensor = self.where[name].take(name)
-        except MemoryError as error:
-            raise ModelError("OutOfMemory", f"{self._folder} does not fit; raise the memory limit.") from error
-        if tuple(tensor.shape) != shape:
-            raise corrupt(
-                f"{self._folder}: {name} is {list(tensor.shape)}, config.json asks for {list(shape)}; {_REMEDY}."
-            )
-        if not tensor.is_floating_point():
-            raise unsupported(f"{self._folder} stores {name} as {tensor.dtype}; floating-point weights are read.")
-        values: NDArray[np.float32] = tensor.float().numpy().copy()
-        if not self._place.remote:
-            self._advance(tensor.numel() * tensor.element_size())
-        return values
 
     def _advance(self, size: int) -> None:
         self._done += size

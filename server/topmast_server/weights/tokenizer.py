@@ -5,7 +5,6 @@ From GGUF metadata (byte-level BPE) or from tokenizer.json. What it encodes must
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,15 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from topmast_server.weights.errors import ModelError, corrupt, not_found, unsupported
+from topmast_server.weights.errors import corrupt, not_found, unsupported
 from topmast_server.weights.gguf import GGUFFile, read_gguf
+from topmast_server.weights.json_files import read_json, stop_ids_of, unreadable
 
 _CONTROL, _USER_DEFINED = 3, 4  # GGUF token types
 # Control tokens that end an answer under whatever name the metadata knows them; many files name only one of several.
 _ENDINGS = {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|eom_id|>", "<end_of_turn>", "</s>"}
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_TRIAL = "Hello, 1 World of 世界"  # letters of both cases, a digit, and bytes that are no letters of their own
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -38,6 +39,7 @@ class ModelTokenizer:
     stop_token_ids: tuple[int, ...]  # any of them ends an answer
     add_bos: bool  # whether plain prompts begin with bos_id; rendered chat templates bring their own
     vocab_size: int
+    rows: int | None  # of the model's embedding, where its file tells: ids must be below
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
         """Token ids of `text`; markers such as <|im_start|> become their one id."""
@@ -54,6 +56,22 @@ class ModelTokenizer:
 def load_tokenizer(path: Path) -> ModelTokenizer:
     """From a .gguf file or a model directory. Raises ModelError."""
     return _from_directory(path) if path.is_dir() else from_gguf(read_gguf(path))
+
+
+def try_out(tokenizer: ModelTokenizer, path: Path) -> None:
+    """A short text must come back from its tokens, and the model must have them.
+
+    Raises ModelError(ModelCorrupt): the tokenizer is broken, or another model's.
+    """
+    ids = tokenizer.encode(_TRIAL, add_special=False)
+    back = tokenizer.decode(ids)
+    if back.strip() != _TRIAL:
+        raise corrupt(f"the tokenizer of {path} turns {_TRIAL!r} into {back[:100]!r}; fetch the model's files again.")
+    if tokenizer.rows is not None and max(ids) >= tokenizer.rows:
+        raise corrupt(
+            f"the tokenizer of {path} gives token {max(ids)}, but the model has {tokenizer.rows} tokens only; "
+            "fetch tokenizer and weights of the same model."
+        )
 
 
 def stop_ids(file: GGUFFile) -> tuple[int, ...]:
@@ -89,7 +107,7 @@ def from_gguf(file: GGUFFile) -> ModelTokenizer:
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t, k in added if k == _USER_DEFINED])
     ends = set(stop_ids(file)) | {vocabulary[t] for t, kind in added if kind == _CONTROL and t in _ENDINGS}
     bos, eos = (_token_id(file, f"tokenizer.ggml.{name}_token_id", len(tokens)) for name in ("bos", "eos"))
-    template = file.metadata.get("tokenizer.chat_template")
+    template, embedding = file.metadata.get("tokenizer.chat_template"), file.tensors.get("token_embd.weight")
     return ModelTokenizer(
         tokenizer=tokenizer,
         chat_template=template if isinstance(template, str) else None,
@@ -99,6 +117,7 @@ def from_gguf(file: GGUFFile) -> ModelTokenizer:
         stop_token_ids=tuple(sorted(end for end in ends if 0 <= end < len(tokens))),
         add_bos=bool(file.metadata.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe")),
         vocab_size=len(tokens),
+        rows=embedding.shape[0] if embedding is not None else None,
     )
 
 
@@ -146,13 +165,16 @@ def _from_directory(folder: Path) -> ModelTokenizer:
     generation = read_json(folder / "generation_config.json", optional=True)
     config = read_json(folder / "config.json")
     eos_token, bos_token = _token_text(settings.get("eos_token")), _token_text(settings.get("bos_token"))
-    ends = directory_stop_ids(config, generation)
+    ends = stop_ids_of(config, generation)
     for token in {eos_token, *_ENDINGS} - {None}:
         found = tokenizer.token_to_id(str(token))
         if found is not None and (token == eos_token or found in tokenizer.get_added_tokens_decoder()):
             ends |= {found}
     jinja = folder / "chat_template.jinja"
-    template = jinja.read_text() if jinja.exists() else settings.get("chat_template")
+    try:
+        template = jinja.read_text("utf-8") if jinja.exists() else settings.get("chat_template")
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(jinja, error) from error
     return ModelTokenizer(
         tokenizer=tokenizer,
         chat_template=template if isinstance(template, str) else None,
@@ -162,35 +184,8 @@ def _from_directory(folder: Path) -> ModelTokenizer:
         stop_token_ids=tuple(sorted(ends)),
         add_bos=False,  # tokenizer.json's own post-processor adds it where it belongs
         vocab_size=tokenizer.get_vocab_size(),
+        rows=rows if isinstance(rows := config.get("vocab_size"), int) else None,
     )
-
-
-def directory_stop_ids(config: dict[str, Any], generation: dict[str, Any]) -> set[int]:
-    """The ids in config.json and generation_config.json that end an answer."""
-    ends: set[int] = set()
-    for source in (config, generation):
-        value = source.get("eos_token_id")
-        ends |= set(value) if isinstance(value, list) else {value} if isinstance(value, int) else set()
-    return ends
-
-
-def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    """A JSON object of the model directory; an optional one that is missing is empty."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        if optional:
-            return {}
-        raise not_found(f"{path} does not exist; a model directory needs config.json and *.safetensors.") from error
-    except (ValueError, OSError) as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(value, dict):
-        raise _unreadable(path, "it is not a JSON object")
-    return value
-
-
-def _unreadable(path: Path, why: object) -> ModelError:
-    return corrupt(f"{path} cannot be read: {why}; fetch the model's files again.")
 
 
 def _token_text(value: Any) -> str | None:

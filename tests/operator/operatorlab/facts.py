@@ -12,10 +12,10 @@ from topmast_operator.plan.plan import Plan, make_plan
 from topmast_operator.plan.revision import revision_of
 from topmast_operator.render import children
 from topmast_operator.render.changes import Changes, changes, target_template
-from topmast_operator.render.template import render_template
+from topmast_operator.render.template import EngineDefaults, render_template
 
 NOW = 1_800_000_000.0
-IMAGE = "topmast/server:1"
+DEFAULTS = EngineDefaults("topmast/server:1")
 ROLLOUT = {
     "strategy": "Auto",
     "surgeWaitSeconds": 0,
@@ -59,7 +59,7 @@ def model(status: dict[str, Any] | None = None, retry: str = "", **spec: Any) ->
 def revision(of: Model, replicas: int, *, age_s: float = 100, proven: bool = True, **more: Any) -> RevisionFacts:
     """The Deployment that the operator made for this model's spec, as it is stored."""
     name = revision_of(of)
-    template = render_template(of, name, IMAGE)
+    template = render_template(of, name, DEFAULTS)
     live = children.deployment(of, name, template, replicas, proven=proven, failed=more.get("failed"))
     facts = RevisionFacts(f"m-{name}", name, NOW - age_s, replicas, template, proven, None, "", live)
     return replace(facts, **more)
@@ -122,7 +122,7 @@ class Made:
 
 
 def plan(facts: Facts) -> Made:
-    template = target_template(facts, revision_of(facts.model), IMAGE)
+    template = target_template(facts, revision_of(facts.model), DEFAULTS)
     made = make_plan(facts, template)
     return Made(made, changes(facts, made, template))
 

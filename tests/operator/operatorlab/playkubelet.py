@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +31,7 @@ class Fate:
     waiting: tuple[str, str] | None = None
     leave_s: float = 0.3
     ip: str = "127.0.77.1"  # nothing listens there
+    check_ends: tuple[int, str] | None = None  # of its check pod, instead of ending well
 
 
 @dataclass
@@ -120,7 +121,8 @@ class PlayKubelet:
         now = time.monotonic()
         since = now - self._seen.setdefault(meta["uid"], now)
         labels = meta.get("labels", {})
-        model = labels.get("topmast.dev/model", "")
+        checks = labels.get("topmast.dev/check", "")
+        model = labels.get("topmast.dev/model", checks)
         fate = self.fates.get(f"{model}/{labels.get('topmast.dev/revision')}", self.fates.get(model, Fate()))
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
         if "deletionTimestamp" in meta:
@@ -128,7 +130,7 @@ class PlayKubelet:
             if left >= fate.leave_s:
                 await api.request("DELETE", path, query={"gracePeriodSeconds": "0"})
             return
-        status = _status(pod, fate, since)
+        status = _check_status(pod, fate, since) if checks else _status(pod, fate, since)
         if self._written.get(meta["uid"]) != status:
             await api.merge(f"{path}/status", {"status": status})
             self._written[meta["uid"]] = status
@@ -160,13 +162,25 @@ def _status(pod: Object, fate: Fate, since_s: float) -> Object:
         "podIPs": [{"ip": fate.ip}],
         "hostIP": "127.0.0.1",
         "conditions": [
-            {"type": "PodScheduled", "status": "True"},
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": pod["metadata"]["creationTimestamp"]},
             {"type": "Initialized", "status": "True"},
             {"type": "ContainersReady", "status": text},
             {"type": "Ready", "status": text, "lastTransitionTime": pod["metadata"]["creationTimestamp"]},
         ],
         "containerStatuses": [container],
     }
+
+
+def _check_status(pod: Object, fate: Fate, since_s: float) -> Object:
+    """A check pod ends well a moment after it was placed, unless its fate says otherwise."""
+    if fate.waiting or fate.check_ends:
+        return _status(pod, replace(fate, ends=fate.check_ends), since_s)
+    status = _status(pod, Fate(ready=False), since_s)
+    if since_s > fate.start_s:
+        status["phase"] = "Succeeded"
+        (container,) = status["containerStatuses"]
+        container["state"] = {"terminated": {"exitCode": 0, "reason": "Completed", "message": '{"code": "Ok"}'}}
+    return status
 
 
 def _now() -> str:

@@ -21,14 +21,7 @@ class Reader:
     """One connection per question, with the kubeconfig's certificate."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        config = yaml.safe_load(kubeconfig.read_text())
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        self._server = cluster["server"]
-        self._tls = ssl.create_default_context(cadata=_pem(cluster, "certificate-authority").decode())
-        with tempfile.NamedTemporaryFile() as pair:
-            pair.write(_pem(user, "client-certificate") + b"\n" + _pem(user, "client-key"))
-            pair.flush()
-            self._tls.load_cert_chain(pair.name)
+        self._server, self._tls = connection(kubeconfig)
 
     def get(self, path: str) -> Object | None:
         """The object, or None when there is none."""
@@ -48,6 +41,18 @@ class Reader:
                 yield dict(json.loads(line))
 
 
+def connection(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
+    """The API server's address, and the certificates of both sides."""
+    config = yaml.safe_load(kubeconfig.read_text())
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    tls = ssl.create_default_context(cadata=_pem(cluster, "certificate-authority").decode())
+    with tempfile.NamedTemporaryFile() as pair:
+        pair.write(_pem(user, "client-certificate") + b"\n" + _pem(user, "client-key"))
+        pair.flush()
+        tls.load_cert_chain(pair.name)
+    return cluster["server"], tls
+
+
 def collection(kind: str, namespace: str) -> str:
     """The path of a namespace's objects of a kind, by its name in kubectl."""
     prefix, plural = {
@@ -56,6 +61,8 @@ def collection(kind: str, namespace: str) -> str:
         "pods": ("/api/v1", "pods"),
         "service": ("/api/v1", "services"),
         "serviceaccount": ("/api/v1", "serviceaccounts"),
+        "configmap": ("/api/v1", "configmaps"),
+        "networkpolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
         "pdb": ("/apis/policy/v1", "poddisruptionbudgets"),
     }[kind]
     return f"{prefix}/namespaces/{namespace}/{plural}"

@@ -19,10 +19,12 @@ class Told:
     phase: str = "ready"
     requests: int = 0
     running: int = 0
+    accelerators: int = 0
 
     def body(self) -> dict[str, Any]:
         return {
             "phase": self.phase,
+            "device": {"kind": "cuda" if self.accelerators else "cpu", "name": "a device", "count": self.accelerators},
             "load": {"bytes_done": 62, "bytes_total": 100, "eta_s": 3.0},
             "start": {"total_s": 1.0},
             "work": {"running": self.running, "waiting": 0, "requests_total": self.requests},

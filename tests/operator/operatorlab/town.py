@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from operatorlab.facts import IMAGE, model, pod, revision, settled
+from operatorlab.facts import DEFAULTS, model, pod, revision, settled
 from topmast_operator.api.facts import (
     EngineState,
     Facts,
@@ -184,7 +184,7 @@ def _beginning(wanted: int, needs: int, rolled: tuple[tuple[str, Any], ...]) -> 
     old = model(replicas=wanted, resources=GPU, rollout=dict(rolled), **OLD)
     new = model(replicas=wanted, resources={"accelerator": {"count": needs}}, rollout=dict(rolled), **NEW)
     facts = replace(settled(old, wanted), model=replace(new, status={}))
-    return facts, new, render_template(new, revision_of(new), IMAGE)
+    return facts, new, render_template(new, revision_of(new), DEFAULTS)
 
 
 class Town:

@@ -1,0 +1,26 @@
+"""How the operator's log looks: lines for people, or one JSON object a line for what collects logs."""
+
+import logging
+import sys
+from typing import TextIO
+
+from pythonjsonlogger.json import JsonFormatter
+
+FORMATS = ("text", "json")
+
+
+def set_up(log_format: str, *, verbose: bool = False, stream: TextIO = sys.stderr) -> None:
+    """Everything from INFO on, with `verbose` from DEBUG on, goes to `stream` in one of FORMATS."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_formatter(log_format))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("kopf").setLevel(logging.WARNING)  # one line per event otherwise
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # it warns that signals are not its own
+
+
+def _formatter(log_format: str) -> logging.Formatter:
+    if log_format == "text":
+        return logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # A traceback is one string in "error", so that it does not fall apart into lines.
+    names = {"levelname": "level", "name": "logger", "exc_info": "error"}
+    return JsonFormatter("%(levelname)s %(name)s %(message)s", rename_fields=names, timestamp="time")
