@@ -24,6 +24,7 @@ from topmast_operator.plan.findings import (
 )
 from topmast_operator.plan.give_way import Amounts, Strategy
 from topmast_operator.plan.health import Health
+from topmast_operator.plan.overruled import overruled
 from topmast_operator.plan.revision import revision_of
 from topmast_operator.plan.rollout import How, Phase, RevisionView, Rollout, Situation, plan_rollout
 from topmast_operator.plan.starts import expected_gap_s
@@ -256,6 +257,7 @@ def _health(facts: Facts, target: str, decided: Decision) -> Health:
         given_up=decided.failed is not None,
         room=facts.room,
         autoscaling_reason=decided.autoscaling.reason if decided.autoscaling else None,
+        overruled=overruled(facts.model, facts.now),
         sleep=decided.sleeping,
     )
 
