@@ -175,8 +175,11 @@ def _stalled_given_up(health: Health) -> Condition | None:
     if found is None or not health.given_up:
         return None
     again = f"kubectl annotate llm {health.model.name} {ANNOTATION_RETRY}=$(date +%s) --overwrite"
-    message = f"{found.message} Nothing is tried until the spec changes, or you ask for another try: {again}"
-    return Condition(STALLED, True, found.reason, message)
+    if health.rollout.check:
+        goes_on = "A check pod looks whether that is mended, and then it goes on by itself. Or ask for another try"
+    else:
+        goes_on = "Nothing is tried until the spec changes, or you ask for another try"
+    return Condition(STALLED, True, found.reason, f"{found.message} {goes_on}: {again}")
 
 
 def _stalled_waiting(health: Health) -> Condition | None:
@@ -221,7 +224,7 @@ def _capacity_missing(health: Health) -> Condition | None:
     if not waiting:
         return Condition(CAPACITY_AVAILABLE, False, found.reason, found.message)
     message = f"{len(waiting)} of {health.wanted} replicas find no node. {_numbers(health)}{found.message}"
-    return Condition(CAPACITY_AVAILABLE, False, found.reason, f"{message} {_way_out(health, found)}")
+    return Condition(CAPACITY_AVAILABLE, False, found.reason, f"{message} {_way_out(health, found)}".rstrip())
 
 
 def _capacity_in_the_making(health: Health) -> Condition | None:
