@@ -24,6 +24,8 @@ def main() -> int:
     """Run until told to stop. 0: stopped; 1: lost its Lease or failed; 2: bad usage."""
     arguments = _parser().parse_args()
     logs.set_up(arguments.log_format, verbose=arguments.verbose)
+    if arguments.gateway_selector and arguments.shared_token_file is None:
+        _parser().error("--gateway-selector needs --shared-token-file: gateways tell their queues to nobody else")
     namespace = arguments.lease_namespace or _own_namespace() or (arguments.namespace or [None])[0]
     if namespace is None:
         _parser().error("--lease-namespace is needed outside of a pod")
@@ -46,6 +48,7 @@ def main() -> int:
         metrics_port=arguments.metrics_port,
         resync_s=arguments.resync_s,
         shared_token_file=arguments.shared_token_file,
+        gateway_selector=arguments.gateway_selector,
         engine_access=access,
         engine_ingress=arguments.engine_network_policy,
     )
@@ -105,6 +108,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--metrics-port", type=int, default=8080, help="/metrics, /healthz, /readyz, /wake (default 8080)")
     add("--resync-s", type=_seconds, default=600.0, metavar="S", help="look at every model this often (default 600)")
     add("--shared-token-file", type=Path, metavar="PATH", help="take POST /wake/NS/NAME from who knows this token")
+    add(
+        "--gateway-selector",
+        default="",
+        metavar="LABELS",
+        help="ask gateway pods with these labels, beside the Lease, what waits for scaled models; default: ask nobody",
+    )
     add("--log-format", choices=logs.FORMATS, default="text", help="json: one object a line (default text)")
     add("--verbose", action="store_true", help="log debug messages")
     return parser

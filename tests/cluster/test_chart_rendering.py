@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, helm, named, of_kind, refusal, render
+from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, Object, helm, named, of_kind, refusal, render
 
 CRD = REPOSITORY / "crds" / "llmdeployments.yaml"
 
@@ -95,6 +95,27 @@ def test_gateways_and_operators_share_a_token_and_nobody_else_reads_it() -> None
     assert named(objects, "Service", "topmast-operator")["spec"]["ports"][0]["port"] == 8080
     own = render('sharedToken.existingSecret="ours"')
     assert "topmast-shared-token" not in [item["metadata"]["name"] for item in of_kind(own, "Secret")]
+
+
+def test_the_operator_finds_the_gateways_by_their_labels_and_may_list_them() -> None:
+    def selector(objects: list[Object]) -> dict[str, str]:
+        (container,) = named(objects, "Deployment", "topmast-operator")["spec"]["template"]["spec"]["containers"]
+        (found,) = [word for word in container["args"] if word.startswith("--gateway-selector=")] or ["="]
+        return dict(pair.split("=") for pair in found.removeprefix("--gateway-selector=").split(",") if pair != "=")
+
+    def lists_pods(objects: list[Object]) -> bool:
+        rules = named(objects, "Role", "topmast-operator")["rules"]
+        return any("pods" in rule["resources"] and rule["verbs"] == ["list"] for rule in rules)
+
+    objects, few = render(), render('namespaces=["a"]')
+    for rendered in (objects, few):
+        labels = named(rendered, "Deployment", "topmast-gateway")["spec"]["template"]["metadata"]["labels"]
+        assert selector(rendered).items() <= labels.items() and len(selector(rendered)) == 2
+        operator = named(rendered, "Deployment", "topmast-operator")["spec"]["template"]["metadata"]["labels"]
+        assert not selector(rendered).items() <= operator.items()
+    assert not lists_pods(objects) and lists_pods(few)  # cluster-wide its ClusterRole has it
+    without = render("gateway.enabled=false", 'namespaces=["a"]')
+    assert selector(without) == {} and not lists_pods(without)
 
 
 def test_tls_and_cors_are_off_unless_named() -> None:

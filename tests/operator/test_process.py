@@ -125,6 +125,7 @@ def test_wrong_usage_is_one_sentence() -> None:
         (["--engine-image", "x", "--lease-namespace", "y"], "Set KUBECONFIG, or run in a pod"),
         (["--engine-image", "x", "--lease-namespace", "y", "--closed-engines"], "needs --engine-keys DIR"),
         (["--engine-image", "x", "--lease-namespace", "y", "--engine-keys", "/nowhere"], "/nowhere/signing.pem"),
+        (["--engine-image", "x", "--gateway-selector", "a=b"], "--gateway-selector needs --shared-token-file"),
         (["--engine-image", "x", "--engine-network-policy", "{}"], "a list of NetworkPolicyIngressRules"),
     )
     running = [

@@ -17,6 +17,7 @@ from topmast_operator.api.conditions import (
     Condition,
 )
 from topmast_operator.api.names import ANNOTATION_RETRY
+from topmast_operator.api.times import to_text
 from topmast_operator.plan.accelerator import accelerator_used
 from topmast_operator.plan.findings import Finding, Kind
 from topmast_operator.plan.health import Health
@@ -268,6 +269,21 @@ def _autoscaling_pauses(health: Health) -> Condition | None:
     return None
 
 
+def _scaled_by_two(health: Health) -> Condition | None:
+    """Somebody writes spec.replicas, as a HorizontalPodAutoscaler, KEDA and kubectl scale do."""
+    write = health.overruled
+    if write is None:
+        return None
+    said = f"at {to_text(write.at)} {write.manager} set spec.replicas to {write.replicas} through the scale subresource"
+    if write.by_hand:
+        reason, remedy = "ScaleIgnored", "set spec.autoscaling.minReplicas or maxReplicas, or remove spec.autoscaling"
+    else:
+        reason = "ScalingTwice"
+        remedy = "remove the HorizontalPodAutoscaler or ScaledObject that scales this model, or spec.autoscaling"
+    message = f"{_sentence(said)} Nobody reads it while spec.autoscaling decides: {remedy}."
+    return Condition(AUTOSCALING_ACTIVE, True, reason, f"{message} {_sentence(health.autoscaling_reason or '')}")
+
+
 def _autoscaling(health: Health) -> Condition:
     message = f"{_sentence(health.autoscaling_reason or '')} spec.replicas is not used."
     return Condition(AUTOSCALING_ACTIVE, True, "Scaling", message)
@@ -289,7 +305,7 @@ CHAINS: tuple[tuple[Link, ...], ...] = (
     (_stalled_given_up, _stalled_waiting, _not_stalled),
     (_model_missing, _model_loaded, _model_unknown),
     (_capacity_missing, _capacity_in_the_making, _capacity_unneeded, _capacity_unknown, _capacity_there),
-    (_not_autoscaled, _autoscaling_pauses, _autoscaling),
+    (_not_autoscaled, _autoscaling_pauses, _scaled_by_two, _autoscaling),
 )
 
 

@@ -29,6 +29,7 @@ from topmast_operator.run.worker import Reconciler, explain
 from topmast_operator.watch.audit import Audit
 from topmast_operator.watch.bell import Bell
 from topmast_operator.watch.engines import Engines
+from topmast_operator.watch.gateways import Gateways
 from topmast_operator.watch.mirror import Indices, Mirror, NotSyncedError
 from topmast_operator.watch.own_writes import OwnWrites
 from topmast_operator.watch.watcher import Watcher
@@ -53,6 +54,7 @@ class Options:
     metrics_port: int
     resync_s: float
     shared_token_file: Path | None = None  # None: nobody can wake a model
+    gateway_selector: str = ""  # empty: no gateway is asked
     engine_access: EngineAccess = field(default_factory=EngineAccess)
     engine_ingress: Sequence[Mapping[str, Any]] | None = None  # of engines' NetworkPolicies; None: there are none
 
@@ -74,12 +76,20 @@ class Operator:
         self._engines = Engines(
             lambda namespace, name: self._queue.add((namespace, name)), authorise=self._access.authorization
         )
+        self._gateways = Gateways(
+            api,
+            options.lease_namespace,
+            options.gateway_selector,
+            options.shared_token_file,
+            lambda namespace, name: self._queue.add((namespace, name)),
+        )
         acting = api.fenced(self._lease.left_s, self._own.note)
         ownership = Ownership(acting, f"{options.lease_namespace}/{options.lease_name}")
         self._reconciler = Reconciler(
             acting,
             self._mirror,
             self._engines,
+            self._gateways,
             self._metrics,
             ownership,
             options.engine_defaults,
@@ -138,6 +148,7 @@ class Operator:
             self._watcher = Watcher(self._options.namespaces, bell)
             self._watcher.start()
             tasks.create_task(self._engines.run())
+            tasks.create_task(self._gateways.run())
             tasks.create_task(self._keep_true(self._watcher))
             tasks.create_task(self._access.follow(self._wake_all))
             for number in range(WORKERS):

@@ -18,6 +18,7 @@ from topmast_operator.run.attention import Attention
 from topmast_operator.run.metrics import Metrics
 from topmast_operator.run.ownership import Ownership
 from topmast_operator.watch.engines import Engines
+from topmast_operator.watch.gateways import Gateways
 from topmast_operator.watch.gather import Gatherer
 from topmast_operator.watch.mirror import Mirror
 
@@ -32,6 +33,7 @@ class Reconciler:
         api: Api,
         mirror: Mirror,
         engines: Engines,
+        gateways: Gateways,
         metrics: Metrics,
         ownership: Ownership,
         defaults: EngineDefaults,
@@ -40,6 +42,7 @@ class Reconciler:
         """`doors`: what holds for the engines of all models at this moment."""
         self._api = api
         self._engines = engines
+        self._gateways = gateways
         self._metrics = metrics
         self._ownership = ownership
         self._defaults = defaults
@@ -57,6 +60,7 @@ class Reconciler:
         verdict = await self._ownership.settle(facts.model)
         if not verdict.mine:
             self._engines.forget(namespace, name)
+            self._gateways.forget(namespace, name)
             return Attention(verdict.again_s)
         if (namespace, name) not in self._known:
             facts = await self._introduced(facts) or facts
@@ -83,6 +87,7 @@ class Reconciler:
         return Attention(plan.again_s, plan.waits)
 
     def _plan(self, facts: Facts) -> tuple[Plan, Changes]:
+        facts = self._gateways.add_queue(facts)
         template = target_template(facts, revision_of(facts.model), self._defaults)
         plan = make_plan(facts, template)
         return plan, changes(facts, plan, template, self._doors())
@@ -109,6 +114,7 @@ class Reconciler:
 
     def _forget(self, namespace: str, name: str) -> None:
         self._engines.forget(namespace, name)
+        self._gateways.forget(namespace, name)
         self._reporter.forget(f"{namespace}/{name}")
         self._ownership.forget(f"{namespace}/{name}")
         if (namespace, name) in self._known:

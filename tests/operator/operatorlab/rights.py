@@ -25,5 +25,8 @@ WATCHED_NAMESPACE = [
     _rule("events.k8s.io", "events", "create"),
     _rule("", "events", "list"),
 ]
-LEASE_NAMESPACE = [_rule("coordination.k8s.io", "leases", "get", "create", "update")]
+LEASE_NAMESPACE = [
+    _rule("coordination.k8s.io", "leases", "get", "create", "update"),
+    _rule("", "pods", "list"),  # the gateways
+]
 CLUSTER = [_rule("", "nodes", "list", "watch")]
