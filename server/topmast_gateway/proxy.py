@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 
 from topmast_gateway.attempt import Attempts, hand_on
+from topmast_gateway.backlog import Backlog
 from topmast_gateway.engines import Engines
 from topmast_gateway.errand import Errand
 from topmast_gateway.fleet import Fleet
@@ -45,6 +46,7 @@ class Proxy:
         metrics: Metrics,
         patience: Patience,
         hall: Hall,
+        backlog: Backlog,
         waker: Waker,
     ) -> None:
         self._fleet = fleet
@@ -52,6 +54,7 @@ class Proxy:
         self._metrics = metrics
         self._patience = patience
         self._hall = hall
+        self._backlog = backlog
         self._waker = waker
         self._attempts = Attempts(engines, metrics, patience)
         self._retries = RetryBudget()
@@ -62,7 +65,7 @@ class Proxy:
         errand = Errand(ask, model, headers, reply, tally, self._metrics.gap.labels(model).observe)
         self._retries.earn()
         tell = _Waiting(errand).tell
-        wait = Wait(errand, self._patience, self._fleet, self._hall, self._waker, self._metrics, tell)
+        wait = Wait(errand, self._patience, self._fleet, self._hall, self._backlog, self._waker, self._metrics, tell)
         journey = Journey(errand, self._fleet, self._picker, self._metrics, self._retries, wait)
         stamps = reply.stamps
         while True:

@@ -51,6 +51,8 @@ class Ask:
     band: Band | None = None  # that it asks for
     chain: Chain = NO_CHAIN
     session: bytes = b""
+    fresh: int = 0  # of `prompt`: what no cache is expected to have
+    answer: int = 0  # tokens that its answer is expected to have
 
 
 def too_large() -> Refusal:
@@ -116,7 +118,21 @@ def parse(path: str, body: bytes, session: bytes = b"") -> Ask:
     stream, tokens, prompt = fields.get("stream") is True, estimate_tokens(fields, len(body)), _prompt_tokens(len(body))
     timeout_s, band = _seconds(fields.get("timeout")), band_of(fields.get("priority"))
     why, chain = why_no_journal(fields), chain_of(fields)
-    return Ask(path, body, model, stream, tokens, why, timeout_s, prompt, band, chain, session_digest(session))
+    return Ask(
+        path,
+        body,
+        model,
+        stream,
+        tokens,
+        why,
+        timeout_s,
+        prompt,
+        band,
+        chain,
+        session_digest(session),
+        fresh=prompt,
+        answer=min(tokens - prompt, _ASSUMED_ANSWER_TOKENS),
+    )
 
 
 def why_no_journal(fields: Mapping[str, Any]) -> str:

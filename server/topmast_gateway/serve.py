@@ -107,6 +107,9 @@ async def serve(
             return f"starting: no list yet of {', '.join(waiting)}"
         return "" if shares.caught_up else "starting: the usage log is being read"
 
+    def queue() -> bytes:
+        return shares.backlog.answer({route.model.key for route in fleet.routes})
+
     cluster = await kube.connect()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(cluster.close)
@@ -115,13 +118,15 @@ async def serve(
         shares.open()
         stack.push_async_callback(shares.close)
         waker = Waker(client, metrics, token, wake.operator_url)
-        proxy = Proxy(engines, fleet, picker, metrics, patience, Hall(wake.max_held), waker)
+        hall = Hall(wake.max_held)
+        proxy = Proxy(engines, fleet, picker, metrics, patience, hall, shares.backlog, waker)
         for log_or_trace in (access_log, tracing):
             if log_or_trace is not None:
                 stack.push_async_callback(asyncio.to_thread, log_or_trace.close)
         app = App(fleet, access.identity(fleet, metrics), proxy, admission, shares, metrics, access_log, tracing)
         door = listener(Cors(app, access.cors_origins), drain_timeout_s=leave.drain, tls=access.tls)
-        side = listener(Admin(metrics, why_not_ready, shares.exchange, token), drain_timeout_s=_ADMIN_LAST_S)
+        admin_app = Admin(metrics, why_not_ready, shares.exchange, queue, token)
+        side = listener(admin_app, drain_timeout_s=_ADMIN_LAST_S)
         watching = asyncio.create_task(fleet.follow(cluster))
         renewing = asyncio.create_task(access.follow())
         counting = asyncio.create_task(shares.follow(client, token))

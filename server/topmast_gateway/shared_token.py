@@ -45,7 +45,7 @@ class SharedToken:
         except (OSError, ValueError) as error:
             if (trouble := str(error)) != self._trouble:
                 self._trouble = trouble
-                log.warning("no other gateway can learn what was used here: %s", trouble)
+                log.warning("nobody can read /usage or /queue here: %s", trouble)
             return False
         self._trouble = ""
         return shown is not None and hmac.compare_digest(expected, shown)

@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 
 from topmast_gateway import terms
+from topmast_gateway.backlog import Backlog
 from topmast_gateway.caller import Caller
 from topmast_gateway.counters import Counters
 from topmast_gateway.errors import Refusal
@@ -38,7 +39,9 @@ class Shares:
 
     def __init__(self, sharing: Sharing, free_places: FreePlaces) -> None:
         self._sharing = sharing
-        self._counters = Counters(uuid.uuid4().hex[:16])
+        replica = uuid.uuid4().hex[:16]
+        self._counters = Counters(replica)
+        self.backlog = Backlog(replica)
         self.ledger = Ledger(self._counters, time.time)
         self.turns = Turns(free_places, sharing.queue_requests)
         self.exchange = Exchange(self._counters, self.ledger)
@@ -60,9 +63,13 @@ class Shares:
         patience_s = self._sharing.queue_s if timeout_s is None else timeout_s
         begun_s, queued_s, finish, status = time.monotonic(), 0.0, "answered", None
         try:
-            with self.ledger.reserved(caller, ask.tokens, tally) as left:
+            with (
+                self.ledger.reserved(caller, ask.tokens, tally) as left,
+                self.backlog.waiting(model, ask, again=terms.is_retry(headers)) as served,
+            ):
                 reply.stamps = left
                 async with self.turns.turn(model, Wanted(caller, band, ask.prompt, patience_s), tally) as queued_s:
+                    served()
                     try:
                         yield terms.told(ask, band), terms.after_waiting(headers, timeout_s, queued_s)
                     finally:

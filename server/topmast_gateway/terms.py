@@ -1,4 +1,4 @@
-"""On which terms a request may wait: its band, and how long. Fields of the body, a header, and the caller's best band.
+"""On which terms a request may wait: its band, and how long. Fields of the body, headers, and the caller's best band.
 
 A caller that asks for a better band than its own is served in its own, as OpenAI does with service tiers; the engine is
 told by a field at the body's end, because the last one of two counts.
@@ -15,6 +15,7 @@ from topmast_gateway.headers import TIMEOUT, seconds_of
 from topmast_gateway.request import Ask
 
 _TIMEOUT: Final = TIMEOUT.encode()
+_RETRY_COUNT: Final = b"x-stainless-retry-count"  # OpenAI's clients send it, and others that are made by Stainless
 
 
 def band_for(ask: Ask, best: Band) -> Band:
@@ -41,6 +42,11 @@ def after_waiting(headers: Mapping[bytes, bytes], timeout_s: float | None, waite
     if timeout_s is None or (_header(headers) is None and _TIMEOUT in headers):
         return headers  # one that is nonsense is for the engine to refuse
     return {**headers, _TIMEOUT: b"%.3f" % max(0.001, timeout_s - waited_s)}
+
+
+def is_retry(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the client says that it has sent this request before."""
+    return headers.get(_RETRY_COUNT, b"0") != b"0"
 
 
 def _header(headers: Mapping[bytes, bytes]) -> float | None:

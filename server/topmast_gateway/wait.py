@@ -7,8 +7,10 @@ waited for while the request has time. An answer that was begun waits in no line
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
+from topmast_gateway.backlog import Backlog
 from topmast_gateway.errand import Errand
 from topmast_gateway.errors import Refusal, unavailable
 from topmast_gateway.fleet import Fleet
@@ -35,6 +37,7 @@ class Wait:
         patience: Patience,
         fleet: Fleet,
         hall: Hall,
+        backlog: Backlog,
         waker: Waker,
         metrics: Metrics,
         tell: Tell,
@@ -43,6 +46,7 @@ class Wait:
         self._patience = patience
         self._fleet = fleet
         self._hall = hall
+        self._backlog = backlog
         self._waker = waker
         self._metrics = metrics
         self._tell = tell
@@ -78,7 +82,7 @@ class Wait:
             await self._until_there_is_one(route)
             return
         self._ticket = self._ticket or self._hall.ticket(self._errand.model, len(self._errand.ask.body))
-        with self._hall.enter(self._ticket, self._waker.outlook(route().model)):
+        with self._place(self._ticket, route()):
             await self._until_there_is_one(route)
             await self._hall.turn(self._ticket)
 
@@ -87,7 +91,7 @@ class Wait:
         pause_s = min(_seconds(full), _LONGEST_PAUSE_S)
         if self._ticket is None or pause_s >= self.left_s(route.model):
             return False
-        with self._hall.enter(self._ticket, self._waker.outlook(route.model)):
+        with self._place(self._ticket, route):
             await self._tell(f"waiting for room on {self._fleet.routes.public_name(route.model)}")
             await asyncio.sleep(pause_s)
             await self._hall.turn(self._ticket)
@@ -100,6 +104,16 @@ class Wait:
             return too_late(name, outlook)
         message = f"no pod of the model {name} is ready; waited {self._waited_s():.0f} s, try again soon"
         return unavailable("no_ready_pod", message, retry_after(outlook))
+
+    @contextmanager
+    def _place(self, ticket: Ticket, route: Route) -> Iterator[None]:
+        """Among those who wait, for as long as the block runs."""
+        errand = self._errand
+        with (
+            self._backlog.waiting(errand.model, errand.ask),
+            self._hall.enter(ticket, self._waker.outlook(route.model)),
+        ):
+            yield
 
     async def _until_there_is_one(self, route: Callable[[], Route]) -> None:
         self._metrics.held += 1

@@ -83,7 +83,8 @@ def lab(cluster: Cluster, images: dict[str, Image]) -> Lab:
     secret = lab.get("secret", f"{RELEASE}-first-key", SYSTEM)
     address = lab.get("service", f"{RELEASE}-gateway", SYSTEM)["spec"]["clusterIP"]
     key = base64.b64decode(secret["data"]["key"]).decode()
-    return Lab(lab.kubectl_path, lab.helm_path, lab.kubeconfig, f"http://{address}/v1", key)
+    token = base64.b64decode(lab.get("secret", f"{RELEASE}-metrics-token", SYSTEM)["data"]["token"]).decode()
+    return Lab(lab.kubectl_path, lab.helm_path, lab.kubeconfig, f"http://{address}/v1", key, token)
 
 
 @pytest.fixture(scope="session")

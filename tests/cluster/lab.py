@@ -5,6 +5,7 @@ It owns no cluster and starts none; conftest.py does. Every wait has an end and 
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -20,6 +21,8 @@ from typing import Any
 import httpx
 import openai
 
+from topmast_access.signing import SigningKey
+from topmast_access.terms import GATEWAY
 from traffic import Traffic
 
 Object = dict[str, Any]
@@ -38,6 +41,7 @@ class Lab:
     kubeconfig: Path
     gateway_url: str
     key: str
+    scrape_token: str = ""  # opens engines' metrics
 
     @property
     def env(self) -> dict[str, str]:
@@ -149,6 +153,20 @@ class Lab:
         )
         return answer.choices[0].message.content or ""
 
+    def engine_token(self, model: str, issuer: str = GATEWAY) -> str:
+        """What opens the model's engines for five minutes, signed as gateway and operator do it."""
+        data = self.get("secret", f"{RELEASE}-engine-keys", SYSTEM)["data"]
+        key = SigningKey(base64.b64decode(data["signing.pem"]))
+        return key.sign(f"default/{model}", issuer, time.time())
+
+    def engine_metric(self, pod: Object, name: str) -> float:
+        """The sum of a metric's samples of an engine."""
+        return metric(pod, 8000, name, token=self.scrape_token)
+
+    def computes(self, pod: Object) -> float:
+        """Requests that the engine works on."""
+        return self.engine_metric(pod, "vllm:num_requests_running")
+
     def traffic(self, model: str, **options: Any) -> Traffic:
         return Traffic(self.gateway_url, self.key, model, **options)
 
@@ -187,15 +205,13 @@ def address(pod: Object) -> str:
     return str(pod["status"]["podIP"])
 
 
-def metric(pod: Object, port: int, name: str, timeout_s: float = 20) -> float:
+def metric(pod: Object, port: int, name: str, timeout_s: float = 20, token: str = "") -> float:
     """The sum of a metric's samples, read from the pod itself: it answers without the API server, too."""
-    text = httpx.get(f"http://{address(pod)}:{port}/metrics", timeout=timeout_s, trust_env=False).text
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    answer = httpx.get(f"http://{address(pod)}:{port}/metrics", headers=headers, timeout=timeout_s, trust_env=False)
+    assert answer.status_code == 200, f"{pod['metadata']['name']} tells no metrics: {answer.text}"
+    text = answer.text
     return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:{{.*}})? (\S+)$", text, re.M))
-
-
-def computes(pod: Object) -> float:
-    """Requests that the engine works on."""
-    return metric(pod, 8000, "vllm:num_requests_running")
 
 
 def condition(thing: Object, kind: str) -> Object:

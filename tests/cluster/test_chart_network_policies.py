@@ -77,7 +77,6 @@ OTHER_RELEASE = Peer(SYSTEM, {NAME: "topmast", "app.kubernetes.io/instance": "ot
         ("gateway", "operator", 8080, True),  # wakes models
         ("gateway", "gateway", 8081, True),  # adds up usage
         ("operator", "operator", 8080, False),
-        ("operator", "gateway", 8081, False),
         (PROMETHEUS, "operator", 8080, True),
         (PROMETHEUS, "gateway", 8081, True),
         (STRANGER, "operator", 8080, False),
@@ -99,6 +98,15 @@ def test_only_gateways_and_scrapers_get_behind_the_public_port(
     if isinstance(peer, str):
         peer = pods_of(objects, peer)
     assert may_connect(objects, peer, component, port) == allowed
+
+
+def test_the_operator_gets_to_gateways_to_ask_what_waits() -> None:
+    objects = render()
+    operator = pods_of(objects, "operator")
+    assert may_connect(objects, operator, "gateway", 8081)
+    assert operator.labels
+    other = Peer(SYSTEM, {**operator.labels, "app.kubernetes.io/instance": "other"})
+    assert not may_connect(objects, other, "gateway", 8081)
 
 
 def test_helm_test_gets_to_everything_that_it_asks() -> None:

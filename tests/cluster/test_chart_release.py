@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import yaml
 
 from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, Object, helm, of_kind, render
 from cluster.waiting import until
+from engine_keys import new_pem
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.errors import ClusterError
 from topmast_cluster.quickstart.model import apply_model, await_model
@@ -103,6 +105,45 @@ def test_upgrade_keeps_the_shared_token(release: Release) -> None:
     assert set(token) == {"token"}
     release.upgrade(CHART, "gateway.replicas=1")
     assert release.secret("topmast-shared-token") == token
+
+
+def test_upgrade_keeps_the_keys_of_engines_and_what_somebody_does_to_replace_them(release: Release) -> None:
+    release.upgrade()
+    keys, scrape = release.secret("topmast-engine-keys"), release.secret("topmast-metrics-token")
+    assert set(keys) == {"signing.pem"} and set(scrape) == {"token"}
+
+    def patch(**data: str | None) -> None:
+        words = ("-n", SYSTEM, "--type=merge", "-p", json.dumps({"data": data}))
+        release.kubectl("patch", "secret", "topmast-engine-keys", *words)
+
+    new = base64.b64encode(new_pem()).decode()
+    patch(**{"next.pem": new})
+    release.upgrade()
+    assert release.secret("topmast-engine-keys") == {**keys, "next.pem": new}
+    patch(**{"signing.pem": new, "next.pem": keys["signing.pem"]})
+    release.upgrade()
+    patch(**{"next.pem": None})
+    release.upgrade()
+    assert release.secret("topmast-engine-keys") == {"signing.pem": new}
+    assert release.secret("topmast-metrics-token") == scrape
+
+
+def test_keys_stay_in_use_when_doors_are_opened_again(release: Release) -> None:
+    """Engines of earlier revisions go on asking for tokens: without keys nobody could call them any more."""
+    release.upgrade()
+    keys = release.secret("topmast-engine-keys")
+
+    def arguments(component: str) -> list[str]:
+        words = ("deployment", f"topmast-{component}", "-n", SYSTEM, "-o", "json")
+        pod = json.loads(release.kubectl("get", *words).stdout)["spec"]["template"]["spec"]
+        return list(pod["containers"][0]["args"])
+
+    assert "--closed-engines" in arguments("operator")
+    release.upgrade(CHART, "engineAccess.enabled=false")
+    assert release.secret("topmast-engine-keys") == keys
+    assert "--engine-keys=/etc/topmast/engine-keys" in arguments("operator")
+    assert "--closed-engines" not in arguments("operator")
+    assert "--signing-key=/etc/topmast/engine-keys/signing.pem" in arguments("gateway")
 
 
 def test_upgrade_brings_the_crd_up_to_date_and_uninstall_keeps_it_with_its_models(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, helm, named, of_kind, refusal, render
+from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, Object, helm, named, of_kind, refusal, render
 
 CRD = REPOSITORY / "crds" / "llmdeployments.yaml"
 
@@ -67,7 +67,8 @@ def test_the_first_keys_hash_is_the_hash_of_the_first_key() -> None:
 
 def test_with_a_secret_of_ones_own_no_key_is_made() -> None:
     objects = render('gateway.keys.existingSecret="our-keys"')
-    assert [item["metadata"]["name"] for item in of_kind(objects, "Secret")] == ["topmast-shared-token"]
+    secrets = {item["metadata"]["name"] for item in of_kind(objects, "Secret")}
+    assert secrets == {"topmast-shared-token", "topmast-engine-keys", "topmast-metrics-token"}
     gateway = named(objects, "Deployment", "topmast-gateway")["spec"]["template"]["spec"]["containers"][0]
     assert "--keys-secret=our-keys" in gateway["args"]
     (rule,) = named(objects, "Role", "topmast-gateway")["rules"]
@@ -85,7 +86,8 @@ def test_gateways_and_operators_share_a_token_and_nobody_else_reads_it() -> None
     assert len(base64.b64decode(named(objects, "Secret", "topmast-shared-token")["data"]["token"])) == 40
     for component in ("operator", "gateway"):
         pod = named(objects, "Deployment", f"topmast-{component}")["spec"]["template"]["spec"]
-        (volume,), (container,) = pod["volumes"], pod["containers"]
+        (container,) = pod["containers"]
+        (volume,) = [item for item in pod["volumes"] if item["name"] == "shared-token"]
         assert volume["secret"]["secretName"] == "topmast-shared-token"
         assert container["volumeMounts"][0]["mountPath"] == "/etc/topmast/shared"
         assert "--shared-token-file=/etc/topmast/shared/token" in container["args"]
@@ -93,6 +95,27 @@ def test_gateways_and_operators_share_a_token_and_nobody_else_reads_it() -> None
     assert named(objects, "Service", "topmast-operator")["spec"]["ports"][0]["port"] == 8080
     own = render('sharedToken.existingSecret="ours"')
     assert "topmast-shared-token" not in [item["metadata"]["name"] for item in of_kind(own, "Secret")]
+
+
+def test_the_operator_finds_the_gateways_by_their_labels_and_may_list_them() -> None:
+    def selector(objects: list[Object]) -> dict[str, str]:
+        (container,) = named(objects, "Deployment", "topmast-operator")["spec"]["template"]["spec"]["containers"]
+        (found,) = [word for word in container["args"] if word.startswith("--gateway-selector=")] or ["="]
+        return dict(pair.split("=") for pair in found.removeprefix("--gateway-selector=").split(",") if pair != "=")
+
+    def lists_pods(objects: list[Object]) -> bool:
+        rules = named(objects, "Role", "topmast-operator")["rules"]
+        return any("pods" in rule["resources"] and rule["verbs"] == ["list"] for rule in rules)
+
+    objects, few = render(), render('namespaces=["a"]')
+    for rendered in (objects, few):
+        labels = named(rendered, "Deployment", "topmast-gateway")["spec"]["template"]["metadata"]["labels"]
+        assert selector(rendered).items() <= labels.items() and len(selector(rendered)) == 2
+        operator = named(rendered, "Deployment", "topmast-operator")["spec"]["template"]["metadata"]["labels"]
+        assert not selector(rendered).items() <= operator.items()
+    assert not lists_pods(objects) and lists_pods(few)  # cluster-wide its ClusterRole has it
+    without = render("gateway.enabled=false", 'namespaces=["a"]')
+    assert selector(without) == {} and not lists_pods(without)
 
 
 def test_tls_and_cors_are_off_unless_named() -> None:
@@ -112,9 +135,9 @@ def test_tls_and_cors_are_off_unless_named() -> None:
         "--cors-origin=https://chat.example.org",
         "--cors-origin=*",
     ]
-    assert spec["volumes"][1:] == [{"name": "tls", "secret": {"secretName": "our-tls"}}]
-    mounts = spec["containers"][0]["volumeMounts"][1:]
-    assert mounts == [{"name": "tls", "mountPath": "/etc/topmast/tls", "readOnly": True}]
+    assert {"name": "tls", "secret": {"secretName": "our-tls"}} in spec["volumes"]
+    mount = {"name": "tls", "mountPath": "/etc/topmast/tls", "readOnly": True}
+    assert mount in spec["containers"][0]["volumeMounts"]
 
 
 def test_the_gateways_environment_is_ones_own() -> None:

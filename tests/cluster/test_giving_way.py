@@ -125,6 +125,33 @@ def test_after_an_out_of_memory_loop_on_the_only_gpu_the_old_revision_answers_ag
         assert gap_s <= start_s + 60, f"{gap_s:.0f} s without an answer; a start takes {start_s:.0f} s"
 
 
+def test_a_volume_that_does_not_mount_is_told_in_the_kubelets_words(lab: Lab) -> None:
+    """The pod's status says nothing of it: only an Event does."""
+    spec = {"accessModes": ["ReadOnlyMany"], "storageClassName": "", "volumeName": "nowhere"}
+    size = {"storage": "1Gi"}
+    source = {"hostPath": {"path": "/no/such/directory", "type": "Directory"}}
+    lab.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": "nowhere"},
+            "spec": {"capacity": size, "accessModes": ["ReadOnlyMany"], "storageClassName": "", **source},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "nowhere", "namespace": "default"},
+            "spec": {**spec, "resources": {"requests": size}},
+        },
+    )
+    with lab.model("unmounted", source="pvc://nowhere/model.gguf") as model:
+        lab.until("the reason", lambda: lab.condition(model, "Ready")["reason"] == "VolumeNotMounted")
+        message = lab.condition(model, "ModelAvailable")["message"]
+        assert "hostPath type check failed" in message and "kubectl describe pod" in message
+    lab.kubectl("delete", "pvc", "nowhere", "-n", "default")
+    lab.kubectl("delete", "pv", "nowhere")
+
+
 def test_a_proven_successor_takes_the_only_gpu_in_one_short_gap(lab: Lab) -> None:
     with lab.model("swapped", resources=BOTH_GPUS) as model:
         lab.until_ready(model)

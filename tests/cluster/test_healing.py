@@ -11,7 +11,7 @@ from datetime import datetime
 import openai
 import pytest
 
-from cluster.lab import Lab, Object, computes
+from cluster.lab import Lab, Object
 
 
 def restarts(lab: Lab, model: str) -> int:
@@ -44,7 +44,7 @@ def test_a_frozen_engine_is_found_within_15_s_and_replaced(lab: Lab) -> None:
         (pod,) = lab.pods(model)
         asked = threading.Thread(target=_ask_and_expect_an_error, args=(lab, model))
         asked.start()
-        lab.until("the request is being worked on", lambda: computes(pod), every_s=0.1)
+        lab.until("the request is being worked on", lambda: lab.computes(pod), every_s=0.1)
         frozen_at = time.time()
         lab.signal_engine(pod, signal.SIGSTOP)
         lab.until("the hang was found", lambda: "EngineHung" in last_end(lab, model).get("message", ""))

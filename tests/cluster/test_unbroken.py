@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import httpx
 import pytest
 
-from cluster.lab import RELEASE, SYSTEM, Lab, Object, address, computes, metric
+from cluster.lab import RELEASE, SYSTEM, Lab, Object, address, metric
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.process import read_pid_file
 from traffic import Answer, Ask, Log, OpenLoop, long, mixed, undisturbed
@@ -39,7 +39,8 @@ def model(lab: Lab) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def expected(lab: Lab, model: str) -> Mapping[int, Answer]:
     """What one engine answers without a gateway and without faults."""
-    return undisturbed(f"http://{address(lab.pods(model)[0])}:8000/v1", model, [*ASKS, *LONG])
+    engine = f"http://{address(lab.pods(model)[0])}:8000/v1"
+    return undisturbed(engine, model, [*ASKS, *LONG], key=lab.engine_token(model))
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def moved(lab: Lab) -> float:
 
 def until_busy(lab: Lab, log: Log, pods: Sequence[Object]) -> None:
     """Every one of these computes, and clients read streams."""
-    lab.until("every engine has a stream", lambda: log.streaming >= 2 and all(map(computes, pods)), every_s=0.1)
+    lab.until("every engine has a stream", lambda: log.streaming >= 2 and all(map(lab.computes, pods)), every_s=0.1)
 
 
 def until_more(lab: Lab, log: Log, in_all: int) -> None:
@@ -110,7 +111,7 @@ def test_no_client_notices_when_a_pod_is_lost_while_the_operator_is_away(
             pods = lab.pods(model)
             with load(2, per_s=0.4) as struck:
                 until_busy(lab, struck, pods)
-                victim = max(pods, key=computes)
+                victim = max(pods, key=lab.computes)
                 lab.kubectl("delete", "pod", victim["metadata"]["name"], "--grace-period=0", "--force", "--wait=false")
                 lab.signal_engine(victim, signal.SIGKILL)  # as on a node that is lost: it would have drained
             lab.until("another pod is ready", lambda: len(lab.ready_uids(model)) == 2)

@@ -21,6 +21,16 @@ def test_a_model_whose_tokens_are_longer_is_asked_for_fewer() -> None:
     assert estimates.better(an_ask(8000), "another") == an_ask(8000)
 
 
+def test_what_caches_have_and_how_long_answers_are_is_learnt_too() -> None:
+    estimates = Estimates()
+    for _ in range(200):
+        estimates.learn(4000, "m", Tally(prompt=1000, cached=750, output=12, exact=True))
+        estimates.learn(400, "m", Tally(prompt=100, cached=0, output=36, exact=True))
+    better = estimates.better(an_ask(4000), "m")
+    assert better.prompt == 1000 and 22 <= better.answer <= 26
+    assert 300 <= better.fresh <= 340  # 350 of 1100 tokens had to be computed: by tokens, not by requests
+
+
 def test_what_is_no_exact_account_of_a_prompt_teaches_nothing() -> None:
     estimates = Estimates()
     estimates.learn(8000, "m", Tally(prompt=1000))

@@ -30,6 +30,7 @@ from topmast_gateway.shared_token import SharedToken
 from topmast_gateway.tally import Tally
 
 PORT = 18081
+QUEUE = {"replica": "one", "models": {"ns/m": {}}}
 TOKEN = b"a token that all gateways have"
 ALICE = Caller("alice", limits=Limits(budget_tokens=1000, budget_period="total", max_streams=2))
 
@@ -44,7 +45,7 @@ class Replica:
         self.exchange._resolve = self._resolve  # type: ignore[method-assign]
         self.peers, self.ip = peers, ip
         self.token = SharedToken(token_file)
-        self.admin = Admin(Metrics(), str, self.exchange, self.token)
+        self.admin = Admin(Metrics(), str, self.exchange, lambda: json.dumps(QUEUE).encode(), self.token)
         self.garbage = b""
         self.rounds = self.answered = 0
 
@@ -184,12 +185,23 @@ async def test_usage_is_told_to_those_alone_who_know_the_token_as_it_is_now(toke
         assert await status({"Authorization": "Bearer a new one"}) == 401
 
 
-async def test_without_a_token_nobody_is_told_usage_and_the_answer_says_what_to_set() -> None:
+@pytest.mark.parametrize("route", ["usage", "queue"])
+async def test_without_a_token_nobody_is_told_and_the_answer_says_what_to_set(route: str) -> None:
     asked = Replica("one", [], free_address(), None)
     async with asked.running(), aiohttp.ClientSession() as client:
         for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer x"}):
-            async with client.get(f"http://{asked.ip}:{PORT}/usage", headers=headers) as answer:
+            async with client.get(f"http://{asked.ip}:{PORT}/{route}", headers=headers) as answer:
                 assert answer.status == 404 and "--shared-token-file" in await answer.text()
+
+
+async def test_the_queue_is_told_to_those_who_know_the_token(token_file: Path) -> None:
+    asked = Replica("one", [], free_address(), token_file)
+    url = f"http://{asked.ip}:{PORT}/queue"
+    async with asked.running(), aiohttp.ClientSession() as client:
+        async with client.get(url, headers={"Authorization": f"Bearer {TOKEN.decode()}"}) as answer:
+            assert (answer.status, await answer.json()) == (200, QUEUE)
+        async with client.get(url, headers={"Authorization": "Bearer x"}) as answer:
+            assert answer.status == 401 and "ns/m" not in await answer.text()
 
 
 async def test_gateways_go_on_adding_up_after_the_token_was_replaced(fast: None, token_file: Path) -> None:

@@ -91,8 +91,9 @@ async def test_no_target_leads_to_an_admin_route_of_the_gateway_or_of_an_engine(
 
 async def test_the_admin_port_names_no_caller_to_who_has_no_token(gateway: Gateway, http: httpx.AsyncClient) -> None:
     for headers in ({}, {"Authorization": f"Bearer {KEY}"}, {"Authorization": "Bearer x"}):
-        answer = await http.get(f"{gateway.admin_url}/usage", headers={"Authorization": "", **headers})
-        assert answer.status_code == 404 and "--shared-token-file" in answer.text
+        for route in ("usage", "queue"):
+            answer = await http.get(f"{gateway.admin_url}/{route}", headers={"Authorization": "", **headers})
+            assert answer.status_code == 404 and "--shared-token-file" in answer.text
 
 
 WRONG_KEY = "tm-canary-of-a-wrong-key-0123456789abcdef"

@@ -86,6 +86,24 @@ async def test_a_quiet_key_is_served_before_the_backlog_of_a_noisy_one(
     assert engine.most_running <= PLACES
 
 
+async def test_the_operator_is_told_what_waits_and_what_went_away(
+    narrow: Gateway, namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
+) -> None:
+    model = f"{namespace}/m"
+    engine.gate.clear()
+    tasks = [ask(NOISY, model, max_tokens=7) for _ in range(50 + PLACES)]
+    await soon(lambda: queued(narrow, model) == 50, "the queue is full")
+    refused = await ask(NOISY, model, max_tokens=7)
+    assert refused.status_code == 503
+    told = narrow.queue()[model]
+    assert (told["waiting"]["requests"], told["gone"]["requests"]) == (50, 1)
+    assert told["waiting"]["output_tokens"] == 50 * 7 and told["waiting"]["prompt_tokens"] >= 50
+    assert 0 <= told["oldest_s"] < 60
+    engine.gate.set()
+    await asyncio.gather(*tasks)
+    assert narrow.queue()[model]["waiting"]["requests"] == 0
+
+
 async def test_a_full_queue_makes_way_for_a_key_below_its_share(
     narrow: Gateway, namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
 ) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from operatorlab.playkubelet import Fate
-from operatorlab.world import Process, World
+from operatorlab.world import Object, Process, World
 
 ADDRESS = "127.0.77.2"  # engines listen on fixed ports, so this one gets an address to itself
 
@@ -102,6 +102,36 @@ def test_an_engine_that_does_not_answer_holds_the_fleet(world: World, running: P
     world.apply(world.model("mute", replicas=3, autoscaling=scaled))
     world.until("the hold is told", lambda: "no fresh numbers" in _reason(world))
     world.remain("three pods", lambda: len(world.pods("mute")) == 3, 4)
+
+
+def test_who_else_scales_a_model_that_scales_itself_is_named(world: World, running: Process) -> None:
+    """A real HorizontalPodAutoscaler writes spec.replicas by the scale subresource, as kubectl scale does."""
+    world.apply(world.model("twice", autoscaling={"maxReplicas": 3}))
+    world.until_ready("twice", 1)
+    world.kubectl("scale", "llm", "twice", "--replicas=2")
+    told = world.until("kubectl is named", lambda: _active(world, "ScaleIgnored"))
+    assert told["status"] == "True" and "kubectl set spec.replicas to 2" in told["message"]
+    world.until_told("twice", "ScaleIgnored")
+    target = {"apiVersion": "topmast.dev/v1alpha1", "kind": "LLMDeployment", "name": "twice"}
+    world.apply(
+        {
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "twice", "namespace": world.namespace},
+            "spec": {"scaleTargetRef": target, "minReplicas": 4, "maxReplicas": 5},
+        }
+    )
+    told = world.until("the autoscaler is named", lambda: _active(world, "ScalingTwice"), 120)
+    assert "kube-controller-manager set spec.replicas to 4" in told["message"]
+    assert "remove the HorizontalPodAutoscaler" in told["message"]
+    world.until_told("twice", "ScalingTwice")
+    assert world.status("twice")["autoscaling"]["desiredReplicas"] == len(world.pods("twice")) == 1
+    world.kubectl("delete", "hpa", "twice")
+
+
+def _active(world: World, reason: str) -> Object | None:
+    found = world.condition("twice", "AutoscalingActive")
+    return found if found["reason"] == reason else None
 
 
 def _reason(world: World) -> str:

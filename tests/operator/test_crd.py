@@ -51,6 +51,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("kv-text", {"engine": {"kvCacheBytes": "much"}}, "kvCacheBytes must be a quantity of at least 1Mi"),
     ("host", {"engine": {"extraArgs": ["--host", "::"]}}, "must not set addresses, ports, --served-model-name"),
     ("port", {"engine": {"extraArgs": ["--port=1"]}}, "must not set addresses, ports, --served-model-name"),
+    ("doors", {"engine": {"extraArgs": ["--access-file=/tmp/mine"]}}, "or who may call (--access-file)"),
     ("field", {"engine": {"extraArgs": ["--max-num-seqs=4"]}}, "use the field instead of an extra argument"),
     ("env", {"engine": {"env": [{"name": "A B"}]}}, "spec.engine.env[0].name"),
     ("no-gpu", {"resources": {"accelerator": {"count": 0}}}, "leave spec.resources.accelerator out to run on CPUs"),

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
-from operatorlab.facts import NOW, engine, model, pod
+from operatorlab.facts import NOW
 
 from topmast_operator.api.resource import Autoscaling
-from topmast_operator.plan.autoscale import Load, Memory, decide, measure, remember
+from topmast_operator.plan.autoscale import Memory, decide, remember
+from topmast_operator.plan.load import Load
 
 POLICY = Autoscaling(min_replicas=1, max_replicas=8, hold_s=300, target_utilization=0.65)
 
@@ -23,12 +24,16 @@ policies = st.builds(
 loads = st.builds(
     Load,
     work=st.floats(0, 50),
+    growth=st.floats(0, 50),
+    drained=st.floats(0, 50),
     kv=st.floats(0, 50),
     backlog_s=st.floats(0, 1000),
     ready=st.integers(0, 16),
     starting=st.integers(0, 4),
     stuck=st.integers(0, 4),
     unknown=st.integers(0, 4),
+    waiting=st.integers(0, 1000),
+    blind=st.sampled_from(["", "1 of 2 gateways tells no queue"]),
 )
 memories = st.builds(
     Memory, st.integers(0, 20), st.none() | st.floats(NOW - 1000, NOW), st.none() | st.floats(NOW - 1000, NOW)
@@ -44,20 +49,34 @@ def test_the_answer_stays_within_the_bounds_and_explains_itself(
     assert str(decision.desired) in decision.reason
 
 
-@given(policies, memories, loads, st.floats(0, 50), st.floats(0, 1000))
+@given(policies, memories, loads, st.floats(0, 50), st.floats(0, 1000), st.floats(0, 50))
 def test_more_demand_never_means_fewer_replicas(
-    policy: Autoscaling, memory: Memory, load: Load, more: float, waiting: float
+    policy: Autoscaling, memory: Memory, load: Load, more: float, waiting: float, growth: float
 ) -> None:
-    busier = replace(load, work=load.work + more, backlog_s=load.backlog_s + waiting)
+    busier = replace(load, work=load.work + more, backlog_s=load.backlog_s + waiting, growth=load.growth + growth)
     assert decide(policy, memory, busier, NOW).desired >= decide(policy, memory, load, NOW).desired
 
 
 @given(policies, st.integers(1, 15), loads)
 def test_it_never_shrinks_on_missing_numbers(policy: Autoscaling, desired: int, load: Load) -> None:
     desired = max(policy.min_replicas, min(policy.max_replicas, desired))
-    blind = replace(load, unknown=max(1, load.unknown))
     memory = Memory(desired, low_since=NOW - 10_000)
-    assert decide(policy, memory, blind, NOW).desired >= desired
+    for missing in (
+        replace(load, unknown=max(1, load.unknown)),
+        replace(load, blind="1 of 2 gateways tells no queue"),
+    ):
+        assert decide(policy, memory, missing, NOW).desired >= desired
+
+
+@given(policies, memories, loads, st.floats(0, 50))
+def test_that_a_queue_was_drained_asks_for_no_more_and_takes_none_away(
+    policy: Autoscaling, memory: Memory, load: Load, drained: float
+) -> None:
+    as_told = decide(policy, memory, replace(load, drained=0.0), NOW).desired
+    found = decide(policy, memory, replace(load, drained=drained), NOW).desired
+    assert found <= as_told
+    if found < memory.desired:
+        assert found == as_told
 
 
 @given(policies, st.integers(1, 15), loads)
@@ -124,6 +143,28 @@ def test_one_leaves_after_the_hold_and_the_next_only_after_another() -> None:
     assert changes == [300, 610]
 
 
+def test_what_grows_at_the_gateways_is_missing_and_the_reason_says_so() -> None:
+    load = Load(work=1.0, growth=5.5, backlog_s=12.0, waiting=24, ready=1)
+    decision = decide(POLICY, Memory(1), load, NOW)
+    assert decision.reason == (
+        "up from 1 to 8: work of 1.0 replicas, 24 requests wait at the gateways, what comes would keep 5.5 more busy, "
+        "12 s of waiting work; 10 would be needed but maxReplicas is 8"
+    )
+
+
+def test_a_queue_that_stands_still_is_worked_off_in_a_minute() -> None:
+    load = Load(work=1.0, backlog_s=90.0, waiting=180, ready=1)
+    assert decide(POLICY, Memory(1), load, NOW).desired == 3  # 1.0 + 90 / 60
+
+
+def test_a_queue_that_cannot_be_weighed_holds_what_there_is() -> None:
+    load = Load(waiting=500, blind="no replica that is ready tells how much of the queue it could take", stuck=3)
+    decision = decide(POLICY, Memory(3, low_since=NOW - 10_000), load, NOW)
+    assert decision.desired == 3
+    assert decision.reason.startswith("3 replicas: held, because no replica that is ready tells")
+    assert decision.reason.endswith("500 requests wait at the gateways")
+
+
 def test_a_capped_demand_says_so() -> None:
     decision = decide(POLICY, Memory(8), Load(work=20, ready=8), NOW)
     assert decision.desired == 8
@@ -138,19 +179,3 @@ def test_replicas_that_find_no_node_do_not_keep_the_fleet_large() -> None:
 def test_switching_on_removes_nothing_at_once() -> None:
     assert remember({}, POLICY, running=5).desired == 5
     assert remember({}, POLICY, running=50).desired == 8
-
-
-def test_load_is_summed_over_ready_pods_in_replica_units() -> None:
-    scaled = model(autoscaling={"maxReplicas": 4})
-    busy = engine(
-        offered_input_tokens_per_s=500.0, output_tokens_per_s=50.0, waiting_prompt_tokens=2000, kv_tokens_used=250
-    )
-    pods = [
-        pod(scaled, 1, engine=busy),
-        pod(scaled, 2, engine=busy),
-        pod(scaled, 3, engine=engine(age_s=60.0)),
-        pod(scaled, 4, ready=False),
-        pod(scaled, 5, ready=False, scheduled=False),
-        pod(scaled, 6, deleting=True, engine=busy),
-    ]
-    assert measure(pods) == Load(work=2.0, kv=0.5, backlog_s=4.0, ready=3, starting=1, stuck=1, unknown=1)

@@ -269,7 +269,7 @@ def test_a_pod_that_a_lost_node_keeps_holds_up_nobody() -> None:
 
 def test_a_kill_from_outside_names_the_signal() -> None:
     made = make(starting(model(), restarts=1, last_terminated=Termination(137, "Error", "the last line of a log")))
-    assert ready_message(made).endswith("was killed by signal 9 (once).")
+    assert "was killed by signal 9 (once). See kubectl logs" in ready_message(made)
 
 
 def test_what_is_under_way_is_looked_at_again_and_what_is_settled_is_not() -> None:

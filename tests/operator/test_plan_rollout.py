@@ -317,6 +317,7 @@ def test_the_gap_is_measured_and_told() -> None:
     new = facts.model
     empty = (replace(facts.revisions[0], replicas=0), revision(new, 1, proven=False))
     gap = make(replace(facts, revisions=empty, pods=(pod(new, ready=False),), check=None))
+    assert len(gap.status["rollout"]["steps"]) == 3, "the plan stays readable while it is carried out"
     assert "gapSince" in gap.status["rollout"] and condition(gap, "Available")["status"] == "False"
     after = replace(facts, model=replace(new, status=dict(gap.status)), revisions=empty, pods=(pod(new),), now=NOW + 31)
     made = make(after)

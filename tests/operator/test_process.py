@@ -30,7 +30,7 @@ def test_a_restart_or_an_upgrade_changes_no_pod(world: World) -> None:
         world.until("a pass", lambda: second.metric('topmast_operator_reconciles_total{result="done"}') >= 1)
         world.remain("the same pods", lambda: uids(world, "kept") == before, 2)
         assert world.versions("kept") == versions, "the next version wrote something"
-        world.apply(world.model("kept", replicas=2, engine={"maxNumSeqs": 4}))
+        world.apply(world.model("kept", replicas=2, engine={"maxNumSeqs": 4}, rollout={"revisionHistoryLimit": 0}))
         world.until_ready("kept", 2)
         (deployment,) = world.until("the new revision alone", lambda: _only_one(world.list("deploy", "kept")))
         assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "topmast/server:next"
@@ -123,6 +123,10 @@ def test_wrong_usage_is_one_sentence() -> None:
         (["--engine-image", "x"], "--lease-namespace is needed outside of a pod"),
         (["--engine-image", "x", "--resync-s", "0", "--lease-namespace", "y"], "between 1 and 3600"),
         (["--engine-image", "x", "--lease-namespace", "y"], "Set KUBECONFIG, or run in a pod"),
+        (["--engine-image", "x", "--lease-namespace", "y", "--closed-engines"], "needs --engine-keys DIR"),
+        (["--engine-image", "x", "--lease-namespace", "y", "--engine-keys", "/nowhere"], "/nowhere/signing.pem"),
+        (["--engine-image", "x", "--gateway-selector", "a=b"], "--gateway-selector needs --shared-token-file"),
+        (["--engine-image", "x", "--engine-network-policy", "{}"], "a list of NetworkPolicyIngressRules"),
     )
     running = [
         subprocess.Popen([*command, *arguments], env=away, stderr=subprocess.PIPE, text=True) for arguments, _ in cases

@@ -126,7 +126,7 @@ def test_a_leaving_pod_is_announced_before_it_goes(world: World, running: Proces
 def test_a_spec_change_rolls_out_without_losing_a_replica(world: World, running: Process) -> None:
     world.apply(world.model("rolled", replicas=2))
     before = world.until_ready("rolled", 2)["status"]["revision"]
-    world.apply(world.model("rolled", replicas=2, model=OTHER))
+    world.apply(world.model("rolled", replicas=2, model=OTHER, rollout={"revisionHistoryLimit": 0}))
 
     def serving() -> bool:
         ready = [pod for pod in world.pods("rolled") if _is_ready(pod)]
@@ -142,18 +142,50 @@ def test_a_spec_change_rolls_out_without_losing_a_replica(world: World, running:
 
 
 def test_without_a_free_gpu_the_old_replica_leaves_first(world: World, running: Process) -> None:
-    world.kubelet.fates["scarce"] = Fate(leave_s=600.0)  # until the rollout was seen
+    """Checked, announced with its steps, and only then: each is a state that the API server's history shows."""
     gpus = {"accelerator": {"count": 2}}
     world.apply(world.model("scarce", resources=gpus))
-    world.until_ready("scarce", 1)
+    first = world.until_ready("scarce", 1)["status"]["revision"]
+    since = world.version("llm", "scarce")
     world.apply(world.model("scarce", resources=gpus, model=OTHER))
-    strategy = world.until("a strategy", lambda: world.status("scarce").get("rollout"))
-    assert strategy["strategy"] == "Recreate"
-    world.kubelet.fates["scarce"] = Fate()
-    world.until("the new revision", lambda: len(world.list("deploy", "scarce")) == 1 and world.pods("scarce"))
-    world.until_ready("scarce", 1)
+    seen: list[tuple[str, str, int]] = []
+    for change in world.history("llm", "scarce", since):
+        status = change["object"]["status"]
+        rollout = status.get("rollout", {})
+        step = (rollout.get("phase", ""), rollout.get("refusedBy", ""), status["readyReplicas"])
+        if not seen or seen[-1] != step:
+            seen.append(step)
+        if status["revision"] != first and status["phase"] == "Ready":
+            break
+    phases = [phase for phase, _, _ in seen if phase]
+    assert list(dict.fromkeys(phases)) == ["Waiting", "Announced", "Swapping"], seen
+    assert ("Waiting", "it_was_proven_without_its_room", 1) in seen, seen
+    assert all(ready == 1 for phase, _, ready in seen if phase in ("Waiting", "Announced")), seen
+    found = world.until_ready("scarce", 1)["status"]
+    assert "measuredGapSeconds" in found["lastRollout"]
+    world.until("the check pod has gone", lambda: not world.checks("scarce"))
     world.kubectl("delete", "llm", "scarce")
     world.until("the GPUs are free again", lambda: not world.list("pods", "scarce"))
+
+
+def test_a_successor_that_fails_its_check_takes_no_gpu_away(world: World, running: Process) -> None:
+    gpus = {"accelerator": {"count": 2}}
+    world.apply(world.model("checked", resources=gpus))
+    first = world.until_ready("checked", 1)["status"]["revision"]
+    uids = {pod["metadata"]["uid"] for pod in world.pods("checked")}
+    corrupt = '{"code": "ModelCorrupt", "message": "/models/other.gguf is cut off. Copy it again."}'
+    world.kubelet.fates["checked"] = Fate(check_ends=(10, corrupt))
+    world.kubelet.fates[f"checked/{first}"] = Fate()
+    world.apply(world.model("checked", resources=gpus, model=OTHER))
+    stalled = world.until("Stalled", lambda: _true(world, "checked", "Stalled"))
+    assert stalled["reason"] == "ModelCorrupt" and "goes on by itself" in stalled["message"]
+    assert world.condition("checked", "Available")["status"] == "True"
+    assert {pod["metadata"]["uid"] for pod in world.list("pods", "checked")} == uids
+    world.kubelet.fates["checked"] = Fate()
+    world.kubectl("delete", "pod", "-l", "topmast.dev/check=checked", "--force", "--grace-period=0")
+    world.until_ready("checked", 1)
+    world.kubectl("delete", "llm", "checked")
+    world.until("the GPUs are free again", lambda: not world.list("pods", "checked"))
 
 
 def test_a_gpu_that_is_not_there_is_told_with_numbers(world: World, running: Process) -> None:

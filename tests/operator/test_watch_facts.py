@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from operatorlab import bodies, facts
 
+from topmast_operator.act.client import Api
 from topmast_operator.api.facts import ClaimFacts, Facts
 from topmast_operator.api.times import to_text
+from topmast_operator.render import access
 from topmast_operator.watch import records
-from topmast_operator.watch.gather import facts_of
-from topmast_operator.watch.mirror import Found
+from topmast_operator.watch.gather import Gatherer, facts_of
+from topmast_operator.watch.mirror import Found, Mirror
 from topmast_operator.watch.stuck import AFTER_S, is_stuck
 
 
@@ -138,3 +141,70 @@ def test_only_a_pod_with_a_node_and_no_container_for_long_is_stuck() -> None:
         replace(waiting, deleting=True),
     ):
         assert not is_stuck(other, facts.NOW)
+
+
+class Names:
+    """An API server that is asked for objects by their names, and remembers for which."""
+
+    def __init__(self, *there: bodies.Object) -> None:
+        self.there = {item["metadata"]["name"]: item for item in there}
+        self.asked: list[str] = []
+
+    async def list(self, path: str, selector: str = "", *, field_selector: str = "") -> list[bodies.Object]:
+        name = field_selector.removeprefix("metadata.name=")
+        self.asked.append(name)
+        return [self.there[name]] if name in self.there else []
+
+
+async def gathered(api: Names, *, closed: bool = True, policed: bool = True, **known: Any) -> Facts:
+    """What is gathered of a model from indices that hold this of it."""
+    mirror = SimpleNamespace(find=lambda *_: Found(records.read_model(bodies.model()), **known), nodes=lambda: None)
+    gatherer = Gatherer(cast(Api, api), cast(Mirror, mirror), closed=closed, policed=policed)
+    found = await gatherer.gather({}, "ns", "m", facts.NOW)
+    assert found is not None
+    return found
+
+
+def others(name: str) -> bodies.Object:
+    return bodies.stored({"metadata": {"name": name}})
+
+
+def of_closed_pods() -> bodies.Object:
+    body = bodies.deployment()
+    volume = {"name": "topmast-access", "configMap": {"name": "m-access"}}
+    template = {**body["spec"]["template"], "spec": {**body["spec"]["template"]["spec"], "volumes": [volume]}}
+    return {**body, "spec": {**body["spec"], "template": template}}
+
+
+async def test_a_name_is_asked_for_before_the_first_write_and_what_others_have_there_is_foreign() -> None:
+    """Only what is labelled as Topmast's is watched, and an apply would take over anything else."""
+    api = Names(others("m-access"), others("m-engines"))
+    assert (await gathered(api)).foreign == ("ConfigMap", "NetworkPolicy")
+    assert api.asked == ["m-access", "m-engines"]
+    assert (await gathered(Names())).foreign == ()
+
+
+async def test_a_settled_model_asks_for_no_name() -> None:
+    api = Names()
+    ours = records.read_named(bodies.stored(access.config_map(facts.model(), "{}")))
+    policy = records.read_named(bodies.stored(access.network_policy(facts.model(), [])))
+    deployments = (records.read_deployment(of_closed_pods()),)
+    found = await gathered(api, deployments=deployments, access=ours, policy=policy)
+    assert api.asked == [] and found.access is not None and found.network_policy is not None
+    assert found.foreign == ()
+
+
+async def test_a_name_that_is_not_needed_may_be_anybodys() -> None:
+    """Open pods that run mount no access file, and without the setting there are no policies."""
+    api = Names(others("m-access"), others("m-engines"))
+    theirs = {"access": records.read_named(others("m-access")), "policy": records.read_named(others("m-engines"))}
+    opened = (records.read_deployment(bodies.deployment()),)
+    assert (await gathered(api, policed=False, deployments=opened, **theirs)).foreign == ()
+    assert (await gathered(api, closed=False, policed=False, **theirs)).foreign == ()
+    assert api.asked == []
+
+
+async def test_pods_that_were_closed_once_need_their_file_whatever_the_setting_is_now() -> None:
+    api = Names()
+    await gathered(api, closed=False, policed=False, deployments=(records.read_deployment(of_closed_pods()),))
+    assert api.asked == ["m-access"]

@@ -19,7 +19,7 @@ from .client import Client, begin
 _AT_ONCE = 8
 
 
-def undisturbed(base_url: str, model: str, asks: Sequence[Ask]) -> dict[int, Answer]:
+def undisturbed(base_url: str, model: str, asks: Sequence[Ask], key: str = "none") -> dict[int, Answer]:
     """The answers by the numbers of their requests. Any failure here is the test's own: it raises AssertionError."""
 
     async def run() -> dict[int, Answer]:
@@ -30,7 +30,7 @@ def undisturbed(base_url: str, model: str, asks: Sequence[Ask]) -> dict[int, Ans
             async with free:
                 await client.ask(base_url, ask, answers[ask.number])
 
-        async with Client("none", model) as client:
+        async with Client(key, model) as client:
             await asyncio.gather(*(one(ask) for ask in asks))
         return answers
 

@@ -31,6 +31,30 @@
 - {name: shared-token, mountPath: /etc/topmast/shared, readOnly: true}
 {{- end }}
 
+{{- /* Whether engines of new revisions ask for tokens. Without the gateway clients call them, who have none. */}}
+{{- define "topmast.closedEngines" -}}
+{{- if and .Values.engineAccess.enabled .Values.gateway.enabled }}true{{ end }}
+{{- end }}
+
+{{- define "topmast.engineKeysSecret" -}}
+{{ .Values.engineAccess.existingSecret | default (printf "%s-engine-keys" (include "topmast.fullname" .)) }}
+{{- end }}
+
+{{- define "topmast.metricsTokenSecret" -}}
+{{ .Values.engineAccess.metrics.existingTokenSecret | default (printf "%s-metrics-token" (include "topmast.fullname" .)) }}
+{{- end }}
+
+{{- /* Engines that were closed before stay so until their next revision, and must still know who calls: keys that are
+there stay in use when engineAccess is switched off. */}}
+{{- define "topmast.engineKeys" -}}
+{{- if or (include "topmast.closedEngines" .) (lookup "v1" "Secret" .Release.Namespace (include "topmast.engineKeysSecret" .)) }}true{{ end }}
+{{- end }}
+
+{{- /* The scrape token's Secret, where it is asked for. */}}
+{{- define "topmast.metricsToken" -}}
+{{- if and (include "topmast.engineKeys" .) (not .Values.engineAccess.metrics.open) }}{{ include "topmast.metricsTokenSecret" . }}{{ end }}
+{{- end }}
+
 {{- /* Cluster-scoped names carry the namespace, so that two releases of one name do not meet. */}}
 {{- define "topmast.clusterName" -}}
 {{ .Release.Namespace }}-{{ include "topmast.fullname" . }}

@@ -146,6 +146,25 @@ class QuotaFacts:
 
 
 @dataclass(frozen=True)
+class Queue:
+    """What waits for a model at all gateways together, in tokens that engines will still compute and make.
+
+    Growth is what comes beyond what engines take, per second and steadily: a single burst is none. Drained is what they
+    took within the last minute beyond what came.
+    """
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    oldest_s: float = 0.0  # how long the request that came first has waited
+    prompt_growth_per_s: float = 0.0
+    output_growth_per_s: float = 0.0
+    prompt_drained: int = 0
+    output_drained: int = 0
+    unknown: str = ""  # why there may be more than this
+
+
+@dataclass(frozen=True)
 class WriteRefused:
     """What the API server said to the last write of this pass: its HTTP status, and its sentence."""
 
@@ -161,6 +180,8 @@ class Facts:
     pods: tuple[PodFacts, ...] = ()
     service: Mapping[str, Any] | None = None
     disruption_budget: Mapping[str, Any] | None = None
+    access: Mapping[str, Any] | None = None  # the ConfigMap of its access file
+    network_policy: Mapping[str, Any] | None = None
     room: Room | None = None
     foreign: tuple[str, ...] = ()  # kinds of children whose name somebody else has taken
     leftover: tuple[str, ...] = ()  # kinds of children of an earlier model of this name, on their way out
@@ -169,6 +190,7 @@ class Facts:
     claim: ClaimFacts | None = None  # the claim of spec.model.source, if it names one
     quotas: tuple[QuotaFacts, ...] = ()
     refused: WriteRefused | None = None
+    queue: Queue | None = None  # None: no gateway is asked, or the model is not scaled
     rival: str = ""  # the Lease of another operator that asked for this model lately, namespace/name
 
     def pods_of(self, revision: str) -> tuple[PodFacts, ...]:

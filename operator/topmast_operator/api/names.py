@@ -42,6 +42,16 @@ def model_labels(model: str) -> dict[str, str]:
     return {LABEL_MANAGED_BY: MANAGED_BY, LABEL_NAME: ENGINE_NAME, LABEL_MODEL: model}
 
 
+def access_name(model: str) -> str:
+    """The ConfigMap that holds a model's access file."""
+    return f"{model}-access"
+
+
+def policy_name(model: str) -> str:
+    """The NetworkPolicy of a model's engines."""
+    return f"{model}-engines"
+
+
 def model_selector(model: str) -> str:
     """The label selector, as a string, that finds a model's Deployments and pods."""
     return ",".join(f"{key}={value}" for key, value in model_labels(model).items())

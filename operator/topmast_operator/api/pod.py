@@ -53,8 +53,11 @@ VOLUME_SOURCES = frozenset(
 )
 
 # Ours, in every engine pod.
-RESERVED_VOLUMES = frozenset({"tmp", "cache", "model", "shm"})
-RESERVED_PATHS = frozenset({"/", "/tmp", "/cache", "/dev", "/dev/shm", "/dev/termination-log", "/proc", "/sys"})
+ACCESS_VOLUME, ACCESS_MOUNT = "topmast-access", "/etc/topmast/access"
+RESERVED_VOLUMES = frozenset({"tmp", "cache", "model", "shm", ACCESS_VOLUME})
+RESERVED_PATHS = frozenset(
+    {"/", "/tmp", "/cache", "/dev", "/dev/shm", "/dev/termination-log", "/etc/topmast", ACCESS_MOUNT, "/proc", "/sys"}
+)
 PVC_MOUNT = "/models/pvc"
 RESERVED_ENVIRONMENT = frozenset({"HOME", "XDG_CACHE_HOME"})
 RESERVED_LABEL_DOMAIN = "topmast.dev"

@@ -105,6 +105,7 @@ class Model:
     called_unix_s: float | None = None
     operator: Mapping[str, str] = field(default_factory=dict)  # status.operator: whose it is, and who asked for it
     pod: PodSettings = field(default_factory=dict)  # in normal form; its variables are in engine.env
+    scaled_by: str = ""  # who owns spec.replicas by the scale subresource; empty: nobody does
 
     @property
     def key(self) -> str:
@@ -160,7 +161,16 @@ def parse(body: Mapping[str, Any]) -> Model:
         called_unix_s=to_unix(called) if called else None,
         operator=operator,
         pod=normal(pod),
+        scaled_by=_scaled_by(meta.get("managedFields", ())),
     )
+
+
+def _scaled_by(managed: Iterable[Mapping[str, Any]]) -> str:
+    """As the API server notes it with every write; of this one without a time."""
+    for entry in managed:
+        if entry.get("subresource") == "scale" and "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {}):
+            return str(entry.get("manager", "somebody"))
+    return ""
 
 
 def _environment(*layers: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, EnvironmentValue], ...]:

@@ -1,36 +1,22 @@
 """How many replicas a model's work needs: a pure function of the load, the time and its own earlier answer.
 
-Demand is token work (input over the measured prefill rate, output over the measured decode rate), plus KV residency,
-plus backlog, all in replicas. Source of the rules: Topmast's design, "Autoscaling rules".
+Enough is what keeps what arrives at the target utilisation, the KV caches below full, and works the backlog off in a
+minute: the largest of the three. Source of the rules: Topmast's design, "Autoscaling rules".
 Up goes the whole deficit at once: replicas that are starting are part of the answer, so they are never counted twice.
-Down goes one replica, after a hold, and never while something is starting or a replica's numbers are missing.
+Down goes one replica, after a hold, and never while something is starting or numbers are missing.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from topmast_operator.api.facts import EngineState, PodFacts
 from topmast_operator.api.resource import Autoscaling
 from topmast_operator.api.times import to_unix
+from topmast_operator.plan.load import Load
 
 KV_FULL = 0.85  # beyond it a replica begins to preempt
 BACKLOG_HORIZON_S = 60.0  # a queue should be gone this long after the newest replica is ready
-STALE_S = 15.0
-
-
-@dataclass(frozen=True)
-class Load:
-    """What the replicas carry, in replica units (1.0 is all that one replica can do), and how far it can be trusted."""
-
-    work: float = 0.0
-    kv: float = 0.0
-    backlog_s: float = 0.0  # seconds that one replica would need for what is waiting
-    ready: int = 0
-    starting: int = 0
-    stuck: int = 0  # cannot be scheduled: neither supply nor a start to wait for
-    unknown: int = 0  # ready replicas whose numbers are missing or stale
 
 
 @dataclass(frozen=True)
@@ -52,32 +38,6 @@ class Decision:
         return self.memory.desired
 
 
-def measure(pods: Sequence[PodFacts]) -> Load:
-    """The load of a model's pods, summed over all of them."""
-    load = Load()
-    for pod in pods:
-        if pod.deleting or pod.draining:
-            continue
-        engine = pod.engine
-        if pod.scheduled is False:
-            load = replace(load, stuck=load.stuck + 1)
-        elif not pod.ready:
-            load = replace(load, starting=load.starting + 1)
-        elif engine is None or not _is_telling(engine):
-            load = replace(load, ready=load.ready + 1, unknown=load.unknown + 1)
-        else:
-            prefill_s = engine.offered_input_tokens_per_s / engine.prefill_tokens_per_s
-            decode_s = engine.output_tokens_per_s / engine.decode_tokens_per_s
-            load = replace(
-                load,
-                ready=load.ready + 1,
-                work=load.work + prefill_s + decode_s,
-                kv=load.kv + (engine.kv_tokens_used / engine.kv_tokens if engine.kv_tokens > 0 else 0.0),
-                backlog_s=load.backlog_s + engine.waiting_prompt_tokens / engine.prefill_tokens_per_s,
-            )
-    return load
-
-
 def decide(policy: Autoscaling, memory: Memory, load: Load, now: float) -> Decision:
     """The wanted number of replicas, why, and what to remember."""
     least, most = policy.min_replicas, policy.max_replicas
@@ -90,13 +50,11 @@ def decide(policy: Autoscaling, memory: Memory, load: Load, now: float) -> Decis
         return Decision(Memory(inside, None, now), f"{inside} replicas: spec.autoscaling allows {least} to {most}")
     if need > memory.desired:
         return Decision(Memory(need, None, now), f"up from {memory.desired} to {need}: {demand}{capped}")
-    if need == memory.desired:
-        return Decision(replace(memory, low_since=None), f"{need} replicas: {demand}{capped}")
+    # What is worked off asks for no more replicas; that it keeps those busy that there are takes none away either.
+    need = max(need, min(most, math.ceil(_exact_need(policy, replace(load, drained=0.0)) - 1e-6)))
+    if need >= memory.desired:
+        return Decision(replace(memory, low_since=None), f"{memory.desired} replicas: {demand}{capped}")
     return _consider_shrinking(policy, memory, load, need, demand, now)
-
-
-def _is_telling(engine: EngineState) -> bool:
-    return engine.age_s <= STALE_S and min(engine.prefill_tokens_per_s, engine.decode_tokens_per_s) > 0
 
 
 def _consider_shrinking(
@@ -108,6 +66,9 @@ def _consider_shrinking(
         return Decision(
             held, f"{desired} replicas: held, because {load.unknown} ready replicas report no fresh numbers"
         )
+    if load.blind:
+        held = replace(memory, low_since=None)
+        return Decision(held, f"{desired} replicas: held, because {load.blind}; {demand}")
     if load.starting or load.ready + load.stuck < desired:
         held = replace(memory, low_since=None)
         return Decision(
@@ -127,19 +88,24 @@ def _consider_shrinking(
 
 
 def _exact_need(policy: Autoscaling, load: Load) -> float:
-    steady = max(load.work / policy.target_utilization, load.kv / KV_FULL)
-    return steady + load.backlog_s / BACKLOG_HORIZON_S
+    steady = load.arriving / policy.target_utilization
+    return max(steady, load.kv / KV_FULL, load.arriving + load.backlog_s / BACKLOG_HORIZON_S)
 
 
 def _in_words(load: Load, exact: float) -> str:
-    if exact < 0.05:
-        return "no work"
-    parts = [f"work of {load.work:.1f} replicas"]
+    parts = [f"work of {load.work:.1f} replicas"] if exact >= 0.05 else []
+    if load.drained >= 0.1:
+        parts.append(f"{min(load.drained, load.work):.1f} of it from a queue that is worked off")
     if load.kv >= 0.1:
         parts.append(f"KV of {load.kv:.1f}")
+    if load.waiting:
+        waits = "1 request waits" if load.waiting == 1 else f"{load.waiting} requests wait"
+        parts.append(f"{waits} at the gateways")
+    if load.growth >= 0.1:
+        parts.append(f"what comes would keep {load.growth:.1f} more busy")
     if load.backlog_s >= 1:
-        parts.append(f"{load.backlog_s:.0f} s of waiting prompts")
-    return ", ".join(parts)
+        parts.append(f"{load.backlog_s:.0f} s of waiting work")
+    return ", ".join(parts) or "no work"
 
 
 def remember(status: Mapping[str, Any], policy: Autoscaling, running: int) -> Memory:

@@ -1,7 +1,7 @@
 """Conditions and phase of a model, in words. Each condition is a chain: the first link that has something to say is it.
 
 Available means that somebody answers now; Ready that what answers is what the spec asks for, so not during a rollout.
-Reconciling and Stalled are never both true: whoever waits is message either to go on or to give up (kstatus).
+Reconciling and Stalled are never both true: whoever waits is told either to go on or to give up (kstatus).
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from topmast_operator.api.conditions import (
     Condition,
 )
 from topmast_operator.api.names import ANNOTATION_RETRY
+from topmast_operator.api.times import to_text
 from topmast_operator.plan.accelerator import accelerator_used
 from topmast_operator.plan.findings import Finding, Kind
 from topmast_operator.plan.health import Health
@@ -174,8 +175,11 @@ def _stalled_given_up(health: Health) -> Condition | None:
     if found is None or not health.given_up:
         return None
     again = f"kubectl annotate llm {health.model.name} {ANNOTATION_RETRY}=$(date +%s) --overwrite"
-    message = f"{found.message} Nothing is tried until the spec changes, or you ask for another try: {again}"
-    return Condition(STALLED, True, found.reason, message)
+    if health.rollout.check:
+        goes_on = "A check pod looks whether that is mended, and then it goes on by itself. Or ask for another try"
+    else:
+        goes_on = "Nothing is tried until the spec changes, or you ask for another try"
+    return Condition(STALLED, True, found.reason, f"{found.message} {goes_on}: {again}")
 
 
 def _stalled_waiting(health: Health) -> Condition | None:
@@ -220,7 +224,7 @@ def _capacity_missing(health: Health) -> Condition | None:
     if not waiting:
         return Condition(CAPACITY_AVAILABLE, False, found.reason, found.message)
     message = f"{len(waiting)} of {health.wanted} replicas find no node. {_numbers(health)}{found.message}"
-    return Condition(CAPACITY_AVAILABLE, False, found.reason, f"{message} {_way_out(health, found)}")
+    return Condition(CAPACITY_AVAILABLE, False, found.reason, f"{message} {_way_out(health, found)}".rstrip())
 
 
 def _capacity_in_the_making(health: Health) -> Condition | None:
@@ -265,6 +269,21 @@ def _autoscaling_pauses(health: Health) -> Condition | None:
     return None
 
 
+def _scaled_by_two(health: Health) -> Condition | None:
+    """Somebody writes spec.replicas, as a HorizontalPodAutoscaler, KEDA and kubectl scale do."""
+    write = health.overruled
+    if write is None:
+        return None
+    said = f"at {to_text(write.at)} {write.manager} set spec.replicas to {write.replicas} through the scale subresource"
+    if write.by_hand:
+        reason, remedy = "ScaleIgnored", "set spec.autoscaling.minReplicas or maxReplicas, or remove spec.autoscaling"
+    else:
+        reason = "ScalingTwice"
+        remedy = "remove the HorizontalPodAutoscaler or ScaledObject that scales this model, or spec.autoscaling"
+    message = f"{_sentence(said)} Nobody reads it while spec.autoscaling decides: {remedy}."
+    return Condition(AUTOSCALING_ACTIVE, True, reason, f"{message} {_sentence(health.autoscaling_reason or '')}")
+
+
 def _autoscaling(health: Health) -> Condition:
     message = f"{_sentence(health.autoscaling_reason or '')} spec.replicas is not used."
     return Condition(AUTOSCALING_ACTIVE, True, "Scaling", message)
@@ -286,7 +305,7 @@ CHAINS: tuple[tuple[Link, ...], ...] = (
     (_stalled_given_up, _stalled_waiting, _not_stalled),
     (_model_missing, _model_loaded, _model_unknown),
     (_capacity_missing, _capacity_in_the_making, _capacity_unneeded, _capacity_unknown, _capacity_there),
-    (_not_autoscaled, _autoscaling_pauses, _autoscaling),
+    (_not_autoscaled, _autoscaling_pauses, _scaled_by_two, _autoscaling),
 )
 
 

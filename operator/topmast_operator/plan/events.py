@@ -97,10 +97,13 @@ def _condition(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Even
             return [Event(reason not in _PLANNED, "NotReady", "Observe", after["message"])]
         news = reason != before.get("reason") and reason in _NOT_TOLD_OTHERWISE
         return [Event(True, reason, "Observe", after["message"])] if news else []
+    if kind == "AutoscalingActive" and reason in _OVERRULED and reason != before.get("reason"):
+        return [Event(True, reason, "Autoscale", after["message"])]
     if _BAD.get(kind) == status and (before.get("status"), before.get("reason")) != (status, reason):
         return [Event(True, reason, "Observe", after["message"])]
     return []
 
 
+_OVERRULED = frozenset({"ScalingTwice", "ScaleIgnored"})
 _PLANNED = frozenset({"Draining", "RollingOut", "Starting", "Waking"})
 _NOT_TOLD_OTHERWISE = frozenset({"ImagePull", "ContainerConfig"})

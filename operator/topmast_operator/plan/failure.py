@@ -12,6 +12,7 @@ from topmast_operator.api.times import to_text, to_unix
 from topmast_operator.plan import rollout
 from topmast_operator.plan.check import Verdict
 from topmast_operator.plan.findings import Finding, Kind, Patience, Severity, worst
+from topmast_operator.plan.findings.scheduler import brief
 
 ENOUGH_IN_A_GAP = 2  # equal failures while nobody answers: the third one would come ten or twenty seconds later
 ROOM_TAKEN_S = 20.0  # the scheduler needs moments for room that is free
@@ -100,7 +101,7 @@ def _room_is_taken(facts: Facts, revision: str, wanted: int) -> Finding | None:
     holders = facts.room.holders[:3] if facts.room else ()
     by = f" by {', '.join(holders)}" if holders else ""
     message = (
-        f"The room that an old replica left was taken{by}: {waiting[0].unschedulable_message.rstrip('. ')}. The old "
+        f"The room that an old replica left was taken{by}: {brief(waiting[0].unschedulable_message)}. The old "
         f"revision serves again as soon as there is room; the new one is tried again {TRY_AGAIN_S:.0f} s later."
     )
     return Finding(Kind.CAPACITY, "RoomTaken", message)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from topmast_operator.api.facts import PodFacts, Room
 from topmast_operator.api.resource import Model
 from topmast_operator.plan.findings import Finding
+from topmast_operator.plan.overruled import Overruled
 from topmast_operator.plan.rollout import Rollout
 from topmast_operator.plan.sleep import SleepPhase, SleepState
 
@@ -26,6 +27,7 @@ class Health:
     given_up: bool
     room: Room | None
     autoscaling_reason: str | None
+    overruled: Overruled | None = None  # a write of spec.replicas, while spec.autoscaling decides
     sleep: SleepState | None = None  # only of a model that may sleep
 
     @property

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from topmast_operator.api.facts import Facts, PodFacts, RevisionFacts
+from topmast_operator.api.names import access_name, policy_name
 from topmast_operator.api.resource import Model
-from topmast_operator.plan import autoscale, check, failure, rollout, sleep
+from topmast_operator.plan import autoscale, check, failure, load, rollout, sleep
 from topmast_operator.plan.events import Event, events_of
 from topmast_operator.plan.findings import (
     Finding,
@@ -23,6 +24,7 @@ from topmast_operator.plan.findings import (
 )
 from topmast_operator.plan.give_way import Amounts, Strategy
 from topmast_operator.plan.health import Health
+from topmast_operator.plan.overruled import overruled
 from topmast_operator.plan.revision import revision_of
 from topmast_operator.plan.rollout import How, Phase, RevisionView, Rollout, Situation, plan_rollout
 from topmast_operator.plan.starts import expected_gap_s
@@ -146,7 +148,7 @@ def _autoscale(facts: Facts, sleeping: sleep.SleepState | None) -> autoscale.Dec
     if sleeping and sleeping.asleep:
         least = autoscale.Memory(policy.min_replicas, None, memory.last_change)
         return autoscale.Decision(least, "nothing is scaled while the model sleeps")
-    return autoscale.decide(policy, memory, autoscale.measure(facts.pods), facts.now)
+    return autoscale.decide(policy, memory, load.measure(facts), facts.now)
 
 
 def _patience(facts: Facts, proven: bool) -> Patience:
@@ -255,6 +257,7 @@ def _health(facts: Facts, target: str, decided: Decision) -> Health:
         given_up=decided.failed is not None,
         room=facts.room,
         autoscaling_reason=decided.autoscaling.reason if decided.autoscaling else None,
+        overruled=overruled(facts.model, facts.now),
         sleep=decided.sleeping,
     )
 
@@ -276,13 +279,16 @@ def _finding_to_tell(facts: Facts, target: str, decided: Decision) -> Finding | 
 
 def _blockers(facts: Facts, target: str, rolled: Rollout) -> list[Finding]:
     """What is wrong apart from pods."""
-    where = f"{facts.model.name} exists in namespace {facts.model.namespace}"
+
+    def where(kind: str) -> str:
+        name = {"ConfigMap": access_name, "NetworkPolicy": policy_name}.get(kind, str)(facts.model.name)
+        return f"A {kind} named {name} exists in namespace {facts.model.namespace}"
+
     found = [
         Finding(
             Kind.CONFIG,
             "NameTaken",
-            f"A {kind} named {where} and is not Topmast's. "
-            "Rename or delete it, or give the LLMDeployment another name.",
+            f"{where(kind)} and is not Topmast's. Rename or delete it, or give the LLMDeployment another name.",
             Severity.FINAL,
         )
         for kind in facts.foreign
@@ -291,7 +297,7 @@ def _blockers(facts: Facts, target: str, rolled: Rollout) -> list[Finding]:
         Finding(
             Kind.CONFIG,
             "PredecessorLeaving",
-            f"A {kind} named {where} and belongs to an earlier LLMDeployment of this name, which Kubernetes is "
+            f"{where(kind)} and belongs to an earlier LLMDeployment of this name, which Kubernetes is "
             "deleting: it is made anew when that one is gone.",
         )
         for kind in facts.leftover

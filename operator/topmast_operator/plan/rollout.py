@@ -178,7 +178,8 @@ def _alone(now: Situation, good: RevisionView | None) -> Rollout:
     gone = _history(now, finished)
     if good and not target.proven:
         reason = f"the old replicas have left, revision {target.name} is starting in their room"
-        plan = Rollout(_in_room(now, now.wanted), gone, How.RECREATE, Phase.SWAPPING, reason)
+        steps = _steps(now, How.RECREATE)
+        plan = Rollout(_in_room(now, now.wanted), gone, How.RECREATE, Phase.SWAPPING, reason, steps=steps)
         return _remembered(now, plan)
     return Rollout(_only(now, now.wanted), gone, How.NONE, Phase.NONE, "only one revision runs")
 

@@ -13,6 +13,7 @@ from topmast_operator.api.times import to_text
 from topmast_operator.plan.autoscale import Decision
 from topmast_operator.plan.conditions import conditions, phase
 from topmast_operator.plan.health import Health
+from topmast_operator.plan.overruled import render as render_overruled
 from topmast_operator.plan.progress import describe, notable
 from topmast_operator.plan.rollout import render as render_rollout
 from topmast_operator.plan.sleep import render as render_sleep
@@ -54,7 +55,7 @@ def render_status(health: Health, facts: Facts, decision: Decision | None) -> di
     if facts.strays:
         status["strays"] = sorted(facts.strays)[:STRAYS]
     if decision:
-        status["autoscaling"] = _autoscaling(decision)
+        status["autoscaling"] = _autoscaling(decision) | render_overruled(model, health.overruled)
     if health.sleep:
         status["sleep"] = render_sleep(health.sleep)
     if start := measured_starts(model.status, facts.pods):

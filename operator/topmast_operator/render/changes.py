@@ -6,10 +6,13 @@ from typing import Any
 
 from topmast_operator.api.facts import Facts, RevisionFacts
 from topmast_operator.plan.plan import Plan
-from topmast_operator.render import children
+from topmast_operator.render import access, children
+from topmast_operator.render.access import Doors
 from topmast_operator.render.check import check_pod
 from topmast_operator.render.children import Manifest
 from topmast_operator.render.template import EngineDefaults, render_template
+
+NO_DOORS = Doors()
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Changes:
     drain: tuple[str, ...]  # pods to announce to the gateways
     shrink: tuple[Manifest, ...]  # a moment after the announcement
     delete: tuple[tuple[str, str, str], ...]  # kind, name, and uid where it is known: only that very object
-    grow: tuple[Manifest, ...]  # new or larger Deployments first, then the other children
+    grow: tuple[Manifest, ...]  # what new pods mount, new or larger Deployments, then the other children
 
     @property
     def takes_away(self) -> bool:
@@ -36,10 +39,10 @@ def target_template(facts: Facts, revision: str, defaults: EngineDefaults) -> Ma
     return render_template(facts.model, revision, defaults)
 
 
-def changes(facts: Facts, plan: Plan, template: Mapping[str, Any]) -> Changes:
+def changes(facts: Facts, plan: Plan, template: Mapping[str, Any], doors: Doors = NO_DOORS) -> Changes:
     """The manifests that must be applied and the names that must go. `template` is the wanted revision's."""
     known = {item.revision: item for item in facts.revisions}
-    grow: list[Manifest] = []
+    grow = _mounted(facts, template, doors)
     shrink: list[Manifest] = []
     for name in sorted(plan.replicas, key=lambda name: name != plan.revision):
         live = known.get(name)
@@ -58,11 +61,21 @@ def changes(facts: Facts, plan: Plan, template: Mapping[str, Any]) -> Changes:
                 manifest["metadata"]["resourceVersion"] = live.live["metadata"].get("resourceVersion")
             (shrink if smaller else grow).append(manifest)
     others, gone = _others(facts, plan)
+    others += _policy(facts, doors)
     if plan.check and (facts.check is None or facts.check.revision != plan.check):
         others.append(check_pod(facts.model, plan.check, template))
     uids = {("Deployment", item.name): item.live["metadata"].get("uid", "") for item in facts.revisions}
     delete = tuple((kind, name, uids.get((kind, name), "")) for kind, name in (*plan.delete, *gone))
     return Changes(plan.undrain, plan.drain, tuple(shrink), delete, (*grow, *others))
+
+
+def _mounted(facts: Facts, template: Mapping[str, Any], doors: Doors) -> list[Manifest]:
+    """The access file, where the pods of a revision need one: those that run, or those that are to come."""
+    needed = any(access.is_closed(item) for item in (template, *(known.template for known in facts.revisions)))
+    if doors.access is None or not needed or _is_others(facts, "ConfigMap"):
+        return []
+    wanted = access.config_map(facts.model, doors.access)
+    return [wanted] if facts.access is None or children.live_differs(wanted, facts.access) else []
 
 
 def _others(facts: Facts, plan: Plan) -> tuple[list[Manifest], list[tuple[str, str]]]:
@@ -80,6 +93,15 @@ def _others(facts: Facts, plan: Plan) -> tuple[list[Manifest], list[tuple[str, s
     elif facts.disruption_budget is not None and not _is_others(facts, "PodDisruptionBudget"):
         gone.append(("PodDisruptionBudget", facts.model.name))
     return wanted, gone
+
+
+def _policy(facts: Facts, doors: Doors) -> list[Manifest]:
+    """Where there shall be none, one that is there lets everybody in: no right to delete any is needed."""
+    live = facts.network_policy
+    if _is_others(facts, "NetworkPolicy") or (doors.ingress is None and live is None):
+        return []
+    wanted = access.network_policy(facts.model, [{}] if doors.ingress is None else doors.ingress)
+    return [wanted] if live is None or children.live_differs(wanted, live) else []
 
 
 def _is_others(facts: Facts, kind: str) -> bool:

@@ -18,6 +18,7 @@ from topmast_operator.api.names import (
     model_labels,
 )
 from topmast_operator.api.resource import Model
+from topmast_operator.render.access import without_access
 from topmast_operator.render.children import Manifest, owned
 
 # Little enough to find room on a full node; the limit is for headers, template and tokenizer, never for weights.
@@ -27,7 +28,7 @@ LIMITS = {"cpu": "1", "memory": "1Gi"}
 
 def check_pod(model: Model, revision: str, template: Mapping[str, Any]) -> Manifest:
     """The pod that proves `revision` of a model; `template` is the pod template of its replicas."""
-    spec: dict[str, Any] = copy.deepcopy(dict(template["spec"]))
+    spec = copy.deepcopy(without_access(template["spec"]))  # it serves nobody
     (engine,) = [item for item in spec["containers"] if item["name"] == CONTAINER]
     path = engine["args"][1]
     engine["args"] = ["check", path]

@@ -76,7 +76,8 @@ def disruption_budget(model: Model) -> Manifest:
 def live_differs(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
     """Whether the live object lacks something of the wanted one. What others added does not count."""
     # Items of a list carry no kind and no version.
-    return not all(_contains(live[part], wanted[part]) for part in ("metadata", "spec"))
+    parts = [part for part in ("metadata", "spec", "data") if part in wanted]
+    return not all(_contains(live.get(part, {}), wanted[part]) for part in parts)
 
 
 def failure_of(manifest: Mapping[str, Any]) -> str | None:
@@ -104,9 +105,11 @@ def owned(
     name: str,
     labels: Mapping[str, str],
     annotations: Mapping[str, str],
-    spec: Mapping[str, Any],
+    content: Mapping[str, Any],
+    *,
+    part: str = "spec",
 ) -> Manifest:
-    """A manifest that belongs to the model, with a digest of itself."""
+    """A manifest that belongs to the model, with a digest of itself. `part` is where its content stands."""
     # blockOwnerDeletion would need the right to update finalizers where OwnerReferencesPermissionEnforcement is on.
     owner = {"apiVersion": API_VERSION, "kind": KIND, "name": model.name, "uid": model.uid}
     metadata: dict[str, Any] = {
@@ -115,17 +118,21 @@ def owned(
         "labels": dict(labels),
         "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": False}],
     }
-    body: Manifest = {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec}
+    body: Manifest = {"apiVersion": api_version, "kind": kind, "metadata": metadata, part: content}
     metadata["annotations"] = {**annotations, ANNOTATION_APPLIED: _digest(body)}
     return body
 
 
 def _digest(body: Manifest) -> str:
     """Notices a field that this version no longer sets: only an apply can take it away. Of names, not of values."""
-    spec = {**body["spec"], "replicas": None}
-    if "template" in spec:
-        spec["template"] = pinned.without_values(spec["template"])
-    return hashlib.sha256(_canonical({**body, "spec": spec}).encode()).hexdigest()[:12]
+    if "spec" in body:
+        spec = {**body["spec"], "replicas": None}
+        if "template" in spec:
+            spec["template"] = pinned.without_values(spec["template"])
+        if "containers" in spec:  # of a check pod
+            spec = pinned.without_values({"spec": spec})["spec"]
+        body = {**body, "spec": spec}
+    return hashlib.sha256(_canonical(body).encode()).hexdigest()[:12]
 
 
 def _canonical(value: Any) -> str:

@@ -19,7 +19,7 @@ from topmast_operator.api.names import (
 )
 from topmast_operator.api.pod import PVC_MOUNT, PodSettings, merge
 from topmast_operator.api.resource import EnvironmentValue, Model
-from topmast_operator.render import security
+from topmast_operator.render import access, security
 from topmast_operator.render.resources import resources
 
 NODE_LOSS_TOLERATION_S = 30  # the default of 300 s would leave a lost node's replica unreplaced for five minutes
@@ -48,6 +48,7 @@ class EngineDefaults:
 
     image: str
     pod: PodSettings = field(default_factory=dict)
+    closed: bool = False  # engines ask for tokens
 
 
 def render_template(model: Model, revision: str, defaults: EngineDefaults) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def render_template(model: Model, revision: str, defaults: EngineDefaults) -> di
         "topologySpreadConstraints": _spread(model, pod),
         "tolerations": _tolerations(model),
         "containers": [_container(model, pod, defaults)],
-        "volumes": _volumes(model, pod),
+        "volumes": _volumes(model, pod, defaults),
         **{name: pod[name] for name in _SAME_NAME if pod.get(name)},
     }
     if context := security.of_pod(pod):
@@ -88,7 +89,7 @@ def claim_of(source: str) -> str | None:
     return rest.partition("/")[0] if scheme == "pvc" else None
 
 
-def engine_arguments(model: Model) -> list[str]:
+def engine_arguments(model: Model, *, closed: bool = False) -> list[str]:
     """The command line after `topmast`."""
     engine = model.engine
     # `::` answers on IPv4 and on IPv6, and on IPv4 alone where a node has no other.
@@ -103,6 +104,8 @@ def engine_arguments(model: Model) -> list[str]:
     if engine.kv_cache_bytes is not None:
         arguments += ["--kv-cache-bytes", str(quantity.as_bytes(engine.kv_cache_bytes))]
     arguments += ["--drain-timeout-s", str(model.drain_timeout_s), "--drain-notice-s", str(DRAIN_NOTICE_S)]
+    if closed:
+        arguments += access.arguments(model)
     return [*arguments, *engine.extra_args]
 
 
@@ -124,7 +127,7 @@ def _container(model: Model, pod: PodSettings, defaults: EngineDefaults) -> dict
         "name": CONTAINER,
         "image": model.engine.image or defaults.image,
         "imagePullPolicy": "IfNotPresent",
-        "args": engine_arguments(model),
+        "args": engine_arguments(model, closed=defaults.closed),
         "env": environment(model, pod),
         "ports": [
             {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
@@ -138,7 +141,7 @@ def _container(model: Model, pod: PodSettings, defaults: EngineDefaults) -> dict
         "readinessProbe": _probe("/ready", 1, 2, probes.get("readiness", {})),
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": _mounts(model, pod),
+        "volumeMounts": _mounts(model, pod, defaults),
     }
     if pod.get("envFrom"):
         container["envFrom"] = pod["envFrom"]
@@ -157,7 +160,7 @@ def _probe(path: str, period_s: int, failures: int, times: Mapping[str, int]) ->
     }
 
 
-def _volumes(model: Model, pod: PodSettings) -> list[dict[str, Any]]:
+def _volumes(model: Model, pod: PodSettings, defaults: EngineDefaults) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = [
         {"name": "tmp", "emptyDir": {"sizeLimit": TMP_LIMIT}},
         {"name": "cache", "emptyDir": {"sizeLimit": CACHE_LIMIT}},
@@ -166,15 +169,19 @@ def _volumes(model: Model, pod: PodSettings) -> list[dict[str, Any]]:
         volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
     if size := pod.get("shmSize"):
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}})
+    if defaults.closed:
+        volumes.append(access.volume(model))
     return [*volumes, *pod.get("volumes", ())]
 
 
-def _mounts(model: Model, pod: PodSettings) -> list[dict[str, Any]]:
+def _mounts(model: Model, pod: PodSettings, defaults: EngineDefaults) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [{"name": "tmp", "mountPath": "/tmp"}, {"name": "cache", "mountPath": "/cache"}]
     if claim_of(model.source):
         mounts.append({"name": "model", "mountPath": PVC_MOUNT, "readOnly": True})
     if pod.get("shmSize"):
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
+    if defaults.closed:
+        mounts.append(access.mount())
     return [*mounts, *pod.get("volumeMounts", ())]
 
 

@@ -8,13 +8,17 @@ import logging
 import random
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from topmast_operator.act import paths
 from topmast_operator.act.client import Api, ApiError, ApiUnreachableError, FencedError
+from topmast_operator.render.access import Doors
 from topmast_operator.render.template import EngineDefaults
 from topmast_operator.run.attention import Attention
+from topmast_operator.run.engine_access import EngineAccess
 from topmast_operator.run.lease import Lease, LostLeaseError
 from topmast_operator.run.metrics import Metrics
 from topmast_operator.run.ownership import Ownership
@@ -25,6 +29,7 @@ from topmast_operator.run.worker import Reconciler, explain
 from topmast_operator.watch.audit import Audit
 from topmast_operator.watch.bell import Bell
 from topmast_operator.watch.engines import Engines
+from topmast_operator.watch.gateways import Gateways
 from topmast_operator.watch.mirror import Indices, Mirror, NotSyncedError
 from topmast_operator.watch.own_writes import OwnWrites
 from topmast_operator.watch.watcher import Watcher
@@ -49,6 +54,9 @@ class Options:
     metrics_port: int
     resync_s: float
     shared_token_file: Path | None = None  # None: nobody can wake a model
+    gateway_selector: str = ""  # empty: no gateway is asked
+    engine_access: EngineAccess = field(default_factory=EngineAccess)
+    engine_ingress: Sequence[Mapping[str, Any]] | None = None  # of engines' NetworkPolicies; None: there are none
 
 
 class Operator:
@@ -64,11 +72,28 @@ class Operator:
         self._mirror = Mirror(self._own)
         self._audit = Audit(api, self._mirror, self._own, options.namespaces)
         self._audit_now = asyncio.Event()
-        self._engines = Engines(lambda namespace, name: self._queue.add((namespace, name)))
+        self._access = options.engine_access
+        self._engines = Engines(
+            lambda namespace, name: self._queue.add((namespace, name)), authorise=self._access.authorization
+        )
+        self._gateways = Gateways(
+            api,
+            options.lease_namespace,
+            options.gateway_selector,
+            options.shared_token_file,
+            lambda namespace, name: self._queue.add((namespace, name)),
+        )
         acting = api.fenced(self._lease.left_s, self._own.note)
         ownership = Ownership(acting, f"{options.lease_namespace}/{options.lease_name}")
         self._reconciler = Reconciler(
-            acting, self._mirror, self._engines, self._metrics, ownership, options.engine_defaults
+            acting,
+            self._mirror,
+            self._engines,
+            self._gateways,
+            self._metrics,
+            ownership,
+            options.engine_defaults,
+            lambda: Doors(self._access.text, options.engine_ingress),
         )
         self._busy_since: dict[int, float] = {}
         self._watcher: Watcher | None = None
@@ -123,7 +148,9 @@ class Operator:
             self._watcher = Watcher(self._options.namespaces, bell)
             self._watcher.start()
             tasks.create_task(self._engines.run())
+            tasks.create_task(self._gateways.run())
             tasks.create_task(self._keep_true(self._watcher))
+            tasks.create_task(self._access.follow(self._wake_all))
             for number in range(WORKERS):
                 tasks.create_task(self._work(number, bell))
 
@@ -193,11 +220,15 @@ class Operator:
             return
 
     def _look_over(self) -> None:
+        self._wake_all()
+        self._mirror.synced.set()
+
+    def _wake_all(self) -> None:
+        """Every model that is known gets a pass, spread over a while but for the first time."""
         models = self._mirror.models()
         spread_s = min(self._options.resync_s / 2, len(models) * 0.02) if self._mirror.synced.is_set() else 0.0
         for key in models:
             self._queue.add(key, random.uniform(0, spread_s))
-        self._mirror.synced.set()
 
     async def _wait_for_crd(self) -> None:
         told = False

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from topmast_operator.act.client import Api, ApiError, ApiUnreachableError
@@ -10,12 +11,14 @@ from topmast_operator.act.report import Reporter
 from topmast_operator.api.facts import Facts, WriteRefused
 from topmast_operator.plan.plan import Plan, make_plan
 from topmast_operator.plan.revision import revision_of
+from topmast_operator.render.access import Doors
 from topmast_operator.render.changes import Changes, changes, target_template
 from topmast_operator.render.template import EngineDefaults
 from topmast_operator.run.attention import Attention
 from topmast_operator.run.metrics import Metrics
 from topmast_operator.run.ownership import Ownership
 from topmast_operator.watch.engines import Engines
+from topmast_operator.watch.gateways import Gateways
 from topmast_operator.watch.gather import Gatherer
 from topmast_operator.watch.mirror import Mirror
 
@@ -30,16 +33,21 @@ class Reconciler:
         api: Api,
         mirror: Mirror,
         engines: Engines,
+        gateways: Gateways,
         metrics: Metrics,
         ownership: Ownership,
         defaults: EngineDefaults,
+        doors: Callable[[], Doors] = Doors,
     ) -> None:
+        """`doors`: what holds for the engines of all models at this moment."""
         self._api = api
         self._engines = engines
+        self._gateways = gateways
         self._metrics = metrics
         self._ownership = ownership
         self._defaults = defaults
-        self._gatherer = Gatherer(api, mirror)
+        self._doors = doors
+        self._gatherer = Gatherer(api, mirror, closed=defaults.closed, policed=doors().ingress is not None)
         self._reporter = Reporter(api)
         self._known: set[tuple[str, str]] = set()
 
@@ -52,7 +60,10 @@ class Reconciler:
         verdict = await self._ownership.settle(facts.model)
         if not verdict.mine:
             self._engines.forget(namespace, name)
+            self._gateways.forget(namespace, name)
             return Attention(verdict.again_s)
+        if (namespace, name) not in self._known:
+            facts = await self._introduced(facts) or facts
         facts = replace(facts, rival=verdict.rival)
         self._known.add((namespace, name))
         self._metrics.models.set(len(self._known))
@@ -76,9 +87,10 @@ class Reconciler:
         return Attention(plan.again_s, plan.waits)
 
     def _plan(self, facts: Facts) -> tuple[Plan, Changes]:
+        facts = self._gateways.add_queue(facts)
         template = target_template(facts, revision_of(facts.model), self._defaults)
         plan = make_plan(facts, template)
-        return plan, changes(facts, plan, template)
+        return plan, changes(facts, plan, template, self._doors())
 
     async def _carry_out(self, facts: Facts, wanted: Changes) -> ApiError | ApiUnreachableError | None:
         """What went wrong, if something did: status is told all the same."""
@@ -90,12 +102,19 @@ class Reconciler:
             self._metrics.writes.labels(manifest["kind"]).inc()
         return refused
 
+    async def _introduced(self, facts: Facts) -> Facts | None:
+        """The facts of a model that this process has not seen before, with what its engines say."""
+        self._engines.track(facts)
+        await self._engines.introduce(facts.model.namespace, facts.model.name)
+        return await self._gather(facts.model.namespace, facts.model.name)
+
     async def _gather(self, namespace: str, name: str, *, fresh: bool = False) -> Facts | None:
         states = self._engines.states(namespace, name)
         return await self._gatherer.gather(states, namespace, name, time.time(), fresh=fresh)
 
     def _forget(self, namespace: str, name: str) -> None:
         self._engines.forget(namespace, name)
+        self._gateways.forget(namespace, name)
         self._reporter.forget(f"{namespace}/{name}")
         self._ownership.forget(f"{namespace}/{name}")
         if (namespace, name) in self._known:

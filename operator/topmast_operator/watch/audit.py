@@ -26,6 +26,8 @@ KINDS = {  # index -> kind, label selector
     "pods": ("Pod", OURS),
     "services": ("Service", ""),
     "budgets": ("PodDisruptionBudget", ""),
+    "access_files": ("ConfigMap", OURS),
+    "policies": ("NetworkPolicy", OURS),
     "claims": ("PersistentVolumeClaim", ""),
     "quotas": ("ResourceQuota", ""),
     "nodes": ("Node", ""),

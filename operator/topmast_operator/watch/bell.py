@@ -5,10 +5,15 @@ about a model that is being worked on waits until that pass is over: then every 
 """
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from topmast_operator.watch.mirror import Indices, Key
 from topmast_operator.watch.own_writes import OwnWrites
+
+log = logging.getLogger(__name__)
 
 Version = tuple[str, str]  # uid, resourceVersion
 
@@ -31,28 +36,44 @@ class Bell:
         self._attached = attached
         self._listed = listed
         self._loop = asyncio.get_running_loop()
+        self._inbox: deque[tuple[Any, ...]] = deque()  # calls from kopf's thread
         self._held: dict[Key, set[Version]] = {}  # by the models that are being worked on
         self._waiting: set[Key] = set()
 
     def attach(self, indices: Indices) -> None:
         """kopf has started with these indices, which it is about to fill."""
-        self._loop.call_soon_threadsafe(self._attached, indices)
+        self._hand_over(self._attached, indices)
 
     def changed(self, namespace: str, model: str, uid: str, version: str) -> None:
         """This version of an object that belongs to a model was seen."""
-        self._loop.call_soon_threadsafe(self._on_changed, (namespace, model), (uid, version))
+        self._hand_over(self._on_changed, (namespace, model), (uid, version))
 
     def gone(self, uid: str) -> None:
         """An object was deleted, one that the operator wrote a moment ago perhaps."""
-        self._loop.call_soon_threadsafe(self._own.forget, uid)
+        self._hand_over(self._own.forget, uid)
 
     def freed(self, namespace: str | None = None) -> None:
         """Room may have come for models that wait for some, in a namespace or anywhere."""
-        self._loop.call_soon_threadsafe(self._on_freed, namespace)
+        self._hand_over(self._on_freed, namespace)
 
     def listed(self) -> None:
         """An object was seen in a list and not in a watch: changes before it may have been missed."""
-        self._loop.call_soon_threadsafe(self._listed)
+        self._hand_over(self._listed)
+
+    def _hand_over(self, *call: Any) -> None:
+        """Have the loop make this call. Many events come at once, and waking a loop is a system call."""
+        self._inbox.append(call)
+        if len(self._inbox) == 1:
+            self._loop.call_soon_threadsafe(self._empty_inbox)
+
+    def _empty_inbox(self) -> None:
+        # The last one is removed before it is handled: whoever adds another one from then on finds an empty inbox.
+        while self._inbox:
+            call, *arguments = self._inbox.popleft()
+            try:
+                call(*arguments)
+            except Exception:  # those behind it are to be heard as well
+                log.exception("an event was lost")
 
     def begin(self, key: Key) -> None:
         """A pass over this model begins."""

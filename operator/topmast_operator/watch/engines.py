@@ -5,6 +5,7 @@ model's key when what it heard could change a decision or a status.
 """
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
@@ -12,17 +13,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 
 from topmast_operator.api.facts import EngineState, Facts
-from topmast_operator.api.names import ADMIN_PORT
+from topmast_operator.api.names import ADMIN_PORT, access_name
 from topmast_operator.watch.state import parse_state, requests_so_far, tokens_so_far
 
 WINDOW_S = 20.0
 LEAST_SPAN_S = 3.0  # a rate over less is noise
 TIMEOUT_S = 2.0
+FIRST_ANSWER_S = 0.5
 LONGEST_PAUSE_S = 15.0  # between questions to a pod that does not answer
 AT_ONCE = 256
 AT_ONCE_SILENT = AT_ONCE // 2  # of these, for pods that did not answer last time, or never yet
@@ -63,6 +65,8 @@ class Target:
     samples: deque[Sample] = field(default_factory=deque)
     due_at: float = 0.0
     asked: bool = False  # a question is on its way
+    refused: bool = False  # it does not know the operator; said once
+    first: asyncio.Event = field(default_factory=asyncio.Event)  # it has answered, or was silent
 
     @property
     def silent(self) -> bool:
@@ -89,10 +93,10 @@ class Engines:
         """What the engines of a model said last, by pod name, each with its age."""
         now = time.monotonic()
         found = {}
-        for pod in self._pods.get((namespace, model), ()):
-            target = self._targets[namespace, pod]
+        for target in self._of(namespace, model):
             if target.state is not None:
-                found[pod] = replace(target.state, age_s=_age(target, now), still_s=max(0.0, now - target.moved_at))
+                still_s = max(0.0, now - target.moved_at)
+                found[target.pod] = replace(target.state, age_s=_age(target, now), still_s=still_s)
         return found
 
     def track(self, facts: Facts) -> None:
@@ -116,6 +120,15 @@ class Engines:
             target.every_s = every_s
         if not wanted:
             self.forget(namespace, model)
+
+    async def introduce(self, namespace: str, model: str) -> None:
+        """Wait a moment for the first answers of a model's engines: before them a restart would look like news."""
+        first = [target.first.wait() for target in self._of(namespace, model)]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*first), FIRST_ANSWER_S)
+
+    def _of(self, namespace: str, model: str) -> list[Target]:
+        return [self._targets[namespace, pod] for pod in self._pods.get((namespace, model), ())]
 
     def forget(self, namespace: str, model: str) -> None:
         for pod in self._pods.pop((namespace, model), ()):
@@ -180,16 +193,19 @@ class Engines:
         try:
             async with session.get(_url(target.ip, self._port), headers=self._headers(target)) as answer:
                 body = await answer.json()
+                if answer.status == 401:
+                    self._refused(target, body)
             news = _take_in(target, _read(body, target, time.monotonic()))
         except Exception as silent:  # whatever listens there may answer anything, and must not end the asking
             log.debug("%s does not tell its state: %r", target.pod, silent)
             target.silences += 1
         else:
-            target.silences = 0
+            target.silences, target.refused = 0, False
             if news:
                 self._wake(*target.model)
         finally:
             target.asked = False
+            target.first.set()
             self._give_back(was_silent)
             self._ask_in(target, self._pause_s(target))
 
@@ -200,6 +216,21 @@ class Engines:
             return target.every_s
         rarest_s = RAREST_SCALED_S if target.every_s == SCALED_EVERY_S else RAREST_S
         return max(target.every_s, min(len(self._targets) / MOST_PER_S, rarest_s))
+
+    def _refused(self, target: Target, body: Any) -> NoReturn:
+        """As good as silence, but said once: it lasts until somebody mends it, or a new key has got there."""
+        said = body.get("error", {}).get("message", "") if isinstance(body, dict) else ""
+        if not target.refused:
+            target.refused = True
+            log.warning(
+                "%s/%s refuses the operator's questions, so its state is unknown: %s. Its ConfigMap %s must hold the "
+                "public half of the operator's signing key, and the clocks must agree.",
+                target.model[0],
+                target.pod,
+                said or "HTTP 401",
+                access_name(target.model[1]),
+            )
+        raise PermissionError(said)
 
     def _headers(self, target: Target) -> dict[str, str]:
         token = self._authorise(*target.model) if self._authorise else None

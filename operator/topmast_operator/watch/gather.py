@@ -18,12 +18,15 @@ from topmast_operator.api.names import (
     KIND,
     LABEL_CHECK,
     LABEL_REVISION,
+    access_name,
     check_selector,
     owned_selector,
+    policy_name,
 )
 from topmast_operator.api.resource import Model
 from topmast_operator.plan.revision import revision_of
 from topmast_operator.render import pinned
+from topmast_operator.render.access import is_closed
 from topmast_operator.render.template import claim_of
 from topmast_operator.watch.mirror import Found, Mirror
 from topmast_operator.watch.records import (
@@ -43,8 +46,10 @@ from topmast_operator.watch.stuck import StuckPods
 class Gatherer:
     """Answers `gather`. A settled model costs no request."""
 
-    def __init__(self, api: Api, mirror: Mirror) -> None:
+    def __init__(self, api: Api, mirror: Mirror, *, closed: bool = False, policed: bool = False) -> None:
+        """closed: new pods get an access file; policed: engines get a NetworkPolicy."""
         self._api = api
+        self._closed, self._policed = closed, policed
         self._mirror = mirror
         self._rooms = Rooms(api, mirror)
         self._stuck = StuckPods(api)
@@ -59,7 +64,7 @@ class Gatherer:
         found = await fetch(self._api, namespace, name) if fresh else self._mirror.find(namespace, name)
         if found is None or found.model.deleting:
             return None
-        facts = facts_of(found, engines, now)
+        facts = facts_of(await self._with_needed(found), engines, now)
         pods = [replace(pod, stuck_message=await self._stuck.message(namespace, pod, now)) for pod in facts.pods]
         facts = replace(facts, pods=tuple(pods), room=await self._room(facts, fresh=fresh))
         if facts.check:
@@ -68,6 +73,26 @@ class Gatherer:
                 check=replace(facts.check, stuck_message=await self._stuck.message(namespace, facts.check, now)),
             )
         return facts
+
+    async def _with_needed(self, found: Found) -> Found:
+        """With the access file and the policy that the model needs, or what others have in their place.
+
+        The indices hold only what is labelled as Topmast's: before the first write the API server is asked for the
+        name, because an apply would take over whatever bears it.
+        """
+        namespace, name = found.model.namespace, found.model.name
+        known = {item.content.revision for item in found.deployments}
+        comes = self._closed and revision_of(found.model.content) not in known
+        access, policy = found.access, found.policy
+        if not comes and not any(is_closed(item.content.template) for item in found.deployments):
+            access = None
+        elif access is None:
+            access = _read(await _named(self._api, "ConfigMap", namespace, access_name(name)))
+        if policy is None and self._policed:
+            policy = _read(await _named(self._api, "NetworkPolicy", namespace, policy_name(name)))
+        elif policy is not None and not self._policed and policy.content is None:
+            policy = None  # somebody else's, and the name is not wanted
+        return replace(found, access=access, policy=policy)
 
     async def _room(self, facts: Facts, *, fresh: bool) -> Room | None:
         """Counting free devices lists every pod of the cluster, so only when a decision or a message needs it."""
@@ -87,22 +112,29 @@ async def fetch(api: Api, namespace: str, name: str) -> Found | None:
         return None
     model = read_model(body)
     selector = owned_selector(name)
-    claim = claim_of(model.content.source)
-    deployments, pods, service, budget, found_claim, quotas = await asyncio.gather(
+    names = {
+        "Service": name,
+        "PodDisruptionBudget": name,
+        "ConfigMap": access_name(name),
+        "NetworkPolicy": policy_name(name),
+        "PersistentVolumeClaim": claim_of(model.content.source),
+    }
+    deployments, pods, quotas, named = await asyncio.gather(
         api.list(paths.child("Deployment", namespace), selector),
         _pods(api, namespace, name),
-        _named(api, "Service", namespace, name),
-        _named(api, "PodDisruptionBudget", namespace, name),
-        _named(api, "PersistentVolumeClaim", namespace, claim),
         api.list(paths.child("ResourceQuota", namespace)),
+        asyncio.gather(*(_named(api, kind, namespace, called) for kind, called in names.items())),
     )
+    service, budget, access, policy, claim = named
     return Found(
         model,
         deployments=tuple(map(read_deployment, deployments)),
         pods=tuple(map(read_model_pod, pods)),
-        service=read_named(service) if service else None,
-        budget=read_named(budget) if budget else None,
-        claim=read_claim(found_claim) if found_claim else None,
+        service=_read(service),
+        budget=_read(budget),
+        access=_read(access),
+        policy=_read(policy),
+        claim=read_claim(claim) if claim else None,
         quotas=tuple(map(read_quota, quotas)),
     )
 
@@ -114,7 +146,12 @@ def facts_of(found: Found, engines: Mapping[str, EngineState], now: float) -> Fa
     of_model = [item for item in found.pods if LABEL_CHECK not in item.labels]
     checks = [item for item in found.pods if LABEL_CHECK in item.labels and _is_ours(item, model)]
     pods, strays, left_pods = _sorted_pods(of_model, ours, model)
-    named = {"Service": found.service, "PodDisruptionBudget": found.budget}
+    named = {
+        "Service": found.service,
+        "PodDisruptionBudget": found.budget,
+        "ConfigMap": found.access,
+        "NetworkPolicy": found.policy,
+    }
     others: list[tuple[str, Record[Any]]] = [
         (kind, child) for kind, child in named.items() if child is not None and not _may_write(child, model)
     ]
@@ -130,6 +167,8 @@ def facts_of(found: Found, engines: Mapping[str, EngineState], now: float) -> Fa
         pods=tuple(replace(item.content, engine=engines.get(item.name)) for item in pods),
         service=found.service.content if found.service else None,
         disruption_budget=found.budget.content if found.budget else None,
+        access=found.access.content if found.access else None,
+        network_policy=found.policy.content if found.policy else None,
         foreign=tuple(sorted(foreign)),
         leftover=tuple(sorted(leftover)),
         strays=tuple(sorted(item.name for item in strays)),
@@ -199,6 +238,10 @@ async def _pods(api: Api, namespace: str, model: str) -> list[dict[str, Any]]:
     """Engines and strays, and the check pods."""
     path = paths.child("Pod", namespace)
     return await api.list(path, owned_selector(model)) + await api.list(path, check_selector(model))
+
+
+def _read(body: Body | None) -> Record[Body | None] | None:
+    return read_named(body) if body else None
 
 
 async def _named(api: Api, kind: str, namespace: str, name: str | None) -> Body | None:

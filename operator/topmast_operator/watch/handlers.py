@@ -40,12 +40,6 @@ async def models(namespace: str, name: str, body: kopf.Body, **_: Any) -> Entry:
     return {(namespace, name): records.read_model_if_valid(dict(body))}
 
 
-@kopf.index(GROUP, VERSION, PLURAL)
-async def models_of_claim(namespace: str, name: str, spec: kopf.Spec, **_: Any) -> Entry:
-    claim = claim_of(spec.get("model", {}).get("source", ""))
-    return {(namespace, claim): name} if claim else {}
-
-
 @kopf.index("apps", "v1", "deployments", labels=OURS)
 async def deployments(namespace: str, body: kopf.Body, **_: Any) -> Entry:
     record = records.read_deployment(dict(body))
@@ -65,6 +59,16 @@ async def services(namespace: str, name: str, body: kopf.Body, **_: Any) -> Entr
 
 @kopf.index("policy", "v1", "poddisruptionbudgets")
 async def budgets(namespace: str, name: str, body: kopf.Body, **_: Any) -> Entry:
+    return {(namespace, name): records.read_named(dict(body))}
+
+
+@kopf.index("", "v1", "configmaps", labels=OURS)
+async def access_files(namespace: str, name: str, body: kopf.Body, **_: Any) -> Entry:
+    return {(namespace, name): records.read_named(dict(body))}
+
+
+@kopf.index("networking.k8s.io", "v1", "networkpolicies", labels=OURS)
+async def policies(namespace: str, name: str, body: kopf.Body, **_: Any) -> Entry:
     return {(namespace, name): records.read_named(dict(body))}
 
 
@@ -92,6 +96,8 @@ async def model_changed(
 
 @kopf.on.event("apps", "v1", "deployments", labels=OURS)
 @kopf.on.event("", "v1", "pods", labels=OURS)
+@kopf.on.event("", "v1", "configmaps", labels=OURS)
+@kopf.on.event("networking.k8s.io", "v1", "networkpolicies", labels=OURS)
 async def child_changed(
     namespace: str, labels: Mapping[str, str], meta: kopf.Meta, type: str | None, memo: Any, **_: Any
 ) -> None:
@@ -118,13 +124,14 @@ async def claim_changed(
     meta: kopf.Meta,
     type: str | None,
     memo: Any,
-    models_of_claim: kopf.Index[Any, Any],
+    models: kopf.Index[Any, Any],
     **_: Any,
 ) -> None:
     """The models whose source names it."""
     if _is_news(memo, type, meta, records.read_claim(dict(body)).content):
-        for model in models_of_claim.get((namespace, name), ()):
-            memo.bell.changed(namespace, model, meta["uid"], meta["resourceVersion"])
+        for model in (record for store in models.values() for record in store if record.namespace == namespace):
+            if records.is_readable(model) and claim_of(model.content.source) == name:
+                memo.bell.changed(namespace, model.name, meta["uid"], meta["resourceVersion"])
 
 
 @kopf.on.event("", "v1", "resourcequotas")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from topmast_operator.api.facts import ClaimFacts, PodFacts, QuotaFacts, RevisionFacts
-from topmast_operator.api.names import KIND
+from topmast_operator.api.names import KIND, access_name, policy_name
 from topmast_operator.api.resource import Model
 from topmast_operator.render.template import claim_of
 from topmast_operator.watch.nodes import Node
@@ -36,6 +36,8 @@ class Indices:
     pods: Index  # namespace, model
     services: Index  # namespace, name
     budgets: Index  # namespace, name
+    access_files: Index  # namespace, name
+    policies: Index  # namespace, name
     claims: Index  # namespace, name
     quotas: Index  # namespace
     nodes: Index | None = None  # name; None where nodes may not be read
@@ -50,6 +52,8 @@ class Found:
     pods: tuple[Record[PodFacts], ...] = ()  # with the model's label, checks and strays too
     service: Record[Body | None] | None = None
     budget: Record[Body | None] | None = None
+    access: Record[Body | None] | None = None  # the ConfigMap of its access file
+    policy: Record[Body | None] | None = None  # the NetworkPolicy of its engines
     claim: Record[ClaimFacts] | None = None  # the one that the source names
     quotas: tuple[Record[QuotaFacts], ...] = ()
 
@@ -86,6 +90,8 @@ class Mirror:
             pods=self._read("Pod", namespace, name, indices.pods),
             service=_one(self._read("Service", namespace, name, indices.services)),
             budget=_one(self._read("PodDisruptionBudget", namespace, name, indices.budgets)),
+            access=_one(self._read("ConfigMap", namespace, access_name(name), indices.access_files)),
+            policy=_one(self._read("NetworkPolicy", namespace, policy_name(name), indices.policies)),
             claim=_one(self._read("PersistentVolumeClaim", namespace, claim, indices.claims)) if claim else None,
             quotas=self._own.applied_to("ResourceQuota", namespace, "", copied(indices.quotas, namespace)),
         )

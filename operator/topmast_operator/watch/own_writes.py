@@ -28,6 +28,8 @@ READERS: Mapping[str, Callable[[Body], Record[Any]]] = {
     "Pod": read_model_pod,
     "Service": read_named,
     "PodDisruptionBudget": read_named,
+    "ConfigMap": read_named,
+    "NetworkPolicy": read_named,
 }
 BY_MODEL = frozenset({"Deployment", "Pod"})  # indexed by the model that they belong to, the others by their own name
 Place = tuple[str, str, str]  # kind, namespace, name or model

@@ -110,7 +110,7 @@ def read_model_pod(body: Body) -> Record[PodFacts]:
 
 
 def read_named(body: Body) -> Record[Body | None]:
-    """A Service or a budget. Of those that are not labelled as Topmast's only the name counts: it is taken."""
+    """A Service, a budget, an access file, a policy. Of one that is not labelled as Topmast's only the name counts."""
     labels = body["metadata"].get("labels", {})
     ours = labels.get(LABEL_MANAGED_BY) == MANAGED_BY
     return _record(body, without_managers(body) if ours else None)

@@ -23,8 +23,13 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.chunk_size = PAGE
     settings.persistence.diffbase_storage = _NoEssence()
     ours = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
-    settings.watching.label_selectors["apps", "v1", "deployments"] = ours
-    settings.watching.label_selectors["", "v1", "pods"] = ours
+    for resource in (
+        ("apps", "v1", "deployments"),
+        ("", "v1", "pods"),
+        ("", "v1", "configmaps"),
+        ("networking.k8s.io", "v1", "networkpolicies"),
+    ):
+        settings.watching.label_selectors[resource] = ours
 
 
 class _Backoffs:

@@ -75,7 +75,7 @@ FULL_POD: dict[str, Any] = {
                 "defaultMode": 0o444,
                 "sources": [
                     {"configMap": _OBJECT},
-                    {"secret": {**_OBJECT, "items": [{"key": "tls.key", "path": "key.pem"}]}},
+                    {"secret": {**_OBJECT, "items": [{"key": "tls.key", "path": "key.pem", "mode": 0o400}]}},
                     {"downwardAPI": {"items": _POD_FIELDS}},
                     {"serviceAccountToken": {"audience": "vault", "expirationSeconds": 600, "path": "token"}},
                 ],

@@ -162,7 +162,7 @@ def _status(pod: Object, fate: Fate, since_s: float) -> Object:
         "podIPs": [{"ip": fate.ip}],
         "hostIP": "127.0.0.1",
         "conditions": [
-            {"type": "PodScheduled", "status": "True"},
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": pod["metadata"]["creationTimestamp"]},
             {"type": "Initialized", "status": "True"},
             {"type": "ContainersReady", "status": text},
             {"type": "Ready", "status": text, "lastTransitionTime": pod["metadata"]["creationTimestamp"]},

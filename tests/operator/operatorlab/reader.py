@@ -61,6 +61,8 @@ def collection(kind: str, namespace: str) -> str:
         "pods": ("/api/v1", "pods"),
         "service": ("/api/v1", "services"),
         "serviceaccount": ("/api/v1", "serviceaccounts"),
+        "configmap": ("/api/v1", "configmaps"),
+        "networkpolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
         "pdb": ("/apis/policy/v1", "poddisruptionbudgets"),
     }[kind]
     return f"{prefix}/namespaces/{namespace}/{plural}"

@@ -18,10 +18,15 @@ WATCHED_NAMESPACE = [
     _rule("", "pods", "list", "watch", "create", "patch", "delete"),
     _rule("", "services", "list", "watch", "create", "patch"),
     _rule("policy", "poddisruptionbudgets", "list", "watch", "create", "patch", "delete"),
+    _rule("", "configmaps", "list", "watch", "create", "patch"),
+    _rule("networking.k8s.io", "networkpolicies", "list", "watch", "create", "patch"),
     _rule("", "persistentvolumeclaims", "list", "watch"),
     _rule("", "resourcequotas", "list", "watch"),
     _rule("events.k8s.io", "events", "create"),
     _rule("", "events", "list"),
 ]
-LEASE_NAMESPACE = [_rule("coordination.k8s.io", "leases", "get", "create", "update")]
+LEASE_NAMESPACE = [
+    _rule("coordination.k8s.io", "leases", "get", "create", "update"),
+    _rule("", "pods", "list"),  # the gateways
+]
 CLUSTER = [_rule("", "nodes", "list", "watch")]

@@ -1,10 +1,10 @@
-"""An engine's `/state` whose numbers a test sets: a small real HTTP server on a loopback address of its own."""
+"""An engine's `/state` and a gateway's `/queue` with numbers that a test sets: small real HTTP servers on loopback."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,17 +32,54 @@ class Told:
         }
 
 
+@dataclass
+class ToldQueue:
+    """What a gateway says of its queue, to who shows the token."""
+
+    ip: str
+    token: str
+    model: str  # namespace/name
+    waiting: int = 0  # requests of 100 and 10 tokens
+    asked: int = 0
+
+    def body(self) -> dict[str, Any]:
+        self.asked += 1
+        nobody = {"requests": 0, "prompt_tokens": 0, "output_tokens": 0}
+        waiting = {"requests": self.waiting, "prompt_tokens": 100 * self.waiting, "output_tokens": 10 * self.waiting}
+        return {"replica": self.ip, "models": {self.model: {"waiting": waiting, "oldest_s": 1.0, "gone": nobody}}}
+
+
 @contextmanager
 def telling(ip: str) -> Iterator[Told]:
     """Answers at port 8001 of `ip` until the end of the block."""
     told = Told(ip)
+    with _answering(ip, 8001, lambda _: told.body()):
+        yield told
+
+
+@contextmanager
+def telling_queue(ip: str, token: str, model: str) -> Iterator[ToldQueue]:
+    """Answers at port 8081 of `ip` until the end of the block."""
+    told = ToldQueue(ip, token, model)
+
+    def answer(authorization: str) -> dict[str, Any] | None:
+        return told.body() if authorization == f"Bearer {token}" else None
+
+    with _answering(ip, 8081, answer):
+        yield told
+
+
+@contextmanager
+def _answering(ip: str, port: int, answer: Callable[[str], dict[str, Any] | None]) -> Iterator[None]:
+    """`answer` is given the Authorization header, and refuses with None."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            body = json.dumps(told.body()).encode()
-            self.send_response(200)
+            found = answer(self.headers.get("Authorization", ""))
+            body = json.dumps(found).encode()
+            self.send_response(401 if found is None else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -51,12 +88,12 @@ def telling(ip: str) -> Iterator[Told]:
         def log_message(self, format: str, *arguments: Any) -> None:
             """Silent."""
 
-    server = ThreadingHTTPServer((ip, 8001), Handler)
+    server = ThreadingHTTPServer((ip, port), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield told
+        yield
     finally:
         server.shutdown()
         server.server_close()

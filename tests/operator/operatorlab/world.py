@@ -123,10 +123,16 @@ class World:
         return str(found["metadata"]["resourceVersion"])
 
     def _of_model(self, kind: str, model: str) -> str:
-        return f"{collection(kind, self.namespace)}?labelSelector=topmast.dev%2Fmodel%3D{model}"
+        which = "fieldSelector=metadata.name" if kind == "llm" else "labelSelector=topmast.dev%2Fmodel"
+        return f"{collection(kind, self.namespace)}?{which}%3D{model}"
 
     def pods(self, model: str) -> list[Object]:
         return [pod for pod in self.list("pods", model) if "deletionTimestamp" not in pod["metadata"]]
+
+    def checks(self, model: str) -> list[Object]:
+        """The check pods of a model."""
+        found = self.reader.get(f"{collection('pods', self.namespace)}?labelSelector=topmast.dev%2Fcheck%3D{model}")
+        return list(found["items"]) if found else []
 
     def status(self, name: str) -> Object:
         found = self.get("llm", name)
