@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from operatorlab import bodies, facts
-from topmast_operator.api.facts import Facts, PodFacts, Room, WriteRefused
+from topmast_operator.api.facts import Facts, PodFacts, Room, Termination, WriteRefused
 from topmast_operator.api.names import LABEL_CHECK, LABEL_MANAGED_BY, LABEL_REVISION, MANAGED_BY, model_labels
 from topmast_operator.api.resource import Model, parse
 from topmast_operator.api.times import to_text, to_unix
@@ -132,10 +132,18 @@ def recording(fault: str) -> Recording:
     return Recording(json.loads((FOLDER / f"{fault}.json").read_text()))
 
 
+@cache
 def pod_of(fault: str) -> PodFacts:
-    """What scheduler and kubelet say of the recorded pod, without a model around it."""
-    found = recording(fault).first(60.0).pods
-    return found[0]
+    """What scheduler and kubelet say of the recorded pod, a minute after it was made."""
+    (found,) = recording(fault).first(60.0).pods
+    return found
+
+
+def end_of(fault: str) -> Termination:
+    """How the recorded pod's engine ended."""
+    ended = pod_of(fault).last_terminated
+    assert ended is not None
+    return ended
 
 
 def refusal_of(fault: str) -> str:

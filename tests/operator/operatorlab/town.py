@@ -1,7 +1,7 @@
 """The controllers' side of a rollout in memory: pods follow Deployments, find room or not, start or fail, in rounds.
 
 One `Town` is one model with an old revision that serves and a new one that a cause keeps from starting, or none does.
-The words of scheduler and kubelet are those of the recorded facts (recorded/*.json).
+The words of scheduler, kubelet and engine are the recorded ones (recorded/*.json).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from operatorlab.facts import DEFAULTS, model, pod, revision, settled
+from operatorlab.recordings import end_of, pod_of, refusal_of
 from topmast_operator.api.facts import (
     EngineState,
     Facts,
@@ -58,81 +59,58 @@ class Cause:
     needs: int = 1  # accelerators of a new replica
 
 
-def _said(code: str, exit_code: int = 10) -> Termination:
-    return Termination(exit_code, "Error", f'{{"code": "{code}", "message": "{code} in words. A remedy."}}')
+def _unschedulable(name: str, check: str, reason: str, fault: str) -> Cause:
+    return Cause(name, check, (reason,), unschedulable=pod_of(fault).unschedulable_message)
 
 
-def _load(code: str) -> Cause:
-    return Cause(code, "its_files_are_good", (code,), ends=_said(code), check_ends=_said(code))
+def _waiting(name: str, check: str, reason: str, fault: str) -> Cause:
+    said = pod_of(fault)
+    return Cause(name, check, (reason,), waiting=(said.waiting_reason, said.waiting_message))
+
+
+def _ends(name: str, reason: str, ended: Termination) -> Cause:
+    """At every start, and nothing of it shows in a check."""
+    return Cause(name, "", (reason,), ends=ended)
+
+
+def _load(code: str, fault: str) -> Cause:
+    return Cause(code, "its_files_are_good", (code,), ends=end_of(fault), check_ends=end_of(fault))
 
 
 NODE, PULL, CLAIM = "a_node_takes_it", "its_image_can_be_pulled", "its_claim_can_be_mounted"
 CONTAINER, ROOM, QUOTA = "its_container_can_be_made", "it_fits_into_the_room_that_leaves", "the_quota_allows_it"
+NO_ROOM = pod_of("gpu-taken").unschedulable_message
+DIED = Termination(11, "Error", '{"code": "EngineDied", "message": "The engine process died. See its log."}')
 
 CAUSES = (
     Cause("none", "", ()),
-    Cause(
-        "image",
-        PULL,
-        ("ImagePull",),
-        waiting=("ImagePullBackOff", 'Back-off pulling image "x:1": ErrImagePull: not found'),
-    ),
-    Cause("registry", PULL, ("ImagePull",), waiting=("ErrImagePull", "dial tcp 10.0.0.1:443: connection refused")),
-    Cause("image name", PULL, ("InvalidImage",), waiting=("InvalidImageName", "couldn't parse image reference")),
-    Cause(
-        "claim missing",
-        CLAIM,
-        ("ClaimNotFound",),
-        unschedulable='0/1 nodes are available: persistentvolumeclaim "w" not found. preemption: not helpful.',
-    ),
-    Cause(
-        "claim unbound",
-        CLAIM,
-        ("ClaimNotBound",),
-        unschedulable="0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
-    ),
-    Cause(
-        "claim elsewhere",
-        CLAIM,
-        ("ClaimInUse",),
-        unschedulable="0/2 nodes: 1 node(s) had volume node affinity conflict.",
-    ),
-    Cause("mount", CLAIM, ("VolumeNotMounted",), stuck='MountVolume.SetUp failed for volume "model": no such file'),
-    Cause(
-        "secret missing",
-        CONTAINER,
-        ("ContainerConfig",),
-        waiting=("CreateContainerConfigError", 'secret "token" not found'),
-    ),
-    Cause("arguments", "", ("BadArguments",), ends=Termination(2, "Error", "topmast serve: error: no option: --x")),
-    _load("ModelNotFound"),
-    _load("ModelCorrupt"),
-    _load("ModelUnsupported"),
-    Cause("engine died", "", ("EngineDied",), ends=_said("EngineDied", 11)),
-    Cause("crash", "", ("EngineCrash",), ends=Termination(1, "Error", "Segmentation fault")),
-    Cause("out of memory", "", ("OutOfMemory",), ends=Termination(137, "OOMKilled", "")),
+    _waiting("image", PULL, "ImagePull", "image-not-found"),
+    _waiting("registry", PULL, "ImagePull", "registry-refuses"),
+    _waiting("image name", PULL, "InvalidImage", "image-name-invalid"),
+    _unschedulable("claim missing", CLAIM, "ClaimNotFound", "claim-missing"),
+    _unschedulable("claim unbound", CLAIM, "ClaimNotBound", "claim-without-class"),
+    _unschedulable("claim elsewhere", CLAIM, "ClaimInUse", "volume-elsewhere"),
+    Cause("mount", CLAIM, ("VolumeNotMounted",), stuck=pod_of("volume-not-there").stuck_message),
+    _waiting("secret missing", CONTAINER, "ContainerConfig", "secret-missing"),
+    _ends("arguments", "BadArguments", end_of("bad-arguments")),
+    _load("ModelNotFound", "model-not-found"),
+    _load("ModelCorrupt", "model-corrupt"),
+    _load("ModelUnsupported", "model-unsupported"),
+    _ends("engine died", "EngineDied", DIED),
+    _ends("crash", "EngineCrash", end_of("exit-code")),
+    _ends("out of memory", "OutOfMemory", end_of("out-of-memory")),
     Cause("load stands still", "", ("LoadStandsStill",), stands_still=True),
     Cause(
         "check out of memory",
         "it_does_not_crash",
         ("OutOfMemory",),
-        ends=Termination(137, "OOMKilled", ""),
-        check_ends=Termination(137, "OOMKilled", ""),
+        ends=end_of("out-of-memory"),
+        check_ends=end_of("out-of-memory"),
     ),
     Cause("check hangs", "it_moves", ("CheckStandsStill", "LoadStandsStill"), stands_still=True, check_hangs=True),
-    Cause("cordon", NODE, ("NoSuitableNode",), unschedulable="0/1 nodes are available: 1 node(s) were unschedulable."),
-    Cause(
-        "toleration lost",
-        NODE,
-        ("NoSuitableNode",),
-        unschedulable="0/1 nodes are available: 1 node(s) had untolerated taint(s) {gpu: true}.",
-    ),
-    Cause(
-        "admission",
-        "pods_are_allowed",
-        ("PodsForbidden",),
-        refused='pods "m" is forbidden: violates PodSecurity "restricted:latest"',
-    ),
+    _unschedulable("cordon", NODE, "NoSuitableNode", "cordoned"),
+    _unschedulable("toleration lost", NODE, "NoSuitableNode", "tainted"),
+    Cause("admission", "pods_are_allowed", ("PodsForbidden",), refused=refusal_of("pod-security")),
     Cause("quota", "", (), quota=0),
     Cause("quota lowered", QUOTA, ("QuotaTooSmall",), quota=-1),
     Cause("needs more", ROOM, ("NeedsMoreRoom", "Unschedulable"), needs=2),
@@ -363,8 +341,7 @@ class Town:
         if of.revision == self.new_name and cause.unschedulable and self.lasting:
             return replace(of, scheduled=False, unschedulable_message=cause.unschedulable)
         if self._used(pods) + self._needs(of.revision) + self.taken > self.capacity:
-            said = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
-            return replace(of, scheduled=False, unschedulable_message=said)
+            return replace(of, scheduled=False, unschedulable_message=NO_ROOM)
         placed = replace(of, scheduled=True, node="n1", unschedulable_message="", scheduled_unix_s=self.facts.now)
         pods[pods.index(of)] = placed
         return placed
@@ -382,7 +359,7 @@ class Town:
                 return replace(of, phase="Running", engine=EngineState("loading", 5, 10, still_s=still))
         broken = of.revision == self.old_name and of.name.endswith("-0") and self.round < self.setting.old_broken_until
         if broken:
-            return replace(of, ready=False, restarts=1, last_terminated=_said("EngineDied", 11))
+            return replace(of, ready=False, restarts=1, last_terminated=DIED)
         if of.ready and of.phase == "Running":
             return of
         if self.dice.random() < 0.7:

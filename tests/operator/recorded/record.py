@@ -31,6 +31,7 @@ from operatorlab.facts import model
 
 from recorded.catalogue import FAULTS
 from recorded.faults import ODD_REGISTRY, REGISTRY, Fault, Object
+from recorded.trim import is_warning_about, trim_conditions, trim_event, trim_metadata, trim_pod, waiting_message
 from topmast_cluster.binaries import ensure_registry
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.errors import ClusterError
@@ -46,12 +47,6 @@ from topmast_operator.render.template import EngineDefaults, render_template
 
 FOLDER = Path(__file__).parent
 TIMEOUT_S = 240.0
-# Of a container's status; the rest is digests, mounts and resources, which nobody here reads.
-CONTAINER_FIELDS = ("name", "restartCount", "state", "lastState")
-STATUS_FIELDS = ("phase", "reason", "message", "podIP")
-CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget", "ReplicaFailure")
-LAST_WORDS = 500  # of a log
-METADATA_FIELDS = ("name", "labels", "ownerReferences", "creationTimestamp", "deletionTimestamp")
 
 
 class Recorder:
@@ -198,47 +193,6 @@ def lay_over(target: Object, change: Mapping[str, Any]) -> None:
             target[key] = [*target.get(key, ()), *value]
         else:
             target[key] = value
-
-
-def trim_metadata(body: Object) -> Object:
-    kept = {key: body["metadata"][key] for key in METADATA_FIELDS if key in body["metadata"]}
-    for owner in kept.get("ownerReferences", ()):
-        owner.pop("blockOwnerDeletion", None)
-    return kept
-
-
-def trim_pod(body: Object) -> Object:
-    spec = {key: body["spec"][key] for key in ("nodeName", "schedulingGates") if key in body["spec"]}
-    status = {key: body["status"][key] for key in STATUS_FIELDS if key in body["status"]}
-    status |= trim_conditions(body)
-    if statuses := body["status"].get("containerStatuses"):
-        status["containerStatuses"] = [{key: item[key] for key in CONTAINER_FIELDS if key in item} for item in statuses]
-        for item in status["containerStatuses"]:
-            for ended in (*item["state"].values(), *item["lastState"].values()):
-                ended.pop("containerID", None)
-                if "exitCode" in ended:
-                    ended["message"] = ended.get("message", "")[-LAST_WORDS:]
-    return {"metadata": trim_metadata(body), "spec": spec, "status": status}
-
-
-def trim_conditions(body: Object) -> Object:
-    fields = ("type", "status", "reason", "message", "lastTransitionTime")
-    conditions = [item for item in body.get("status", {}).get("conditions", ()) if item["type"] in CONDITIONS]
-    return {"conditions": [{key: item[key] for key in fields if key in item} for item in conditions]}
-
-
-def waiting_message(pod: Object) -> str:
-    statuses = pod["status"].get("containerStatuses", ())
-    return next((item["state"].get("waiting", {}).get("message", "") for item in statuses), "")
-
-
-def is_warning_about(event: Object, pod: Object) -> bool:
-    return event["type"] == "Warning" and event["involvedObject"].get("uid") == pod["metadata"]["uid"]
-
-
-def trim_event(body: Object) -> Object:
-    fields = ("type", "reason", "message", "count", "lastTimestamp", "eventTime", "series")
-    return {key: body[key] for key in fields if body.get(key)}
 
 
 def now() -> str:
