@@ -156,6 +156,7 @@ class Setting:
     node_after_s: float | None  # an autoscaler answers a pending pod with a node, this late
     outage: tuple[int, int] | None  # rounds in which the API server answers no write
     old_broken_until: int  # rounds for which one old replica is not ready
+    grows: bool = False  # with the new revision one more replica is asked for, which makes the old ones one too few
 
     @classmethod
     def draw(cls, seed: int) -> Setting:
@@ -175,15 +176,18 @@ class Setting:
             node_after_s=dice.choice((None, None, None, 180.0)),
             outage=dice.choice((None, None, (dice.randint(0, 10), dice.randint(11, 16)))),
             old_broken_until=dice.choice((0, 0, 0, 0, 20)),
+            grows=dice.random() < 0.1,
         )
 
 
 @lru_cache
-def _beginning(wanted: int, needs: int, rolled: tuple[tuple[str, Any], ...]) -> tuple[Facts, Model, Mapping[str, Any]]:
+def _beginning(
+    replicas: int, wanted: int, needs: int, rolled: tuple[tuple[str, Any], ...]
+) -> tuple[Facts, Model, Mapping[str, Any]]:
     """The old revision, settled; the model that asks for a new one; and that one's template."""
-    old = model(replicas=wanted, resources=GPU, rollout=dict(rolled), **OLD)
+    old = model(replicas=replicas, resources=GPU, rollout=dict(rolled), **OLD)
     new = model(replicas=wanted, resources={"accelerator": {"count": needs}}, rollout=dict(rolled), **NEW)
-    facts = replace(settled(old, wanted), model=replace(new, status={}))
+    facts = replace(settled(old, replicas), model=replace(new, status={}))
     return facts, new, render_template(new, revision_of(new), DEFAULTS)
 
 
@@ -198,7 +202,9 @@ class Town:
             "surgeWaitSeconds": setting.surge_wait_s,
             "progressDeadlineSeconds": 60,
         }
-        self.facts, self.new, self.template = _beginning(setting.wanted, setting.cause.needs, tuple(rolled.items()))
+        self.facts, self.new, self.template = _beginning(
+            setting.wanted, setting.wanted + setting.grows, setting.cause.needs, tuple(rolled.items())
+        )
         (self.old_name,) = {item.revision for item in self.facts.revisions}
         self.new_name = revision_of(self.new)
         self.capacity = setting.wanted + setting.spare
