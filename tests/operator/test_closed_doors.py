@@ -78,6 +78,11 @@ def test_what_somebody_deletes_or_changes_is_put_right(world: World, closed: Pro
     world.until("the policy is closed again", rules)
 
 
+def access_marks(world: World, model: str) -> bool:
+    """Whether every pod of a model carries the annotation that makes its kubelet look at the file."""
+    return all("topmast.dev/access" in pod["metadata"].get("annotations", {}) for pod in world.pods(model))
+
+
 def test_another_key_reaches_every_model_and_restarts_no_pod(world: World, closed: Process, keys: Path) -> None:
     for name in ("one", "two"):
         world.apply(world.model(name))
@@ -88,6 +93,7 @@ def test_another_key_reaches_every_model_and_restarts_no_pod(world: World, close
     try:
         both = {kid(keys / "signing.pem"), kid(keys / "next.pem")}
         world.until("both keys are known", lambda: all(key_ids(world, name) == both for name in pods))
+        world.until("their kubelets are woken", lambda: all(access_marks(world, name) for name in pods))
     finally:
         (keys / "next.pem").unlink()
     one = {kid(keys / "signing.pem")}

@@ -95,6 +95,19 @@ def test_another_key_is_one_write_and_restarts_nothing() -> None:
     assert kinds(of, Doors(other)) == ["ConfigMap"]
 
 
+def test_pods_that_run_hear_of_another_key_at_once() -> None:
+    """The kubelet looks at what a pod mounts once a minute, and whenever the pod changes."""
+    of = closed(replicas=2)
+    leaving = replace(of.pods[1], deleting=True)
+    other = access_text([new_key().public_jwk], [DIGEST], metrics_open=False)
+    told = made(replace(of, pods=(of.pods[0], leaving)), Doors(other))
+    assert told.refresh == (of.pods[0].name,) and told.access and not told.takes_away
+    another = made(of, Doors(access_text([], [DIGEST], metrics_open=False)))
+    assert another.access != told.access, "each content is another annotation, or the pod would not change"
+    assert made(of, Doors(TEXT)).refresh == ()
+    assert made(replace(of, access=None), Doors(TEXT)).refresh == (), "who mounts what was not there waits for it"
+
+
 @pytest.mark.parametrize("damage", [{"data": {}}, {"data": {"access.json": "{}"}}])
 def test_a_file_that_somebody_changed_is_put_right(damage: dict[str, Any]) -> None:
     of = closed()

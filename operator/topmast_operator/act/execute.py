@@ -5,12 +5,12 @@ A refusal is raised after the other steps were tried: one child that cannot be w
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from topmast_operator.act import paths
 from topmast_operator.act.client import Api, ApiError
-from topmast_operator.api.names import ANNOTATION_DELETION_COST, ANNOTATION_DRAINING
+from topmast_operator.api.names import ANNOTATION_ACCESS, ANNOTATION_DELETION_COST, ANNOTATION_DRAINING
 from topmast_operator.api.resource import Model
 from topmast_operator.render.changes import Changes
 from topmast_operator.render.children import Manifest
@@ -37,6 +37,9 @@ async def execute(api: Api, model: Model, changes: Changes) -> ApiError | None:
         await _try(api.delete(paths.child(kind, model.namespace, name), uid=uid), refused)
     for manifest in changes.grow:
         await _try(_apply(api, model, manifest), refused)
+    for pod in changes.refresh:
+        # The kubelet looks at mounted ConfigMaps once a minute or so, and at once when their pod changes.
+        await _try(_set_annotations(api, model, pod, {ANNOTATION_ACCESS: changes.access}), refused)
     return refused[0] if refused else None
 
 
@@ -53,8 +56,12 @@ async def _annotate(api: Api, model: Model, pod: str, *, draining: bool) -> None
         ANNOTATION_DRAINING: "true" if draining else None,
         ANNOTATION_DELETION_COST: LEAVES_FIRST if draining else None,
     }
+    await _set_annotations(api, model, pod, annotations)
+
+
+async def _set_annotations(api: Api, model: Model, pod: str, annotations: Mapping[str, str | None]) -> None:
     try:
-        await api.merge(paths.child("Pod", model.namespace, pod), {"metadata": {"annotations": annotations}})
+        await api.merge(paths.child("Pod", model.namespace, pod), {"metadata": {"annotations": dict(annotations)}})
     except ApiError as error:
         if error.status != 404:  # it has left already
             raise

@@ -27,6 +27,7 @@ ANNOTATION_TEMPLATE = f"{GROUP}/template"  # written by versions that kept envir
 ANNOTATION_APPLIED = f"{GROUP}/applied"
 ANNOTATION_PROVEN = f"{GROUP}/proven"
 ANNOTATION_FAILED = f"{GROUP}/failed"
+ANNOTATION_ACCESS = f"{GROUP}/access"  # on pods; a change makes the kubelet look at what they mount at once
 ANNOTATION_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
 CONTAINER = "engine"

@@ -3,6 +3,7 @@
 The file has public keys only. It is a part of no revision: its content changes while pods run, and restarts none.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ def config_map(model: Model, text: str) -> Manifest:
     """The ConfigMap that the model's pods mount."""
     labels = model_labels(model.name)
     return owned(model, "v1", "ConfigMap", access_name(model.name), labels, {}, {FILE: text}, part="data")
+
+
+def digest(config_map: Manifest) -> str:
+    """Tells one content from another."""
+    return hashlib.sha256(config_map["data"][FILE].encode()).hexdigest()[:12]
 
 
 def network_policy(model: Model, ingress: Sequence[Mapping[str, Any]]) -> Manifest:

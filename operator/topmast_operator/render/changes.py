@@ -1,7 +1,7 @@
 """What of a plan differs from the cluster, as manifests: the only place that compares what is wanted and what is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from topmast_operator.api.facts import Facts, RevisionFacts
@@ -24,6 +24,8 @@ class Changes:
     shrink: tuple[Manifest, ...]  # a moment after the announcement
     delete: tuple[tuple[str, str, str], ...]  # kind, name, and uid where it is known: only that very object
     grow: tuple[Manifest, ...]  # what new pods mount, new or larger Deployments, then the other children
+    refresh: tuple[str, ...] = ()  # pods whose access file has changed under them
+    access: str = ""  # a digest of that file
 
     @property
     def takes_away(self) -> bool:
@@ -42,7 +44,8 @@ def target_template(facts: Facts, revision: str, defaults: EngineDefaults) -> Ma
 def changes(facts: Facts, plan: Plan, template: Mapping[str, Any], doors: Doors = NO_DOORS) -> Changes:
     """The manifests that must be applied and the names that must go. `template` is the wanted revision's."""
     known = {item.revision: item for item in facts.revisions}
-    grow = _mounted(facts, template, doors)
+    mounted = _mounted(facts, template, doors)
+    grow = list(mounted)
     shrink: list[Manifest] = []
     for name in sorted(plan.replicas, key=lambda name: name != plan.revision):
         live = known.get(name)
@@ -66,7 +69,11 @@ def changes(facts: Facts, plan: Plan, template: Mapping[str, Any], doors: Doors 
         others.append(check_pod(facts.model, plan.check, template))
     uids = {("Deployment", item.name): item.live["metadata"].get("uid", "") for item in facts.revisions}
     delete = tuple((kind, name, uids.get((kind, name), "")) for kind, name in (*plan.delete, *gone))
-    return Changes(plan.undrain, plan.drain, tuple(shrink), delete, (*grow, *others))
+    made = Changes(plan.undrain, plan.drain, tuple(shrink), delete, (*grow, *others))
+    if not mounted or facts.access is None:
+        return made
+    running = tuple(pod.name for pod in facts.pods if pod.node and not pod.deleting and not pod.ended)
+    return replace(made, refresh=running, access=access.digest(mounted[0]))
 
 
 def _mounted(facts: Facts, template: Mapping[str, Any], doors: Doors) -> list[Manifest]:
