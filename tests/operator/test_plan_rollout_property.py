@@ -36,6 +36,8 @@ def live(seed: int) -> Town:
         before, ready_before, checked_before = town.written, town.ready(), town.facts.check
         decided = town.step()
         ready = town.ready()
+        if setting.outsider is None and decided.failed and decided.failed.finding.reason == "RoomTaken":
+            raise Broken(f"{seed}: nobody has taken any room ({setting})")
         _capacity_holds(town, before, ready, ready_before)
         if ready < setting.wanted and ready < ready_before and town.round > setting.old_broken_until:
             _was_announced(town, before, checked_before)

@@ -90,6 +90,8 @@ def _room_is_taken(facts: Facts, revision: str, wanted: int) -> Finding | None:
     memory = rollout.remember(facts.model.status)
     if memory is None or memory.revision != revision or memory.phase is not rollout.Phase.SWAPPING:
         return None
+    if any(pod.node for pod in facts.pods_of(revision)) or any(pod.deleting for pod in facts.pods):
+        return None  # it has got what was left to it, or what leaves has not left yet
     present = sum(not pod.overdue(facts.now) and not pod.ended for pod in facts.pods)
     waiting = [
         pod

@@ -273,10 +273,14 @@ def _shared(
     target, wanted = now.target, now.wanted
     running = sum(other.replicas for other in active)
     keep = min(running, max(0, wanted - target.ready - gives))
+    if gives and keep == running:
+        # Fewer run than are wanted: one that does not serve makes way all the same.
+        keep = max(running - gives, min(running, sum(other.ready for other in active)))
     missing = wanted - keep
     if gives:
         # Deletes before creates: a pending pod would make a node autoscaler buy a node that is not needed.
-        grown = min(missing, max(target.placed, wanted - sum(other.pods for other in now.others)))
+        there = sum(other.pods for other in now.others)
+        grown = min(missing, max(target.placed, 0 if there > keep else wanted - there))
     elif phase is Phase.SURGING:
         # A replica of the target that is there already is kept, ready or not, while the surge of one allows it.
         grown = min(wanted, max(missing, target.ready + 1, min(target.replicas, missing + 1)))
