@@ -135,7 +135,7 @@ def test_no_client_notices_when_a_server_dies_while_the_api_server_is_away(
             site.kill_server(engines[1])
             until_ended(log, list(log.coming))
             engines[1].restart()
-            eventually(lambda: bool(engines[1].running()), "it is found again without the API server", 30)
+            eventually(lambda: bool(engines[1].running()), "it is found again without the API server", 90)
         finally:
             cluster.start_apiserver()
         until_more(log, 4)
