@@ -86,7 +86,8 @@ def _amiss(town: Town) -> str:
         return f"{town.ready()} of {setting.wanted} serve in the end"
     if cause.name == "none" or not town.lasting or town.ready(town.new_name) >= setting.wanted:
         return ""
-    if town.ready(town.old_name) < setting.wanted and cause.name != "needs more":
+    # Where it is room alone that is short, both revisions may share what there is.
+    if town.ready(town.old_name) < setting.wanted and cause.name not in ("needs more", "quota"):
         return "the last good revision does not serve"
     told = {finding.reason for finding in town.last.situation.findings}
     told |= {town.last.failed.finding.reason} if town.last.failed else set()
