@@ -186,6 +186,23 @@ def test_while_nobody_answers_two_failures_are_enough() -> None:
         assert town.last.failed.finding.times == times
 
 
+def test_while_the_last_good_revision_comes_back_nobody_is_told_to_give_up() -> None:
+    """A gateway refuses callers of a stalled model without replicas: they are to be held."""
+    new = model(resources=GPU, **NEW)
+    crash = Termination(1, "Error", "Segmentation fault")
+    facts = swap(new, wanted=1)
+    record = {"kind": "crash", "reason": "EngineCrash", "message": "It crashed. See its log.", "retry": ""}
+    failed = revision(new, 0, proven=False, failed=record)
+    coming = replace(facts.pods[0], ready=False, restarts=0)
+    gone = pod(new, 7, ready=False, deleting=True, restarts=2, terminated=crash, last_terminated=crash)
+    back = make(replace(facts, revisions=(*facts.revisions, failed), pods=(coming, gone)))
+    assert back.status["rollout"]["phase"] == "Returning"
+    assert condition(back, "Stalled")["status"] == "False" and condition(back, "Reconciling")["reason"] == "Rollback"
+    assert "It crashed" in ready(back) and condition(back, "Available")["reason"] == "Rollback"
+    there = make(replace(facts, revisions=(*facts.revisions, failed)))
+    assert condition(there, "Stalled")["status"] == "True" and condition(there, "Available")["status"] == "True"
+
+
 def test_another_try_is_a_new_value_of_the_annotation() -> None:
     town = Town(setting("crash", spare=1, heals_after=40))
     rounds(town, 60)

@@ -7,7 +7,7 @@ from topmast_operator.api.facts import PodFacts, Room
 from topmast_operator.api.resource import Model
 from topmast_operator.plan.findings import Finding
 from topmast_operator.plan.overruled import Overruled
-from topmast_operator.plan.rollout import Rollout
+from topmast_operator.plan.rollout import Phase, Rollout
 from topmast_operator.plan.sleep import SleepPhase, SleepState
 
 
@@ -38,9 +38,14 @@ class Health:
         return self.ready_new >= self.wanted and self.present == self.wanted
 
     @property
+    def returning(self) -> bool:
+        """The last good revision is on its way back: callers are held for it, and nobody is told to give up yet."""
+        return self.rollout.phase is Phase.RETURNING and self.ready < self.wanted
+
+    @property
     def stalled(self) -> Finding | None:
         """What waits for a human."""
-        return self.finding if self.finding and self.finding.final else None
+        return self.finding if self.finding and self.finding.final and not self.returning else None
 
     @property
     def asleep(self) -> bool:
