@@ -86,7 +86,7 @@ def test_a_human_is_asked_for_when_it_is_due_and_not_before(row: Row) -> None:
             assert stalled == [False, False, True], place
         else:
             assert isinstance(row.stalled, int)
-            assert is_stalled(made(row, place, row.stalled + 1)), place
+            assert is_stalled(made(row, place, row.stalled)), place
             assert not row.stalled or not is_stalled(made(row, place, row.stalled - 1)), place
 
 
