@@ -19,7 +19,8 @@ OLD_TRITON_DIR := $(VENV)/triton-old
 FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
 
 .PHONY: help venv up down check test test-suites test-cli test-kernels test-old-triton test-server test-gateway \
-  test-operator test-cluster test-own-cluster test-long binaries images chart pins bench bench-gateway storm soak clean
+  test-operator test-alone test-chart test-own-cluster test-cluster test-long binaries images chart pins bench \
+  bench-gateway storm soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -74,16 +75,26 @@ test-server: venv  ## the inference server with the real model
 test-gateway: binaries  ## the gateway in front of real servers
 	@$(PYTEST) $(or $(TESTS),tests/gateway) $(PYTEST_OPTIONS)
 
+# A suite that shares the machine leaves out its tests with bounds of seconds; they run by themselves.
 test-operator: binaries  ## plans, and the operator against a real API server
-	@$(PYTEST) $(or $(TESTS),tests/operator) $(PYTEST_OPTIONS)
+	@$(PYTEST) $(if $(TESTS),,-m 'not long and not alone') $(or $(TESTS),tests/operator) $(PYTEST_OPTIONS)
 
-test-cluster: binaries images  ## end to end on the embedded cluster
-	@$(PYTEST) $(or $(TESTS),tests/cluster --ignore=tests/cluster/test_own_cluster.py) $(PYTEST_OPTIONS)
+test-alone: binaries  ## the operator's tests with bounds of seconds
+	@$(PYTEST) $(if $(TESTS),,-m alone) $(or $(TESTS),tests/operator) $(PYTEST_OPTIONS)
 
-# Apart, because it measures nothing and may run beside what computes.
+# What needs no pods, and `make up` on its own cluster, are apart: they measure nothing and may share the machine.
+CHART_TESTS := $(filter-out %/test_chart_release.py,$(sort $(wildcard tests/cluster/test_chart_*.py)))
+OWN_CLUSTER_TESTS := tests/cluster/test_own_cluster.py
+
+test-chart: binaries  ## the chart's values, rendered, and asked of a real API server
+	@$(PYTEST) $(or $(TESTS),$(CHART_TESTS)) $(PYTEST_OPTIONS)
+
 test-own-cluster: binaries images  ## `make up` and `make down` on a cluster that somebody brings along
 	@$(BIN)/python -m topmast_cluster binaries --registry
-	@$(PYTEST) $(or $(TESTS),tests/cluster/test_own_cluster.py) $(PYTEST_OPTIONS)
+	@$(PYTEST) $(or $(TESTS),$(OWN_CLUSTER_TESTS)) $(PYTEST_OPTIONS)
+
+test-cluster: binaries images  ## end to end on the embedded cluster
+	@$(PYTEST) $(or $(TESTS),tests/cluster $(addprefix --ignore=,$(CHART_TESTS) $(OWN_CLUSTER_TESTS))) $(PYTEST_OPTIONS)
 
 # Folders one by one: their conftests set what a process reads once.
 test-long: $(VENV)/.triton  ## what is too slow for every run (an hour); commit what it writes into bench/results

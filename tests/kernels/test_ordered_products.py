@@ -48,6 +48,7 @@ def _multiply(left, right, out, SIZE: tl.constexpr):
     tl.store(out + at, dot(tl.load(left + at), tl.load(right + at), tl.full([SIZE, SIZE], 3.0, tl.float32)))
 
 
+@pytest.mark.old_triton
 def test_kernels_multiply_in_this_order() -> None:
     left, right = (torch.from_numpy(matrix(32, 32, seed)).bfloat16() for seed in (5, 6))
     out = torch.empty(32, 32)

@@ -16,6 +16,7 @@ from topmast_operator.api.facts import Facts, RevisionFacts
 from topmast_operator.api.resource import Model
 from topmast_operator.plan.revision import revision_of
 from topmast_operator.render import pinned
+from topmast_operator.render.check import check_pod
 from topmast_operator.render.children import deployment, live_differs
 from topmast_operator.render.template import EngineDefaults, render_template
 from topmast_operator.watch.gather import with_pinned_template
@@ -176,3 +177,15 @@ def test_a_lost_or_broken_pin_restarts_nothing() -> None:
     for text in ("", "{", "[]"):
         body["metadata"]["annotations"]["topmast.dev/pinned"] = text
         assert read_revision(body, model()).template == body["spec"]["template"]
+
+
+def test_the_digest_of_a_check_pod_is_made_without_values_too() -> None:
+    """A short digest of a value can be guessed."""
+    digests = set()
+    for value in ("hunter2", "correct horse"):
+        of = model(engine={"env": [{"name": "TOKEN", "value": value}]})
+        pod = check_pod(of, "abcd1234", render_template(of, "abcd1234", DEFAULTS))
+        (engine,) = pod["spec"]["containers"]
+        assert {"name": "TOKEN", "value": value} in engine["env"], "the check sees what its revision sees"
+        digests.add(pod["metadata"]["annotations"]["topmast.dev/applied"])
+    assert len(digests) == 1

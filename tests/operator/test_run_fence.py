@@ -17,6 +17,7 @@ from operatorlab.slow_api import SlowApi, slow_api
 from topmast_operator.act.client import Api, FencedError
 from topmast_operator.run.lease import DURATION_S, GIVE_UP_ACTING_S
 
+pytestmark = pytest.mark.alone
 WRITE_S = 1.5  # what the API server takes for a write: a pass of four takes six seconds
 
 

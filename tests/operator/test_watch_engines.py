@@ -18,6 +18,7 @@ from topmast_operator.api.facts import Facts, PodFacts
 from topmast_operator.watch import engines as poller
 from topmast_operator.watch.engines import Engines
 
+pytestmark = pytest.mark.alone
 SILENT = 64
 
 

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,31 @@ async def test_what_waits_at_all_gateways_is_in_the_facts_and_wakes_the_model(to
         woken = len(stage.woken)
         await asyncio.sleep(0.3)
         assert len(stage.woken) <= woken + 1
+
+
+async def test_a_restarted_operator_waits_a_moment_for_the_first_answers(token_file: Path) -> None:
+    async with running(Stage([Pod(told(3)), Pod(told(4))], token_file)) as stage:
+        await stage.gateways.introduce(SCALED)
+        queue = stage.queue()
+        assert queue and (queue.requests, queue.unknown) == (7, "")
+        other = replace(SCALED, model=replace(SCALED.model, name="another"))
+        assert stage.queue(other) == Queue()
+
+
+async def test_a_gateway_that_never_answers_makes_nobody_wait_for_long(
+    token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched, "FIRST_ANSWERS_S", 0.5)
+    stage = Stage([], token_file)
+    stage.api.fails = True
+    async with running(stage):
+        began = time.monotonic()
+        for _ in range(20):
+            await stage.gateways.introduce(SCALED)
+        assert time.monotonic() - began < 5, "once for all models"
+        queue = stage.queue()
+        assert queue and "cannot be listed" in queue.unknown
+    await stage.gateways.introduce(Facts(model(), NOW))  # no scaled model: nothing to wait for
 
 
 async def test_a_silent_gateway_is_asked_one_question_delays_nobody_and_takes_nothing_away(token_file: Path) -> None:

@@ -19,8 +19,8 @@ class Gateways:
 
     def __init__(self) -> None:
         self.queues = Queues()
-        self.queues.watch(KEY)
         self.now = 1000.0
+        self.queues.watch(KEY, self.now)
 
     def look(self, *told: Told | tuple[int, int], replica: str = "r") -> Queue:
         """What they say now, as requests that wait and that went away, of 100 and 10 tokens each."""
@@ -29,9 +29,7 @@ class Gateways:
             self.queues.hear(f"gateway-{number}", Answer(f"{replica}{number}", {KEY: said}))
         self.now += 2.0
         self.queues.look(self.now)
-        found = self.queues.queue(KEY)
-        assert found is not None
-        return found
+        return self.queues.queue(KEY)
 
 
 def work(requests: int) -> Work:
@@ -110,20 +108,33 @@ def test_a_gateway_that_is_gone_takes_its_queue_along() -> None:
     gateways.queues.forget("gateway-0")
     gateways.now += 2
     assert gateways.queues.look(gateways.now) == [KEY]
-    found = gateways.queues.queue(KEY)
-    assert found and found.requests == 4
+    assert gateways.queues.queue(KEY).requests == 4
 
 
 def test_a_model_is_moved_while_somebody_waits_and_once_more_when_nobody_does() -> None:
     queues = Queues()
-    queues.watch(KEY)
+    queues.watch(KEY, -2.0)
     moved = []
     for number, waiting in enumerate((0, 3, 3, 0, 0)):
         queues.hear("g", Answer("r", {KEY: Told(work(waiting)), "ns/other": Told(work(9))}))
         moved.append(queues.look(2.0 * number))
     assert moved == [[], [KEY], [KEY], [KEY], []]
     queues.unwatch(KEY)
-    assert queues.look(20.0) == [] and queues.queue(KEY) is None and not queues.watched
+    assert queues.look(20.0) == [] and not queues.watched
+
+
+def test_a_model_that_is_watched_later_is_known_at_once_and_grows_by_what_comes_from_then_on() -> None:
+    queues = Queues()
+    queues.watch("ns/other", 0.0)
+    queues.hear("g", Answer("r", {KEY: Told(work(9), work(50))}))
+    queues.watch(KEY, 1.0)
+    assert queues.queue(KEY).requests == 9
+    queues.look(1.0)
+    queues.look(1.01)
+    assert growth(queues.queue(KEY)) == drained(queues.queue(KEY)) == 0
+    queues.hear("g", Answer("r", {KEY: Told(work(11), work(50))}))
+    queues.look(1.02)
+    assert growth(queues.queue(KEY)) <= 2
 
 
 def test_nothing_is_kept_for_longer_than_a_minute() -> None:

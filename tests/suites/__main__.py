@@ -8,7 +8,6 @@ python -m suites test-server test-gateway          some steps of the plan
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from suites.plan import STEPS, chosen
 from suites.report import report
 from suites.runner import Runner
+from suites.running import end_by_interrupt
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,8 +32,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.targets) - set(targets):
         parser.error(f"there is no step {', '.join(sorted(unknown))}; there are {', '.join(targets)}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of being ended leave nothing running
-
+    end_by_interrupt()
     began_s = time.monotonic()
     runner = Runner(chosen(STEPS, options.targets or targets), ROOT, ROOT / "build" / "tests")
     try:

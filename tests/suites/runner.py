@@ -19,7 +19,7 @@ NEWS_EVERY_S = 60.0
 
 
 class Runner:
-    """Makes targets in `root`; logs go to `folder`. What has not run at the end stays in `waiting`."""
+    """Makes targets in `root`; logs go to `folder` below it. What has not run at the end stays in `waiting`."""
 
     def __init__(self, steps: Sequence[Step], root: Path, folder: Path) -> None:
         self._root, self._folder = root, folder
@@ -79,7 +79,7 @@ class Runner:
                 self._show(one, result)
                 results.append(result)
         if self._running and time.monotonic() > self._news_s + NEWS_EVERY_S:
-            self._say(", ".join(f"{one.step.target}: {one.outcomes().ended} tests" for one in self._running))
+            self._say("... " + ", ".join(_progress(one) for one in self._running))
         return results
 
     def _show(self, one: Running, result: Result) -> None:
@@ -93,6 +93,11 @@ class Runner:
         self._news_s = time.monotonic()
         seconds = int(self._news_s - self._began_s)
         print(f"--> {seconds // 60:2}:{seconds % 60:02}  {text}", flush=True)
+
+
+def _progress(one: Running) -> str:
+    ended = one.outcomes().ended
+    return f"{one.step.target} ({ended} tests so far)" if ended else one.step.target
 
 
 def _judged(first: Result, second: Result) -> Result:

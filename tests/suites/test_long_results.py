@@ -37,10 +37,3 @@ def test_who_passes_leaves_a_result_with_machine_commit_and_date(
     assert result["seconds"] >= 0 and result["machine"]["cores"] >= 1
     assert re.fullmatch(r"[0-9a-f]{7,}\+?", result["machine"]["commit"])
     assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d UTC", result["machine"]["at"])
-
-
-def test_make_test_long_runs_every_folder_that_has_a_long_test() -> None:
-    recipe = re.search(r"^test-long:.*\n(?:\t.*\n)*", (ROOT / "Makefile").read_text(), re.M)
-    assert recipe
-    marked = {path.parent.name for path in ROOT.glob("tests/*/test_*.py") if "pytest.mark.long\n" in path.read_text()}
-    assert {"kernels", "server"} <= marked == set(re.findall(r"tests/(\w+)", recipe[0]))

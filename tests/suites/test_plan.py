@@ -2,46 +2,69 @@
 
 from __future__ import annotations
 
-import re
+import shlex
+import subprocess
+from functools import cache
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suites.plan import STEPS, Kind, Step, chosen, next_step
 
 ROOT = Path(__file__).parents[2]
-MAKEFILE = (ROOT / "Makefile").read_text()
+SUITES = [step.target for step in STEPS if step.target.startswith("test-")]
+FILES = {str(path.relative_to(ROOT)) for path in ROOT.glob("tests/**/test_*.py")}
 
 
-def recipe(target: str) -> str:
-    """The rule of a target: its first line and its commands."""
-    found = re.search(rf"^{re.escape(target)}:.*\n(?:\t.*\n)*", MAKEFILE, re.M)
-    assert found, f"the Makefile has no target {target}"
-    return found[0]
+@cache
+def commands(target: str) -> list[list[str]]:
+    """How make would run pytest for a target, as arguments; what it builds before does not matter here."""
+    command = ["make", "--no-print-directory", "--dry-run", target]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [shlex.split(line) for line in said.splitlines() if "/pytest " in line]
+
+
+def files(command: list[str]) -> set[str]:
+    """Those that one call of pytest finds, whatever it deselects in them."""
+    ignored = {argument.removeprefix("--ignore=") for argument in command if argument.startswith("--ignore=")}
+    paths = [argument for argument in command if argument.startswith("tests/")]
+    return {file for file in FILES if any(file == path or file.startswith(f"{path}/") for path in paths)} - ignored
+
+
+def selection(command: list[str]) -> str:
+    return command[command.index("-m") + 1] if "-m" in command else ""
 
 
 def test_every_step_is_a_target_and_every_need_an_earlier_step() -> None:
     for place, step in enumerate(STEPS):
-        assert recipe(step.target)
+        assert step.target in SUITES or f"\n{step.target}:" in (ROOT / "Makefile").read_text()
+        assert not step.target.startswith("test-") or len(commands(step.target)) == 1
         assert set(step.after) <= {earlier.target for earlier in STEPS[:place]}, step
 
 
-def test_every_folder_of_tests_is_run_by_a_step() -> None:
-    recipes = "".join(recipe(step.target) for step in STEPS)
-    folders = {path.parent.name for path in ROOT.glob("tests/*/test_*.py")}
-    assert {"kernels", "server", "gateway", "operator", "cluster", "suites"} <= folders
-    for folder in folders:
-        assert re.search(rf"tests/{folder}(?![\w/])", recipes), f"no step runs tests/{folder}"
+def test_every_file_of_tests_is_run_by_one_suite() -> None:
+    found = {target: files(command) for target in SUITES for command in commands(target)}
+    assert all(found.values()), found
+    parts = {"test-alone", "test-old-triton"}  # of files that another suite runs as well
+    whole = [file for target in SUITES if target not in parts for file in found[target]]
+    assert sorted(whole) == sorted(FILES)
 
 
-def test_what_one_step_leaves_out_of_its_folder_another_one_runs() -> None:
-    recipes = "".join(recipe(step.target) for step in STEPS)
-    left_out = re.findall(r"--ignore=([\w/.]+)", recipes)
-    assert left_out
-    for path in left_out:
-        assert (ROOT / path).exists()
-        assert re.search(rf"(?<!--ignore=){re.escape(path)}", recipes), f"nobody runs {path}"
+@pytest.mark.parametrize(("mark", "suite", "part"), [("alone", "test-operator", "test-alone")])
+def test_what_a_suite_deselects_another_one_selects(mark: str, suite: str, part: str) -> None:
+    (command,), (other,) = commands(suite), commands(part)
+    marked = {file for file in FILES if f"pytest.mark.{mark}\n" in (ROOT / file).read_text()}
+    assert marked and marked <= files(command) & files(other)
+    assert selection(command) == f"not long and not {mark}" and selection(other) == mark
+
+
+def test_make_test_long_runs_every_folder_that_has_a_long_test() -> None:
+    found = set[str]().union(*(files(command) for command in commands("test-long")))
+    marked = {file for file in FILES if "pytest.mark.long\n" in (ROOT / file).read_text()}
+    assert marked and marked <= found
+    assert {selection(command) for command in commands("test-long")} == {"long"}
 
 
 steps = st.lists(st.tuples(st.sampled_from(Kind), st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=9)

@@ -57,7 +57,7 @@ def world():
     pathlib.Path(__file__).with_name("begun").touch()
     yield
     pathlib.Path(__file__).with_name("cleaned").touch()
-def test_slow(world): time.sleep(60)
+def test_slow(world): time.sleep(600)
 """,
 }
 MAKEFILE = """
@@ -144,16 +144,20 @@ def test_a_step_without_tests_that_fails_is_named(root: Path, monkeypatch: pytes
     assert marked(run(root, "plain"), "FAILED") == ["FAILED plain: see its output above"]
 
 
-def test_an_interrupted_run_leaves_nothing_and_lets_fixtures_clean_up(root: Path) -> None:
+@pytest.mark.parametrize("background", [False, True], ids=["terminal", "background"])
+def test_an_interrupted_run_leaves_nothing_and_lets_fixtures_clean_up(root: Path, background: bool) -> None:
+    """In a shell's background, too, where SIGINT is ignored and programs inherit that."""
     script = f"""
-import signal
 from pathlib import Path
 from suites.plan import Kind, Step
 from suites.runner import Runner
-signal.signal(signal.SIGTERM, signal.default_int_handler)
+from suites.running import end_by_interrupt
+end_by_interrupt()
 Runner([Step("slow", Kind.MEASURES)], Path({str(root)!r}), Path({str(root)!r}) / "logs").run(keep_going=True)
 """
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"] if background else []
+    command = [*ignoring, sys.executable, "-c", script]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     begun, deadline_s = root / "slow" / "begun", time.monotonic() + 60
     while not begun.exists():
         assert process.poll() is None and time.monotonic() < deadline_s

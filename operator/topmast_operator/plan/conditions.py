@@ -1,7 +1,7 @@
 """Conditions and phase of a model, in words. Each condition is a chain: the first link that has something to say is it.
 
 Available means that somebody answers now; Ready that what answers is what the spec asks for, so not during a rollout.
-Reconciling and Stalled are never both true: whoever waits is message either to go on or to give up (kstatus).
+Reconciling and Stalled are never both true: whoever waits is told either to go on or to give up (kstatus).
 """
 
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """One pass over one model: gather, plan, render, act, report. The whole control loop is `Reconciler.reconcile`."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -105,7 +106,9 @@ class Reconciler:
     async def _introduced(self, facts: Facts) -> Facts | None:
         """The facts of a model that this process has not seen before, with what its engines say."""
         self._engines.track(facts)
-        await self._engines.introduce(facts.model.namespace, facts.model.name)
+        await asyncio.gather(
+            self._engines.introduce(facts.model.namespace, facts.model.name), self._gateways.introduce(facts)
+        )
         return await self._gather(facts.model.namespace, facts.model.name)
 
     async def _gather(self, namespace: str, name: str, *, fresh: bool = False) -> Facts | None:

@@ -5,6 +5,7 @@ each at a time, so that a silent one delays nobody. Wakes the key of a model for
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -17,7 +18,7 @@ import aiohttp
 
 from topmast_operator.act import paths
 from topmast_operator.act.client import Api, ApiError, ApiUnreachableError
-from topmast_operator.api.facts import Facts, Queue
+from topmast_operator.api.facts import Facts
 from topmast_operator.watch.queues import Queues, parse_answer
 
 PORT = 8081
@@ -26,6 +27,7 @@ ROUND_S = 1.0  # a gateway that takes longer is counted in the next round
 TIMEOUT_S = 5.0
 STALE_S = 15.0
 FIND_EVERY_S = 20.0
+FIRST_ANSWERS_S = 3.0
 LARGEST_BYTES = 8 * 1024 * 1024
 AT_ONCE = 16
 _NO_ANSWER = "no answer; a NetworkPolicy may keep the operator from its admin port"
@@ -63,7 +65,9 @@ class Gateways:
         self._queues = Queues()
         self._known: dict[str, Gateway] = {}  # by uid
         self._found_at = float("-inf")
-        self._trouble = "they have not been looked for yet"
+        self._trouble = ""  # why they were not found last time
+        self._asked = False
+        self._needed, self._found, self._waited = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     def add_queue(self, facts: Facts) -> Facts:
@@ -72,14 +76,22 @@ class Gateways:
         if not self._selector or model.autoscaling is None:
             self.forget(model.namespace, model.name)
             return facts
-        self._queues.watch(model.key)
-        queue = self._queues.queue(model.key)
-        if queue is None:
-            return replace(facts, queue=Queue(unknown="the gateways have not been asked yet"))
-        return replace(facts, queue=replace(queue, unknown=self._unknown(time.monotonic())))
+        now = time.monotonic()
+        self._queues.watch(model.key, now)
+        self._needed.set()
+        return replace(facts, queue=replace(self._queues.queue(model.key), unknown=self._unknown(now)))
 
     def forget(self, namespace: str, model: str) -> None:
         self._queues.unwatch(f"{namespace}/{model}")
+        if not self._queues.watched:
+            self._needed.clear()
+
+    async def introduce(self, facts: Facts) -> None:
+        """Wait a moment for the first answers, so that a restart is no reason to begin a hold anew."""
+        if self.add_queue(facts).queue is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._waited.wait(), FIRST_ANSWERS_S)
+            self._waited.set()  # long enough for all models
 
     async def run(self) -> None:
         """Find and ask for ever."""
@@ -92,25 +104,29 @@ class Gateways:
             asyncio.TaskGroup() as tasks,
         ):
             tasks.create_task(self._find())
+            await self._found.wait()
             while True:
+                await self._needed.wait()
                 started = time.monotonic()
-                if self._queues.watched:
-                    await self._round(session, tasks)
+                await self._round(session, tasks)
+                self._asked = True
+                self._waited.set()
                 await asyncio.sleep(max(0.0, started + EVERY_S - time.monotonic()))
 
     async def _find(self) -> None:
         """Look for gateways now and then. One that was not seen to go is known as silent soon enough."""
         while True:
-            if self._queues.watched:
-                try:
-                    pods = await self._api.list(paths.child("Pod", self._namespace), self._selector)
-                except (ApiError, ApiUnreachableError) as error:
-                    self._note(f"gateway pods cannot be listed in {self._namespace}: {error}")
-                else:
-                    self._note("")
-                    self._found_at = time.monotonic()
-                    self._take(pods)
-            await asyncio.sleep(FIND_EVERY_S if self._queues.watched else EVERY_S)
+            await self._needed.wait()
+            try:
+                pods = await self._api.list(paths.child("Pod", self._namespace), self._selector)
+            except (ApiError, ApiUnreachableError) as error:
+                self._note(f"gateway pods cannot be listed in {self._namespace}: {error}")
+            else:
+                self._note("")
+                self._found_at = time.monotonic()
+                self._take(pods)
+                self._found.set()
+            await asyncio.sleep(FIND_EVERY_S)
 
     def _note(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:
@@ -174,8 +190,8 @@ class Gateways:
 
     def _unknown(self, now: float) -> str:
         """Why somebody may wait who is not counted; empty when all gateways that serve have answered lately."""
-        if now - self._found_at > 3 * FIND_EVERY_S:
-            return self._trouble or "gateways have not been looked for lately"
+        if not self._asked or now - self._found_at > 3 * FIND_EVERY_S:
+            return self._trouble or "the gateways have not been asked yet"
         ready = [gateway for gateway in self._known.values() if gateway.ready]
         silent = [gateway for gateway in ready if now - gateway.heard_at > STALE_S]
         if not silent:

@@ -12,6 +12,7 @@ from typing import Any
 from topmast_operator.api.facts import Queue
 
 TREND_S = 10.0
+LEAST_SPAN_S = 1.0  # a rate over less is noise
 KEPT_S = 60.0  # the time in which a backlog should be worked off: plan/load.py counts what was drained in it
 
 
@@ -91,8 +92,11 @@ class Queues:
     def watched(self) -> frozenset[str]:
         return frozenset(self._looks)
 
-    def watch(self, model: str) -> None:
-        self._looks.setdefault(model, deque())
+    def watch(self, model: str, at: float) -> None:
+        """Look at it from now on, and for the first time at once."""
+        if model not in self._looks:
+            self._looks[model] = deque()
+            self._look(model, at)
 
     def unwatch(self, model: str) -> None:
         self._looks.pop(model, None)
@@ -116,20 +120,24 @@ class Queues:
         """Note the sums as they are now; the models for which somebody waits, or has just stopped to."""
         moved = []
         for model, looks in self._looks.items():
-            told = [_of(answer, model) for answer in self._answers.values()]
-            waiting = sum((item.waiting for item in told), Work())
-            level = waiting + self._gone.get(model, Work())
-            if waiting.requests or (looks and looks[-1].waiting.requests):
+            before = looks[-1].waiting.requests
+            if self._look(model, at) or before:
                 moved.append(model)
-            looks.append(Look(at, waiting, level, max((item.oldest_s for item in told), default=0.0)))
             while at - looks[0].at > KEPT_S:
                 looks.popleft()
         return moved
 
-    def queue(self, model: str) -> Queue | None:
-        """The facts about one model; None before the first look."""
-        looks = self._looks.get(model)
-        return queue_of(tuple(looks)) if looks else None
+    def queue(self, model: str) -> Queue:
+        """The facts about a model that is watched."""
+        return queue_of(tuple(self._looks[model]))
+
+    def _look(self, model: str, at: float) -> int:
+        """Requests that wait for it now."""
+        told = [_of(answer, model) for answer in self._answers.values()]
+        waiting = sum((item.waiting for item in told), Work())
+        level = waiting + self._gone.get(model, Work())
+        self._looks[model].append(Look(at, waiting, level, max((item.oldest_s for item in told), default=0.0)))
+        return waiting.requests
 
 
 def _of(answer: Answer, model: str) -> Told:
@@ -175,4 +183,4 @@ def _growth(levels: list[tuple[float, int]]) -> float:
 
 
 def _slope(earlier: tuple[float, int], later: tuple[float, int]) -> float:
-    return (later[1] - earlier[1]) / (later[0] - earlier[0])
+    return (later[1] - earlier[1]) / max(LEAST_SPAN_S, later[0] - earlier[0])

@@ -133,7 +133,7 @@ class ScaledFleet:
         self._again: list[tuple[float, int, Request]] = []
         self._next_at = self._looked_at = 0.0
         self._queues = Queues()
-        self._queues.watch(KEY)
+        self._queues.watch(KEY, self.now)
 
     @property
     def desired(self) -> int:

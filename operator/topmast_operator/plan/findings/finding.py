@@ -42,7 +42,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Patience:
-    """How a pod is judged. A revision that was proven once is never given up: what it meets heals, or is message."""
+    """How a pod is judged. A revision that was proven once is never given up: what it meets heals, or is told."""
 
     now: float
     proven: bool
