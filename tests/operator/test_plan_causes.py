@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from operatorlab.by_hand import OnTheOnlyGpu
+from operatorlab.by_hand import ByHand, OnTheOnlyGpu, refused
 from operatorlab.causes import NEVER, ROWS, THIRD, Row
 from operatorlab.causes_table import BEGIN, END, table
 from operatorlab.facts import Made, condition, plan
@@ -17,6 +17,7 @@ from operatorlab.give_way_table import PAGE
 from operatorlab.recordings import Recording, recorded_faults
 
 from topmast_operator.api.facts import Facts
+from topmast_operator.plan.findings import Patience, diagnose
 
 DAY_S = 86400.0
 # What a reader is told to do, and, where the matter is not his, what will happen.
@@ -86,7 +87,7 @@ def test_a_human_is_asked_for_when_it_is_due_and_not_before(row: Row) -> None:
             assert stalled == [False, False, True], place
         else:
             assert isinstance(row.stalled, int)
-            assert is_stalled(made(row, place, row.stalled + 1)), place
+            assert is_stalled(made(row, place, row.stalled)), place
             assert not row.stalled or not is_stalled(made(row, place, row.stalled - 1)), place
 
 
@@ -134,6 +135,21 @@ def test_every_recording_has_a_row_and_there_are_enough() -> None:
 def test_the_table_in_the_docs_is_made_from_the_causes() -> None:
     inside = PAGE.read_text().partition(BEGIN)[2].partition(END)[0].strip()
     assert inside == table(), "run: PYTHONPATH=tests/operator python -m operatorlab.causes_table"
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 503])
+def test_what_the_api_server_refuses_in_passing_is_tried_again(status: int) -> None:
+    told = plan(ByHand(facts=refused(status, "not now")).first(0.0))
+    assert condition(told, "Ready")["reason"] == "ApplyFailed" and not is_stalled(told)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.stalled == THIRD], ids=lambda row: row.case)
+def test_a_pod_that_is_well_again_or_leaves_is_no_finding(row: Row) -> None:
+    (sick,) = facts(row, "first", 60.0).pods
+    patience = Patience(now=sick.created_unix_s + 60, proven=False, deadline_s=600)
+    assert diagnose(sick, patience) is not None
+    assert diagnose(replace(sick, ready=True), patience) is None
+    assert diagnose(replace(sick, deleting=True), patience) is None
 
 
 # Kubernetes before 1.35 said the same in other words.

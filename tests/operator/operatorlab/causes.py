@@ -33,8 +33,8 @@ class Row:
 
     @property
     def long_after_s(self) -> float:
-        """When nothing is awaited any more."""
-        return self.stalled + 1.0 if isinstance(self.stalled, int) else 86400.0
+        """When nothing is awaited any more: to the second, where a human is asked for then."""
+        return float(self.stalled) if isinstance(self.stalled, int) and self.stalled else 86400.0
 
 
 ROWS = tuple(
