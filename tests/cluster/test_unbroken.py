@@ -22,7 +22,7 @@ OPERATOR, GATEWAY = "app.kubernetes.io/component=operator", "app.kubernetes.io/c
 ENGINE = {"extraArgs": ["--batch-invariant", "--ttft-target-s=120"]}
 SHORT_DRAIN = {"timeoutSeconds": 1}  # shorter than the long answers: they have to move
 ASKS = [ask for ask in mixed(24, seed=6) if ask.fields["max_tokens"] <= 40]
-LONG = long(3, tokens=200)
+LONG = long(6, tokens=400)  # so many that both engines get some, and so long that a leaving gateway has one open
 MOVE_S = 3.0  # the longest pause of an answer that moves, beyond the time to notice that it must
 SILENCE_S = 5.0  # the gateway's default: what it is told by nothing else it notices by then
 FREEZE_S = 10.0
