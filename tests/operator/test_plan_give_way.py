@@ -17,11 +17,9 @@ from topmast_operator.plan.give_way import CHECKS, Amounts, Strategy, Swap, firs
 GPU = Amounts({"nvidia.com/gpu": "1", "cpu": "4"}, {})
 GOOD = Swap(
     strategy=Strategy.AUTO,
-    revision="abcd1234",
     proven=False,
     findings=(),
     checked=True,
-    check_node="n1",
     old=GPU,
     new=GPU,
     wanted=1,

@@ -45,11 +45,9 @@ class Swap:
     """The step that is judged: one replica of `old` leaves, one of the wanted revision takes its room."""
 
     strategy: Strategy
-    revision: str  # the wanted one
     proven: bool  # a replica of it was Ready already
     findings: Sequence[Finding]  # about its pods and its check pod; that one waits for room is none
     checked: bool  # `topmast check` ended well in a pod with its image and its volumes
-    check_node: str | None  # where that was
     old: Amounts
     new: Amounts
     wanted: int

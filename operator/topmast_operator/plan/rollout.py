@@ -241,11 +241,9 @@ def _swap(now: Situation, active: Sequence[RevisionView], *, announced: bool) ->
     waited = now.now - now.memory.started if now.memory and now.memory.revision == now.target.name else 0.0
     return Swap(
         strategy=now.strategy,
-        revision=now.target.name,
         proven=now.target.proven,
         findings=now.findings,
         checked=now.checked,
-        check_node=now.check_node,
         old=leaving.amounts,
         new=now.target.amounts,
         wanted=now.wanted,
