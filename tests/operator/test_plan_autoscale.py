@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from operatorlab.facts import NOW
 
 from topmast_operator.api.resource import Autoscaling
-from topmast_operator.plan.autoscale import Memory, decide, remember
+from topmast_operator.plan.autoscale import ScaleMemory, decide, remember
 from topmast_operator.plan.load import Load
 
 POLICY = Autoscaling(min_replicas=1, max_replicas=8, hold_s=300, target_utilization=0.65)
@@ -36,13 +36,13 @@ loads = st.builds(
     blind=st.sampled_from(["", "1 of 2 gateways tells no queue"]),
 )
 memories = st.builds(
-    Memory, st.integers(0, 20), st.none() | st.floats(NOW - 1000, NOW), st.none() | st.floats(NOW - 1000, NOW)
+    ScaleMemory, st.integers(0, 20), st.none() | st.floats(NOW - 1000, NOW), st.none() | st.floats(NOW - 1000, NOW)
 )
 
 
 @given(policies, memories, loads)
 def test_the_answer_stays_within_the_bounds_and_explains_itself(
-    policy: Autoscaling, memory: Memory, load: Load
+    policy: Autoscaling, memory: ScaleMemory, load: Load
 ) -> None:
     decision = decide(policy, memory, load, NOW)
     assert policy.min_replicas <= decision.desired <= policy.max_replicas
@@ -51,7 +51,7 @@ def test_the_answer_stays_within_the_bounds_and_explains_itself(
 
 @given(policies, memories, loads, st.floats(0, 50), st.floats(0, 1000), st.floats(0, 50))
 def test_more_demand_never_means_fewer_replicas(
-    policy: Autoscaling, memory: Memory, load: Load, more: float, waiting: float, growth: float
+    policy: Autoscaling, memory: ScaleMemory, load: Load, more: float, waiting: float, growth: float
 ) -> None:
     busier = replace(load, work=load.work + more, backlog_s=load.backlog_s + waiting, growth=load.growth + growth)
     assert decide(policy, memory, busier, NOW).desired >= decide(policy, memory, load, NOW).desired
@@ -60,7 +60,7 @@ def test_more_demand_never_means_fewer_replicas(
 @given(policies, st.integers(1, 15), loads)
 def test_it_never_shrinks_on_missing_numbers(policy: Autoscaling, desired: int, load: Load) -> None:
     desired = max(policy.min_replicas, min(policy.max_replicas, desired))
-    memory = Memory(desired, low_since=NOW - 10_000)
+    memory = ScaleMemory(desired, low_since=NOW - 10_000)
     for missing in (
         replace(load, unknown=max(1, load.unknown)),
         replace(load, blind="1 of 2 gateways tells no queue"),
@@ -70,7 +70,7 @@ def test_it_never_shrinks_on_missing_numbers(policy: Autoscaling, desired: int, 
 
 @given(policies, memories, loads, st.floats(0, 50))
 def test_that_a_queue_was_drained_asks_for_no_more_and_takes_none_away(
-    policy: Autoscaling, memory: Memory, load: Load, drained: float
+    policy: Autoscaling, memory: ScaleMemory, load: Load, drained: float
 ) -> None:
     as_told = decide(policy, memory, replace(load, drained=0.0), NOW).desired
     found = decide(policy, memory, replace(load, drained=drained), NOW).desired
@@ -82,12 +82,12 @@ def test_that_a_queue_was_drained_asks_for_no_more_and_takes_none_away(
 @given(policies, st.integers(1, 15), loads)
 def test_it_never_shrinks_while_something_starts(policy: Autoscaling, desired: int, load: Load) -> None:
     desired = max(policy.min_replicas, min(policy.max_replicas, desired))
-    memory = Memory(desired, low_since=NOW - 10_000)
+    memory = ScaleMemory(desired, low_since=NOW - 10_000)
     assert decide(policy, memory, replace(load, starting=1), NOW).desired >= desired
 
 
 @given(policies, memories, loads)
-def test_it_shrinks_by_one_at_most(policy: Autoscaling, memory: Memory, load: Load) -> None:
+def test_it_shrinks_by_one_at_most(policy: Autoscaling, memory: ScaleMemory, load: Load) -> None:
     inside = max(policy.min_replicas, min(policy.max_replicas, memory.desired))
     assert decide(policy, memory, load, NOW).desired >= inside - 1
 
@@ -95,7 +95,7 @@ def test_it_shrinks_by_one_at_most(policy: Autoscaling, memory: Memory, load: Lo
 @given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 60)), min_size=1, max_size=60))
 def test_replicas_never_fall_within_the_hold(steps: list[tuple[float, int]]) -> None:
     """A whole history: between a moment that needed the replicas and their removal lies the hold."""
-    memory, now, needed_at = Memory(1), NOW, NOW
+    memory, now, needed_at = ScaleMemory(1), NOW, NOW
     for work, wait in steps:
         now += wait
         load = Load(work=work, ready=memory.desired)
@@ -110,9 +110,9 @@ def test_replicas_never_fall_within_the_hold(steps: list[tuple[float, int]]) -> 
 
 
 @given(memories, loads)
-def test_a_restart_changes_no_decision(memory: Memory, load: Load) -> None:
+def test_a_restart_changes_no_decision(memory: ScaleMemory, load: Load) -> None:
     """What status keeps (whole seconds) is all that the next decision needs."""
-    memory = Memory(memory.desired, memory.low_since and float(int(memory.low_since)), None)
+    memory = ScaleMemory(memory.desired, memory.low_since and float(int(memory.low_since)), None)
     status = {"autoscaling": {"desiredReplicas": memory.desired}}
     if memory.low_since:
         from topmast_operator.api.times import to_text
@@ -123,18 +123,18 @@ def test_a_restart_changes_no_decision(memory: Memory, load: Load) -> None:
 
 
 def test_the_whole_deficit_comes_at_once() -> None:
-    decision = decide(POLICY, Memory(1), Load(work=3.0, ready=1), NOW)
+    decision = decide(POLICY, ScaleMemory(1), Load(work=3.0, ready=1), NOW)
     assert decision.desired == 5  # 3.0 / 0.65
     assert decision.reason == "up from 1 to 5: work of 3.0 replicas"
 
 
 def test_starting_replicas_count_as_supply() -> None:
     load = Load(work=1.5, ready=1, starting=2)
-    assert decide(POLICY, Memory(3), load, NOW).desired == 3
+    assert decide(POLICY, ScaleMemory(3), load, NOW).desired == 3
 
 
 def test_one_leaves_after_the_hold_and_the_next_only_after_another() -> None:
-    memory, now, changes = Memory(3), NOW, []
+    memory, now, changes = ScaleMemory(3), NOW, []
     for _ in range(100):
         decision = decide(POLICY, memory, Load(ready=memory.desired), now)
         if decision.desired != memory.desired:
@@ -145,7 +145,7 @@ def test_one_leaves_after_the_hold_and_the_next_only_after_another() -> None:
 
 def test_what_grows_at_the_gateways_is_missing_and_the_reason_says_so() -> None:
     load = Load(work=1.0, growth=5.5, backlog_s=12.0, waiting=24, ready=1)
-    decision = decide(POLICY, Memory(1), load, NOW)
+    decision = decide(POLICY, ScaleMemory(1), load, NOW)
     assert decision.reason == (
         "up from 1 to 8: work of 1.0 replicas, 24 requests wait at the gateways, what comes would keep 5.5 more busy, "
         "12 s of waiting work; 10 would be needed but maxReplicas is 8"
@@ -154,25 +154,25 @@ def test_what_grows_at_the_gateways_is_missing_and_the_reason_says_so() -> None:
 
 def test_a_queue_that_stands_still_is_worked_off_in_a_minute() -> None:
     load = Load(work=1.0, backlog_s=90.0, waiting=180, ready=1)
-    assert decide(POLICY, Memory(1), load, NOW).desired == 3  # 1.0 + 90 / 60
+    assert decide(POLICY, ScaleMemory(1), load, NOW).desired == 3  # 1.0 + 90 / 60
 
 
 def test_a_queue_that_cannot_be_weighed_holds_what_there_is() -> None:
     load = Load(waiting=500, blind="no replica that is ready tells how much of the queue it could take", stuck=3)
-    decision = decide(POLICY, Memory(3, low_since=NOW - 10_000), load, NOW)
+    decision = decide(POLICY, ScaleMemory(3, low_since=NOW - 10_000), load, NOW)
     assert decision.desired == 3
     assert decision.reason.startswith("3 replicas: held, because no replica that is ready tells")
     assert decision.reason.endswith("500 requests wait at the gateways")
 
 
 def test_a_capped_demand_says_so() -> None:
-    decision = decide(POLICY, Memory(8), Load(work=20, ready=8), NOW)
+    decision = decide(POLICY, ScaleMemory(8), Load(work=20, ready=8), NOW)
     assert decision.desired == 8
     assert "31 would be needed but maxReplicas is 8" in decision.reason
 
 
 def test_replicas_that_find_no_node_do_not_keep_the_fleet_large() -> None:
-    memory = Memory(4, low_since=NOW - 301)
+    memory = ScaleMemory(4, low_since=NOW - 301)
     assert decide(POLICY, memory, Load(ready=2, stuck=2), NOW).desired == 3
 
 

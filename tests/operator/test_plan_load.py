@@ -75,7 +75,7 @@ def test_without_a_replica_that_tells_what_it_can_do_a_queue_moves_nothing(pods:
     assert found.waiting == 5000 and found.blind and found.backlog_s == found.growth == 0
     assert SCALED.autoscaling
     for desired in (1, 3, 8):
-        memory = autoscale.Memory(desired, low_since=NOW - 10_000)
+        memory = autoscale.ScaleMemory(desired, low_since=NOW - 10_000)
         assert autoscale.decide(SCALED.autoscaling, memory, found, NOW).desired == desired
 
 

@@ -12,7 +12,7 @@ from operatorlab.town import BY_NAME, GPU, NEW, OLD, Setting, Town
 
 from topmast_operator.api.facts import ClaimFacts, EngineState, Facts, PodFacts, Room, Termination, WriteRefused
 from topmast_operator.plan.revision import revision_of
-from topmast_operator.plan.rollout import How, Phase
+from topmast_operator.plan.rollout_state import How, Phase
 
 FULL = Room(free=0, total=2, nodes=1, largest_free_on_a_node=0)
 

@@ -16,7 +16,7 @@ from operatorlab.town import CAUSES, Setting, Town
 
 from topmast_operator.plan import give_way
 from topmast_operator.plan.give_way import CHECKS, Check
-from topmast_operator.plan.rollout import How, Phase
+from topmast_operator.plan.rollout_state import How, Phase
 
 SEQUENCES = int(os.environ.get("SEQUENCES", "10000"))
 MOST_ROUNDS = 160

@@ -20,7 +20,7 @@ BACKLOG_HORIZON_S = 60.0  # a queue should be gone this long after the newest re
 
 
 @dataclass(frozen=True)
-class Memory:
+class ScaleMemory:
     """What the next decision must know of this one. Kept in status, so it survives a restart."""
 
     desired: int
@@ -29,8 +29,8 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Decision:
-    memory: Memory
+class ScaleDecision:
+    memory: ScaleMemory
     reason: str
 
     @property
@@ -38,7 +38,7 @@ class Decision:
         return self.memory.desired
 
 
-def decide(policy: Autoscaling, memory: Memory, load: Load, now: float) -> Decision:
+def decide(policy: Autoscaling, memory: ScaleMemory, load: Load, now: float) -> ScaleDecision:
     """The wanted number of replicas, why, and what to remember."""
     least, most = policy.min_replicas, policy.max_replicas
     exact = _exact_need(policy, load)
@@ -47,31 +47,33 @@ def decide(policy: Autoscaling, memory: Memory, load: Load, now: float) -> Decis
     capped = f"; {math.ceil(exact)} would be needed but maxReplicas is {most}" if exact > most else ""
     inside = max(least, min(most, memory.desired))
     if inside != memory.desired:
-        return Decision(Memory(inside, None, now), f"{inside} replicas: spec.autoscaling allows {least} to {most}")
+        return ScaleDecision(
+            ScaleMemory(inside, None, now), f"{inside} replicas: spec.autoscaling allows {least} to {most}"
+        )
     if need > memory.desired:
-        return Decision(Memory(need, None, now), f"up from {memory.desired} to {need}: {demand}{capped}")
+        return ScaleDecision(ScaleMemory(need, None, now), f"up from {memory.desired} to {need}: {demand}{capped}")
     # What is worked off asks for no more replicas; that it keeps those busy that there are takes none away either.
     need = max(need, min(most, math.ceil(_exact_need(policy, replace(load, drained=0.0)) - 1e-6)))
     if need >= memory.desired:
-        return Decision(replace(memory, low_since=None), f"{memory.desired} replicas: {demand}{capped}")
+        return ScaleDecision(replace(memory, low_since=None), f"{memory.desired} replicas: {demand}{capped}")
     return _consider_shrinking(policy, memory, load, need, demand, now)
 
 
 def _consider_shrinking(
-    policy: Autoscaling, memory: Memory, load: Load, need: int, demand: str, now: float
-) -> Decision:
+    policy: Autoscaling, memory: ScaleMemory, load: Load, need: int, demand: str, now: float
+) -> ScaleDecision:
     desired = memory.desired
     if load.unknown:
         held = replace(memory, low_since=None)
-        return Decision(
+        return ScaleDecision(
             held, f"{desired} replicas: held, because {load.unknown} ready replicas report no fresh numbers"
         )
     if load.blind:
         held = replace(memory, low_since=None)
-        return Decision(held, f"{desired} replicas: held, because {load.blind}; {demand}")
+        return ScaleDecision(held, f"{desired} replicas: held, because {load.blind}; {demand}")
     if load.starting or load.ready + load.stuck < desired:
         held = replace(memory, low_since=None)
-        return Decision(
+        return ScaleDecision(
             held, f"{desired} replicas: held until all of them have started ({load.ready} are ready); {demand}"
         )
     since = now if memory.low_since is None else memory.low_since
@@ -80,9 +82,9 @@ def _consider_shrinking(
         # Rounded up to ten seconds: a countdown in status would be a write per second.
         left = f"{math.ceil(wait_s / 10) * 10} s" if wait_s > 10 else "seconds"
         held = replace(memory, low_since=since)
-        return Decision(held, f"{desired} replicas, {need} would do: {demand}; one less in {left} if it stays so")
-    return Decision(
-        Memory(desired - 1, None, now),
+        return ScaleDecision(held, f"{desired} replicas, {need} would do: {demand}; one less in {left} if it stays so")
+    return ScaleDecision(
+        ScaleMemory(desired - 1, None, now),
         f"down from {desired} to {desired - 1}: for {policy.hold_s:.0f} s {need} would have been enough; {demand}",
     )
 
@@ -108,13 +110,13 @@ def _in_words(load: Load, exact: float) -> str:
     return ", ".join(parts) or "no work"
 
 
-def remember(status: Mapping[str, Any], policy: Autoscaling, running: int) -> Memory:
+def remember(status: Mapping[str, Any], policy: Autoscaling, running: int) -> ScaleMemory:
     """The memory that an earlier pass left in status; else what runs, so that switching on removes nothing at once."""
     saved = status.get("autoscaling", {})
     if "desiredReplicas" not in saved:
-        return Memory(max(policy.min_replicas, min(policy.max_replicas, running)))
+        return ScaleMemory(max(policy.min_replicas, min(policy.max_replicas, running)))
     low, changed = saved.get("lowSince"), saved.get("lastScaleTime")
-    return Memory(
+    return ScaleMemory(
         desired=saved["desiredReplicas"],
         low_since=to_unix(low) if low else None,
         last_change=to_unix(changed) if changed else None,

@@ -12,24 +12,24 @@ UNKNOWN_COMMAND = "there is no command 'check'"  # an engine of before `topmast 
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     passed: bool = False
     finding: Finding | None = None
     node: str | None = None
     since_unix_s: float = 0.0  # when the pod was made
 
 
-def judge(facts: Facts, revision: str) -> Verdict:
+def judge(facts: Facts, revision: str) -> CheckResult:
     """What the check pod of this revision says so far; an empty verdict when there is none."""
     pod = facts.check
     if pod is None or pod.revision != revision or pod.deleting:
-        return Verdict()
+        return CheckResult()
     if pod.phase == "Succeeded":
-        return Verdict(passed=True, node=pod.node, since_unix_s=pod.created_unix_s)
+        return CheckResult(passed=True, node=pod.node, since_unix_s=pod.created_unix_s)
     ended = pod.terminated or pod.last_terminated
     if ended and UNKNOWN_COMMAND in ended.message:
         # An older image: that it was pulled and its volumes were mounted is all that can be proven.
-        return Verdict(passed=True, node=pod.node, since_unix_s=pod.created_unix_s)
+        return CheckResult(passed=True, node=pod.node, since_unix_s=pod.created_unix_s)
     patience = Patience(facts.now, False, facts.model.rollout.progress_deadline_s)
     found = diagnose(replace(pod, ready=False, engine=None), patience)
     if found is None and ended and ended.exit_code:
@@ -39,7 +39,7 @@ def judge(facts: Facts, revision: str) -> Verdict:
         found = replace(found, reason="CheckStandsStill", message=message)
     if found and found.kind is Kind.CAPACITY and pod.scheduled is False:
         found = _no_room_for_a_check(found)
-    return Verdict(finding=found, node=pod.node, since_unix_s=pod.created_unix_s)
+    return CheckResult(finding=found, node=pod.node, since_unix_s=pod.created_unix_s)
 
 
 def superfluous(facts: Facts, wanted: str | None) -> list[tuple[str, str]]:

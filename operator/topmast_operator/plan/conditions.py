@@ -22,7 +22,7 @@ from topmast_operator.plan.accelerator import accelerator_used
 from topmast_operator.plan.findings import Finding, Kind
 from topmast_operator.plan.health import Health
 from topmast_operator.plan.progress import slowest
-from topmast_operator.plan.rollout import How
+from topmast_operator.plan.rollout_state import How
 
 Link = Callable[[Health], Condition | None]
 

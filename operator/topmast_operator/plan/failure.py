@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 
 from topmast_operator.api.facts import Facts, RevisionFacts
 from topmast_operator.api.times import to_text, to_unix
-from topmast_operator.plan import rollout
-from topmast_operator.plan.check import Verdict
+from topmast_operator.plan.check import CheckResult
 from topmast_operator.plan.findings import Finding, Kind, Patience, Severity, worst
 from topmast_operator.plan.findings.scheduler import brief
+from topmast_operator.plan.rollout import is_probed
+from topmast_operator.plan.rollout_state import Phase, remember
 
 ENOUGH_IN_A_GAP = 2  # equal failures while nobody answers: the third one would come ten or twenty seconds later
 ROOM_TAKEN_S = 20.0  # the scheduler needs moments for room that is free
@@ -28,7 +29,7 @@ class Failure:
 
 
 def of_target(
-    facts: Facts, target: RevisionFacts | None, revision: str, wanted: int, checked: Verdict
+    facts: Facts, target: RevisionFacts | None, revision: str, wanted: int, checked: CheckResult
 ) -> Failure | None:
     """The failure that holds now: recorded earlier, or found by this pass."""
     recorded = _recorded(facts, target)
@@ -76,19 +77,19 @@ def _recorded(facts: Facts, target: RevisionFacts | None) -> Failure | None:
     return Failure(finding, to_unix(record["at"]) if "at" in record else 0.0)
 
 
-def _has_ended(facts: Facts, recorded: Failure, revision: str, wanted: int, checked: Verdict) -> bool:
+def _has_ended(facts: Facts, recorded: Failure, revision: str, wanted: int, checked: CheckResult) -> bool:
     serving = sum(pod.ready and not pod.draining for pod in facts.pods if pod.revision != revision)
     if serving < wanted:
         return False
-    if rollout.is_probed(recorded.finding):
+    if is_probed(recorded.finding):
         return checked.passed and checked.since_unix_s >= recorded.since_unix_s
     return not recorded.finding.final and facts.now >= recorded.since_unix_s + TRY_AGAIN_S
 
 
 def _room_is_taken(facts: Facts, revision: str, wanted: int) -> Finding | None:
     """An old replica has left, and somebody else's pods hold what it had."""
-    memory = rollout.remember(facts.model.status)
-    if memory is None or memory.revision != revision or memory.phase is not rollout.Phase.SWAPPING:
+    memory = remember(facts.model.status)
+    if memory is None or memory.revision != revision or memory.phase is not Phase.SWAPPING:
         return None
     if any(pod.node for pod in facts.pods_of(revision)) or any(pod.deleting for pod in facts.pods):
         return None  # it has got what was left to it, or what leaves has not left yet

@@ -7,7 +7,7 @@ from topmast_operator.api.facts import PodFacts, Room
 from topmast_operator.api.resource import Model
 from topmast_operator.plan.findings import Finding
 from topmast_operator.plan.overruled import Overruled
-from topmast_operator.plan.rollout import Phase, Rollout
+from topmast_operator.plan.rollout_state import Phase, Rollout
 from topmast_operator.plan.sleep import SleepPhase, SleepState
 
 

@@ -10,12 +10,12 @@ from topmast_operator.api.conditions import render
 from topmast_operator.api.facts import Facts, RevisionFacts
 from topmast_operator.api.names import model_selector
 from topmast_operator.api.times import to_text
-from topmast_operator.plan.autoscale import Decision
+from topmast_operator.plan.autoscale import ScaleDecision
 from topmast_operator.plan.conditions import conditions, phase
 from topmast_operator.plan.health import Health
 from topmast_operator.plan.overruled import render as render_overruled
 from topmast_operator.plan.progress import describe, notable
-from topmast_operator.plan.rollout import render as render_rollout
+from topmast_operator.plan.rollout_state import render as render_rollout
 from topmast_operator.plan.sleep import render as render_sleep
 from topmast_operator.plan.starts import finished_rollout, measured_starts
 from topmast_operator.plan.weights import measured_weights
@@ -25,7 +25,7 @@ STRAYS = 20
 # Sorts pods and revisions, so that equal facts give equal status.
 
 
-def render_status(health: Health, facts: Facts, decision: Decision | None) -> dict[str, Any]:
+def render_status(health: Health, facts: Facts, decision: ScaleDecision | None) -> dict[str, Any]:
     """The status for these facts."""
     model = facts.model
     staying = [pod for pod in facts.pods if not pod.deleting and not pod.ended]
@@ -90,7 +90,7 @@ def _revision(facts: Facts, health: Health, revision: RevisionFacts) -> dict[str
     return shown
 
 
-def _autoscaling(decision: Decision) -> dict[str, Any]:
+def _autoscaling(decision: ScaleDecision) -> dict[str, Any]:
     memory = decision.memory
     shown: dict[str, Any] = {"desiredReplicas": memory.desired, "reason": decision.reason}
     if memory.last_change is not None:

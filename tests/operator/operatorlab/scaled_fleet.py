@@ -123,7 +123,7 @@ class ScaledFleet:
         self._asked = asked  # whether the operator asks the gateway
         scaling = {"maxReplicas": 500, "scaleDownHoldSeconds": hold_s}
         self._model = model(autoscaling=scaling)
-        self._memory = autoscale.Memory(replicas)
+        self._memory = autoscale.ScaleMemory(replicas)
         self._replicas = [Replica(number, 0.0) for number in range(replicas)]
         self._numbers = replicas
         self._turnstile = Turnstile(MAX_WAITING)

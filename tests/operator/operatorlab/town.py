@@ -25,9 +25,10 @@ from topmast_operator.api.facts import (
     WriteRefused,
 )
 from topmast_operator.api.resource import Model
-from topmast_operator.plan import failure, rollout
-from topmast_operator.plan.plan import Decision, decide
+from topmast_operator.plan import failure
+from topmast_operator.plan.decision import Decision, decide
 from topmast_operator.plan.revision import revision_of
+from topmast_operator.plan.rollout_state import render
 from topmast_operator.plan.victims import choose_victims
 from topmast_operator.render.template import render_template
 
@@ -222,7 +223,7 @@ class Town:
                 # What the worker does when a write is refused: it plans again, to tell.
                 refused = replace(self.facts, refused=WriteRefused(403, setting.cause.refused))
                 self.last = decided = decide(refused, self.new_name, self.template)
-            told = rollout.render(decided.rollout)
+            told = render(decided.rollout)
             self.written = {"rollout": told} if told else {}
             self.facts = replace(self.facts, model=replace(self.facts.model, status=dict(self.written)))
         self._controllers()
