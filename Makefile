@@ -20,7 +20,7 @@ FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels)
 
 .PHONY: help venv up down check test test-suites test-cli test-kernels test-old-triton test-server test-gateway \
   test-operator test-alone test-chart test-own-cluster test-cluster test-long binaries images chart pins bench \
-  bench-gateway storm soak clean
+  bench-gateway bench-operator storm soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -123,6 +123,9 @@ bench: venv  ## measure the server against vLLM and llama.cpp on this machine; t
 bench-gateway: binaries  ## measure the gateway: what it adds, what an event costs, memory
 	@$(BIN)/python bench/gateway.py
 	@$(BIN)/python bench/gateway.py --table
+
+bench-operator: binaries  ## measure the operator with 1,000 models among 5,000 pods of others (12 minutes)
+	@$(BIN)/python bench/operator_scale.py
 
 storm: binaries  ## ten minutes of faults against three real engines under traffic; no client may notice
 	@$(BIN)/python bench/gateway.py --storm 10

@@ -32,7 +32,6 @@ def main() -> int:
     here = machine.describe()
     figures = run.measure(options.models, options.foreign, options.idle_s)
     verdicts = run.bars(figures)
-    print(json.dumps(figures, indent=1))
     for bar in verdicts:
         print(f"{bar['text']}: {bar['value']:g}, at most {bar['most']:g}: {'met' if bar['met'] else 'NOT MET'}")
     if (options.models, options.foreign) != (MODELS, FOREIGN):

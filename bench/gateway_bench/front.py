@@ -70,8 +70,7 @@ def control_plane() -> Iterator[Stage]:
     cluster.stop()
     try:
         cluster.start(nodes=0)
-        cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        cluster.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.topmast.dev", "--timeout=30s")
+        cluster.apply_crds(ROOT / "crds")
         stage = Stage(cluster.kubeconfig)
         stage.namespace(SYSTEM)
         stage.keys(bench=KEY)

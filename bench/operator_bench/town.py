@@ -59,8 +59,7 @@ def town(directory: Path) -> Iterator[World]:
     try:
         cluster.start(nodes=0)
         world = World(cluster, PlayKubelet(str(cluster.kubeconfig)), directory)
-        world.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        world.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.topmast.dev", "--timeout=60s")
+        cluster.apply_crds(ROOT / "crds")
         for name in (SYSTEM, FOREIGN, *namespaces()):
             world.kubectl("create", "namespace", name)
         world.grant("operator")
@@ -136,10 +135,16 @@ def create(world: World, path: str, bodies: Iterable[Object]) -> float:
     return time.monotonic() - started
 
 
-def counted(world: World, path: str) -> list[Object]:
+def listed(world: World, path: str) -> list[Object]:
     """All objects of a collection."""
     found = world.reader.get(path)
     return list(found["items"]) if found else []
+
+
+def count(world: World, path: str) -> int:
+    """How many they are, without reading them."""
+    found = world.reader.get(f"{path}?limit=1")
+    return len(found["items"]) + int(found["metadata"].get("remainingItemCount", 0)) if found else 0
 
 
 def asked(world: World, since: float, until: float = float("inf")) -> Counter[str]:

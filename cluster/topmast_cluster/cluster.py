@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from topmast_cluster import network, teardown
 from topmast_cluster.binaries import Binaries, ensure_binaries
@@ -20,6 +21,9 @@ from topmast_cluster.names import Names, node_name
 from topmast_cluster.paths import ClusterPaths
 from topmast_cluster.progress import Progress
 from topmast_cluster.record import API_SERVER, Record
+
+# For `kubectl wait`. A CRD of this moment has no conditions, and --for=condition=Established fails then, not waits.
+ESTABLISHED: Final = '--for=jsonpath={.status.conditions[?(@.type=="Established")].status}=True'
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,11 @@ class Cluster:
     ) -> "subprocess.CompletedProcess[str]":
         """Runs kubectl as the cluster's admin."""
         return self._current().client.kubectl(*arguments, stdin=stdin, check=check, timeout_s=timeout_s)
+
+    def apply_crds(self, path: Path) -> None:
+        """Applies a CRD's file, or a folder of them; returns when the API server serves them."""
+        self.kubectl("apply", "--server-side", "-f", str(path))
+        self.kubectl("wait", ESTABLISHED, "-f", str(path), "--timeout=50s")
 
     def load_image(self, archive: Path) -> dict[str, float]:
         """Imports the images of an archive into every node that is up; later nodes get it too. Node -> seconds."""

@@ -7,6 +7,7 @@ throw-away cluster that shares two cores with model servers: no fsync, no leader
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from topmast_cluster.addresses import Addresses
 from topmast_cluster.binaries import Binaries
@@ -37,6 +38,9 @@ _CONTROLLERS_OFF = (
     "resourceclaim-controller",
     "validatingadmissionpolicy-status-controller",
 )
+
+# At Go's defaults a sixth of the API server's time goes into collecting garbage, on machines whose memory is idle.
+SPARE_THE_PROCESSOR: Final = {"GOGC": "400", "GOMEMLIMIT": "1GiB"}
 
 # What the service accounts of installed programs asked for; Kubernetes' own controllers would drown it.
 _AUDIT_POLICY = {
@@ -179,6 +183,7 @@ class ControlPlane:
             netns=self.names.control_plane_netns,
             cgroup=Cgroup(self.names.cgroup).below("control-plane"),
             command=[self.binaries[program], *flags],
+            environment=SPARE_THE_PROCESSOR,
         )
 
     def _own_kubeconfig(self, component: str) -> Path:

@@ -1,13 +1,13 @@
 """`topmast operator`: the command line, logging, and the event loop of the operator process."""
 
 import argparse
-import asyncio
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import uvloop
 from kubernetes.aio.config import ConfigException
 
 from topmast_operator.act.client import Api
@@ -52,7 +52,7 @@ def main() -> int:
         engine_access=access,
         engine_ingress=arguments.engine_network_policy,
     )
-    return asyncio.run(_run(options))
+    return int(uvloop.run(_run(options)))
 
 
 async def _run(options: Options) -> int:

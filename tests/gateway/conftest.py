@@ -41,8 +41,7 @@ def cluster() -> Iterator[Cluster]:
     cluster.stop()
     cluster.start(nodes=0)
     try:
-        cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        cluster.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.topmast.dev", "--timeout=30s")
+        cluster.apply_crds(ROOT / "crds")
         yield cluster
     finally:
         cluster.stop()

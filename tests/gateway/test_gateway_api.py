@@ -38,8 +38,7 @@ def test_the_example_with_the_inference_extension_is_accepted(
     cluster: Cluster, stage: Stage, definitions: list[Path], namespace: str
 ) -> None:
     for path in definitions:
-        cluster.kubectl("apply", "--server-side", "-f", str(path))
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        cluster.apply_crds(path)
     cluster.kubectl("apply", "-n", namespace, "-f", str(ROOT / "examples" / "gateway-api.yaml"))
     pool = cluster.kubectl("get", "inferencepool", "smollm2", "-n", namespace, "-o", "json").stdout
     spec = json.loads(pool)["spec"]

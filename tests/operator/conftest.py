@@ -32,8 +32,7 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     kubelet.add_node("gpu-1", gpus=2)
     try:
         world = World(cluster, kubelet, tmp_path_factory.mktemp("operator"))
-        world.kubectl("apply", "-f", str(CRD))
-        world.kubectl("wait", "--for=condition=Established", "crd/llmdeployments.topmast.dev", "--timeout=50s")
+        cluster.apply_crds(CRD)
         world.until("kubectl knows the kind", lambda: "No resources" in world.kubectl("get", "llm", "-A", check=False))
         world.kubectl("create", "namespace", SYSTEM)
         world.grant("operator")

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Self
+from urllib.request import getproxies_environment
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -63,6 +64,8 @@ class Api:
             config.load_incluster_config(client_configuration=configuration)
         else:
             await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+        # Where nobody sets a proxy: aiohttp would look into ~/.netrc too, in another thread, for every request.
+        configuration.client_session_kwargs = {"trust_env": bool(getproxies_environment())}
         return cls(client.ApiClient(configuration))
 
     async def close(self) -> None:

@@ -4,6 +4,7 @@ Ends with 0 on SIGTERM or SIGINT, with 1 when another process took the Lease or 
 """
 
 import asyncio
+import gc
 import logging
 import random
 import signal
@@ -100,6 +101,10 @@ class Operator:
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
+        # What is known of thousands of objects lives long. At the default thresholds a sixth of the time went into
+        # looking through it again and again.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

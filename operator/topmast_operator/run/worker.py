@@ -23,6 +23,10 @@ from topmast_operator.watch.gateways import Gateways
 from topmast_operator.watch.gather import Gatherer
 from topmast_operator.watch.mirror import Mirror
 
+# A model that was just made has nothing to tell yet: its status waits for what its Deployment and pods say, which wake
+# it within moments, and for so long where nothing does.
+FIRST_WORD_S = 2.0
+
 log = logging.getLogger(__name__)
 
 
@@ -77,6 +81,8 @@ class Reconciler:
             facts = replace(confirmed, rival=verdict.rival)
             plan, wanted = self._plan(facts)
         failure = await self._carry_out(facts, wanted)
+        if failure is None and wanted.grow and not facts.revisions:
+            return Attention(FIRST_WORD_S)
         if isinstance(failure, ApiError):
             facts = replace(facts, refused=WriteRefused(failure.status, str(failure)))
             plan, _ = self._plan(facts)

@@ -100,7 +100,7 @@ def read_deployment(body: Body) -> Record[RevisionFacts]:
         proven=annotations.get(ANNOTATION_PROVEN) == "true",
         failed=_json(annotations.get(ANNOTATION_FAILED)),
         replica_failure=_replica_failure(body),
-        live=without_managers(body),
+        live=body,
     )
     return _record(body, facts)
 
@@ -113,7 +113,7 @@ def read_named(body: Body) -> Record[Body | None]:
     """A Service, a budget, an access file, a policy. Of one that is not labelled as Topmast's only the name counts."""
     labels = body["metadata"].get("labels", {})
     ours = labels.get(LABEL_MANAGED_BY) == MANAGED_BY
-    return _record(body, without_managers(body) if ours else None)
+    return _record(body, body if ours else None)
 
 
 def read_claim(body: Body) -> Record[ClaimFacts]:
@@ -127,14 +127,11 @@ def read_quota(body: Body) -> Record[QuotaFacts]:
     return _record(body, QuotaFacts(body["metadata"]["name"], dict(hard), dict(status.get("used", {}))))
 
 
-def without_managers(body: Body) -> Body:
-    """The object without the list of who set which field, which is often half of it."""
-    meta = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
-    return {**body, "metadata": meta}
-
-
 def _record(body: Body, content: Read) -> Record[Read]:
+    """Takes the list of who set which field out of the body itself: often half of it, and kopf holds every body of a
+    first list until all indices are filled."""
     meta = body["metadata"]
+    meta.pop("managedFields", None)
     owner = next((item for item in meta.get("ownerReferences", ()) if item.get("controller")), None)
     return Record(
         namespace=meta.get("namespace", ""),

@@ -3,15 +3,16 @@
 In a thread with a loop of its own, because kopf on its end cancels every task of its loop that it did not find there.
 """
 
-import asyncio
 import importlib
 import logging
 import threading
 from collections.abc import Sequence
 
 import kopf
+import uvloop
 
 from topmast_operator.watch.bell import Bell
+from topmast_operator.watch.startup import wake_once
 
 AGAIN_S = 2.0
 
@@ -33,6 +34,7 @@ class Watcher:
         return self._thread.is_alive()
 
     def start(self) -> None:
+        wake_once()
         # As `kopf run -m` does it: a handler is registered when its module is imported.
         importlib.import_module("topmast_operator.watch.handlers")
         if not self._namespaces:
@@ -54,7 +56,7 @@ class Watcher:
             if self._ended.is_set():  # it was just then
                 return
             try:
-                asyncio.run(
+                uvloop.run(
                     kopf.operator(
                         memo=kopf.Memo(bell=self._bell),
                         standalone=True,
