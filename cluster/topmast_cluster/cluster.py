@@ -5,11 +5,11 @@ the machine, what was asked for from the cluster's record.
 """
 
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 from topmast_cluster import network, teardown
 from topmast_cluster.binaries import Binaries, ensure_binaries
@@ -21,9 +21,6 @@ from topmast_cluster.names import Names, node_name
 from topmast_cluster.paths import ClusterPaths
 from topmast_cluster.progress import Progress
 from topmast_cluster.record import API_SERVER, Record
-
-# For `kubectl wait`. A CRD of this moment has no conditions, and --for=condition=Established fails then, not waits.
-ESTABLISHED: Final = '--for=jsonpath={.status.conditions[?(@.type=="Established")].status}=True'
 
 
 @dataclass(frozen=True)
@@ -99,10 +96,14 @@ class Cluster:
         """Runs kubectl as the cluster's admin."""
         return self._current().client.kubectl(*arguments, stdin=stdin, check=check, timeout_s=timeout_s)
 
-    def apply_crds(self, path: Path) -> None:
+    def apply_crds(self, path: Path, timeout_s: float = 50) -> None:
         """Applies a CRD's file, or a folder of them; returns when the API server serves them."""
         self.kubectl("apply", "--server-side", "-f", str(path))
-        self.kubectl("wait", ESTABLISHED, "-f", str(path), "--timeout=50s")
+        wait = ("wait", "--for=condition=Established", "-f", str(path), f"--timeout={timeout_s:.0f}s")
+        end = time.monotonic() + timeout_s
+        # A CRD of this moment has no conditions, and then kubectl fails instead of waiting.
+        while self.kubectl(*wait, check=time.monotonic() > end).returncode:
+            time.sleep(0.1)
 
     def load_image(self, archive: Path) -> dict[str, float]:
         """Imports the images of an archive into every node that is up; later nodes get it too. Node -> seconds."""

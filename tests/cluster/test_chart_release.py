@@ -15,7 +15,7 @@ import yaml
 from cluster.chart_rendering import CHART, REPOSITORY, SYSTEM, Object, helm, of_kind, render
 from cluster.waiting import until
 from engine_keys import new_pem
-from topmast_cluster.cluster import ESTABLISHED, Cluster
+from topmast_cluster.cluster import Cluster
 from topmast_cluster.errors import ClusterError
 from topmast_cluster.quickstart.model import apply_model, await_model
 from topmast_cluster.quickstart.target import Target
@@ -64,7 +64,8 @@ class Release:
 
     def until_models_are_known(self) -> None:
         """To the API server and, by what it says of itself, to kubectl."""
-        self.kubectl("wait", ESTABLISHED, f"crd/{CRD}")
+        wait = ("wait", "--for=condition=Established", f"crd/{CRD}")
+        assert until(lambda: self.kubectl(*wait, check=False).returncode == 0)  # it fails while there are no conditions
         assert until(lambda: self.kubectl("get", "llmdeployments", "-A", check=False).returncode == 0)
 
 
