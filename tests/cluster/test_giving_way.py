@@ -41,8 +41,9 @@ def cordoned(lab: Lab, node: str) -> Iterator[None]:
         lab.kubectl("uncordon", node)
 
 
-def tenant_of_a_gpu(engine: Object) -> Object:
-    """A pod of somebody else that wants one GPU; its image is the one that is there."""
+@contextmanager
+def tenant(lab: Lab, engine: Object) -> Iterator[None]:
+    """A pod of somebody else that wants one GPU; its image is the engine's, which is there."""
     container = {
         "name": "main",
         "image": engine["spec"]["containers"][0]["image"],
@@ -50,7 +51,11 @@ def tenant_of_a_gpu(engine: Object) -> Object:
         "resources": {"limits": {"nvidia.com/gpu": "1"}},
     }
     metadata = {"name": "tenant", "namespace": "default"}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
+    lab.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}})
+    try:
+        yield
+    finally:
+        lab.kubectl("delete", "pod", "tenant", "-n", "default", "--grace-period=1", "--ignore-not-found")
 
 
 @contextmanager
@@ -185,13 +190,12 @@ def test_of_two_replicas_an_out_of_memory_loop_costs_one_for_a_while(lab: Lab) -
 def test_who_takes_the_gpu_halfway_is_named_and_the_old_revision_serves_when_they_leave(lab: Lab) -> None:
     with lab.model("robbed", resources=BOTH_GPUS) as model:
         ready = lab.until_ready(model)
-        tenant = tenant_of_a_gpu(lab.pods(model)[0])
-        lab.apply(tenant)  # it waits for a GPU since before the successor did
-        with lab.traffic(model, clients=2) as flow:
+        # The tenant waits for a GPU since before the successor did.
+        with tenant(lab, lab.pods(model)[0]), lab.traffic(model, clients=2) as flow:
             change(lab, model, resources=BOTH_GPUS, engine={"maxModelLen": 1024})
             lab.until("it is named", lambda: "default/tenant" in lab.condition(model, "Available")["message"])
-            assert lab.condition(model, "Available")["status"] == "False"
-            lab.kubectl("delete", "pod", "tenant", "-n", "default", "--grace-period=0", "--force")
+            assert not answers_now(lab, model)
+            lab.kubectl("delete", "pod", "tenant", "-n", "default", "--grace-period=1")
             lab.until("somebody answers again", lambda: answers_now(lab, model))
             seen = flow.finished
             lab.until("held requests are answered", lambda: flow.finished >= seen + 3)

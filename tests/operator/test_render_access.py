@@ -128,7 +128,8 @@ def test_a_check_pod_needs_no_file() -> None:
     spec = check_pod(of, "r", render_template(of, "r", CLOSED))["spec"]
     assert "topmast-access" not in json.dumps(spec)
     (container,) = spec["containers"]
-    assert container["args"] == ["check", "/models/m.gguf"]
+    serves = render_template(of, "r", CLOSED)["spec"]["containers"][0]["args"]
+    assert container["args"] == ["check", *serves[1:]], "a wrong flag is found without the accelerator, too"
 
 
 def test_a_name_that_somebody_else_has_is_not_taken_over() -> None:

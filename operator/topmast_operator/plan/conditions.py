@@ -136,6 +136,9 @@ def _available_not(health: Health) -> Condition:
     if health.wanted == 0:
         return Condition(AVAILABLE, False, "NoReplicasWanted", "No replica is wanted, so nobody answers.")
     if health.rollout.how in (How.RECREATE, How.ROLLBACK):
+        if health.finding and health.finding.kind is Kind.CAPACITY:  # nobody knows for how long
+            message = f"No replica answers: {health.finding.message} The gateway holds requests."
+            return Condition(AVAILABLE, False, health.finding.reason, message)
         expected = health.rollout.memory and health.rollout.memory.expected_gap_s
         about = f" for about {expected:.0f} s" if expected else ""
         message = f"No replica answers{about}: {health.rollout.reason}. The gateway holds requests."

@@ -30,8 +30,7 @@ def check_pod(model: Model, revision: str, template: Mapping[str, Any]) -> Manif
     """The pod that proves `revision` of a model; `template` is the pod template of its replicas."""
     spec = copy.deepcopy(without_access(template["spec"]))  # it serves nobody
     (engine,) = [item for item in spec["containers"] if item["name"] == CONTAINER]
-    path = engine["args"][1]
-    engine["args"] = ["check", path]
+    engine["args"] = ["check", *engine["args"][1:]]  # with its flags: a wrong one is found here, too
     engine["resources"] = {"requests": dict(REQUESTS), "limits": dict(LIMITS)}
     for name in ("startupProbe", "livenessProbe", "readinessProbe", "ports", "lifecycle"):
         engine.pop(name, None)
