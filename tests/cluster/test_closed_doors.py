@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cluster.lab import RELEASE, SYSTEM, Lab, Object, address
-from engine_keys import new_key
+from engine_keys import new_key, new_pem
+from topmast_access.signing import SigningKey
 from topmast_access.terms import GATEWAY, OPERATOR
 
 ELSEWHERE = "elsewhere"
@@ -129,3 +130,46 @@ def test_what_a_model_is_given_holds_no_secret(lab: Lab, engine: Object) -> None
         who = f"--as=system:serviceaccount:{SYSTEM}:{account}"
         said = lab.kubectl("auth", "can-i", "get", "secrets", "-n", "default", who, check=False)
         assert said.strip().startswith("no")
+
+
+def test_the_signing_key_is_replaced_under_traffic_and_nothing_restarts(lab: Lab, engine: Object, call: Call) -> None:
+    """The three steps of docs/security.md."""
+    secret, at = f"{RELEASE}-engine-keys", address(engine)
+    uids = ready_in(lab, SYSTEM) | lab.ready_uids("shut")
+    old = lab.get("secret", secret, SYSTEM)["data"]["signing.pem"]
+    new = base64.b64encode(new_pem()).decode()
+
+    def change(**data: str | None) -> None:
+        named = {f"{name}.pem": value for name, value in data.items()}
+        lab.kubectl("-n", SYSTEM, "patch", "secret", secret, "--type=merge", "-p", json.dumps({"data": named}))
+        # A kubelet looks at the Secrets of a pod now and then, and at once when the pod changes.
+        mark = f"test/looked-at={time.time_ns()}"
+        lab.kubectl("-n", SYSTEM, "annotate", "pods", "-l", "app.kubernetes.io/name=topmast", mark, "--overwrite")
+
+    def opens(pem: str) -> bool:
+        token = SigningKey(base64.b64decode(pem)).sign("default/shut", GATEWAY, time.time())
+        return call(f"http://{at}:8000/v1/models", token)[0] == 200
+
+    def signs(component: str, pem: str) -> bool:
+        path = "/etc/topmast/engine-keys/signing.pem"
+        read = ("exec", f"deploy/{RELEASE}-{component}", "--", "python3", "-c", f"print(open({path!r}).read())")
+        return lab.kubectl("-n", SYSTEM, *read).strip() == base64.b64decode(pem).decode().strip()
+
+    with lab.traffic("shut", clients=2) as flow:
+        change(next=new)
+        lab.until("the engine knows the next key", lambda: opens(new))
+        assert opens(old)
+        change(signing=new, next=old)
+        for component in ("operator", "gateway"):
+            lab.until(f"the {component} has it", lambda component=component: signs(component, new))
+        time.sleep(6)  # files are looked at every five seconds
+        change(next=None)
+        lab.until("the old key is worth nothing", lambda: not opens(old))
+        seen = flow.finished
+        lab.until("it answers on", lambda: flow.finished >= seen + 3)
+    flow.assert_clean(5)
+    assert ready_in(lab, SYSTEM) | lab.ready_uids("shut") == uids
+
+
+def ready_in(lab: Lab, namespace: str) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in lab.list("pods", "app.kubernetes.io/name=topmast", namespace)}

@@ -219,6 +219,8 @@ def test_room_that_others_took_is_named_and_the_old_revision_gets_it_back() -> N
     assert town.last is not None and town.last.failed is not None
     told = town.last.failed.finding
     assert told.reason == "RoomTaken" and "elsewhere/other" in told.message and not told.final
+    nobody = condition(make(town.facts), "Available")
+    assert nobody["reason"] == "RoomTaken" and "elsewhere/other" in nobody["message"], "and not for about 40 s"
     assert max(town.ready(town.old_name) for _ in range(25) if town.step()) == 1
     rounds(town, 90)
     assert town.ready(town.new_name) == 1, "tried again later"
