@@ -174,7 +174,7 @@ def _return(now: Situation, good: RevisionView | None) -> Rollout:
     """The target failed. What of it serves goes on; the last good revision gets the rest of the room."""
     target = now.target
     assert now.failed is not None
-    kept = target.ready if target.proven and good else 0
+    kept = target.ready if target.proven else 0
     replicas = {**{other.name: 0 for other in now.others}, target.name: kept}
     gone = tuple(other.name for other in now.others if other.pods == 0 and not other.proven)
     if good is None:

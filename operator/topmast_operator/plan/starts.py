@@ -49,7 +49,7 @@ def expected_gap_s(model: Model, pods: Sequence[PodFacts]) -> float | None:
 
 
 def finished_rollout(
-    before: Mapping[str, Any], after: Mapping[str, Any] | None, ready: int, now: float
+    before: Mapping[str, Any], ready: int, now: float
 ) -> dict[str, Any] | None:
     """`status.lastRollout`: what the latest change in place was expected to cost, and what it did cost."""
     rollout = before.get("rollout", {})

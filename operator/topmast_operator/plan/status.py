@@ -48,7 +48,7 @@ def render_status(health: Health, facts: Facts, decision: ScaleDecision | None) 
     rollout = render_rollout(health.rollout)
     if rollout:
         status["rollout"] = rollout
-    if last := finished_rollout(model.status, rollout, health.ready, facts.now):
+    if last := finished_rollout(model.status, health.ready, facts.now):
         status["lastRollout"] = last
     if weights := measured_weights(facts):
         status["model"] = weights
