@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from operatorlab.facts import NOW
@@ -179,3 +180,88 @@ def test_replicas_that_find_no_node_do_not_keep_the_fleet_large() -> None:
 def test_switching_on_removes_nothing_at_once() -> None:
     assert remember({}, POLICY, running=5).desired == 5
     assert remember({}, POLICY, running=50).desired == 8
+
+
+EVEN = replace(POLICY, target_utilization=1.0)
+
+
+@pytest.mark.parametrize(
+    ("load", "words", "not_told"),
+    [
+        (Load(work=0.04, ready=1), "1 replicas: no work", ""),
+        (Load(work=0.05, ready=1), "1 replicas: work of 0.1 replicas", "no work"),
+        (Load(work=1.0, drained=0.1, ready=1), "0.1 of it from a queue that is worked off", ""),
+        (Load(work=1.0, drained=0.09, ready=1), "work of 1.0 replicas", "worked off"),
+        (Load(work=1.0, drained=3.0, ready=1), "1.0 of it from a queue", ""),
+        (Load(kv=0.1, ready=1), "KV of 0.1", ""),
+        (Load(kv=0.09, ready=1), "work of 0.0 replicas", "KV"),
+        (Load(waiting=0, ready=1), "no work", "wait"),
+        (Load(waiting=1, ready=1), "1 request waits at the gateways", ""),
+        (Load(waiting=2, ready=1), "2 requests wait at the gateways", ""),
+        (Load(growth=0.1, ready=1), "what comes would keep 0.1 more busy", ""),
+        (Load(growth=0.09, ready=1), "work of 0.0 replicas", "more busy"),
+        (Load(backlog_s=1.0, ready=1), "1 s of waiting work", ""),
+        (Load(backlog_s=0.9, ready=1), "no work", "waiting work"),
+    ],
+)
+def test_the_reason_names_what_there_is(load: Load, words: str, not_told: str) -> None:
+    reason = decide(EVEN, ScaleMemory(1), load, NOW).reason
+    assert words in reason and (not not_told or not_told not in reason)
+
+
+@pytest.mark.parametrize(
+    ("load", "wanted"),
+    [
+        (Load(kv=0.85), 1),
+        (Load(kv=0.86), 2),
+        (Load(backlog_s=60.0), 1),
+        (Load(backlog_s=61.0), 2),
+        (Load(work=1.0), 1),
+        (Load(work=1.01), 2),
+        (Load(work=2.0, drained=1.0), 1),
+        (Load(work=1.0, drained=2.0, growth=1.0), 1),
+        (Load(work=1.0, growth=1.0), 2),
+        (Load(work=1.0, backlog_s=60.0), 2),
+        (Load(work=9.0), 8),
+    ],
+)
+def test_the_largest_of_the_three_is_what_is_needed(load: Load, wanted: int) -> None:
+    assert decide(EVEN, ScaleMemory(1), replace(load, ready=1), NOW).desired == wanted
+
+
+def test_a_demand_is_capped_only_beyond_the_most() -> None:
+    assert "maxReplicas" not in decide(EVEN, ScaleMemory(8), Load(work=8.0, ready=8), NOW).reason
+    assert "9 would be needed but maxReplicas is 8" in decide(EVEN, ScaleMemory(8), Load(work=8.1, ready=8), NOW).reason
+
+
+@pytest.mark.parametrize(
+    ("low_s", "left"), [(0, "300 s"), (1, "300 s"), (285, "20 s"), (289, "20 s"), (290, "seconds"), (299, "seconds")]
+)
+def test_the_rest_of_a_hold_is_told_in_tens(low_s: int, left: str) -> None:
+    memory = ScaleMemory(3, low_since=NOW - low_s)
+    held = decide(POLICY, memory, Load(ready=3), NOW)
+    assert held.desired == 3 and f"one less in {left} if it stays so" in held.reason
+    assert held.memory.low_since == NOW - low_s
+
+
+def test_a_hold_begins_when_less_would_do_and_ends_when_it_is_over() -> None:
+    begun = decide(POLICY, ScaleMemory(3), Load(ready=3), NOW)
+    assert begun.memory.low_since == NOW
+    over = decide(POLICY, ScaleMemory(3, low_since=NOW - 300), Load(ready=3), NOW)
+    assert over.memory == ScaleMemory(2, None, NOW) and over.reason.startswith("down from 3 to 2: for 300 s 1 would")
+    again = decide(POLICY, ScaleMemory(3, low_since=NOW - 300), Load(work=1.5, ready=3), NOW)
+    assert again.desired == 3 and again.memory.low_since is None
+
+
+def test_replicas_outside_of_the_bounds_are_brought_inside() -> None:
+    for has, gets in ((0, 1), (9, 8)):
+        found = decide(POLICY, ScaleMemory(has), Load(ready=has), NOW)
+        assert found.memory == ScaleMemory(gets, None, NOW) and "allows 1 to 8" in found.reason
+
+
+@pytest.mark.parametrize("stuck", [0, 1])
+def test_what_is_stuck_is_not_waited_for(stuck: int) -> None:
+    found = decide(POLICY, ScaleMemory(3, low_since=NOW - 400), Load(ready=2, stuck=stuck), NOW)
+    assert found.desired == 3 - stuck
+    held = decide(POLICY, ScaleMemory(3, low_since=NOW - 400), Load(ready=2, stuck=1, starting=1), NOW)
+    assert held.desired == 3 and "(2 are ready)" in held.reason

@@ -123,6 +123,22 @@ def test_a_start_is_waited_for_as_long_as_starts_take_and_some_time_more() -> No
     assert not stuck(SCALED, **since(590)) and stuck(SCALED, **since(610))  # spec.rollout.progressDeadlineSeconds
 
 
+def test_bounds_of_what_is_trusted() -> None:
+    def one(**more: Any) -> Load:
+        return measure(facts(pod(SCALED, 1, engine=engine(**more))))
+
+    assert one(age_s=15.0).unknown == 0 and one(age_s=15.1).unknown == 1
+    assert one(decode_tokens_per_s=0.0).unknown == 1 and one(decode_tokens_per_s=0.1).unknown == 0
+    assert one(kv_tokens=0, kv_tokens_used=5).kv == 0 and one(kv_tokens=1, kv_tokens_used=5).kv == 5
+    assert not stuck(created_unix_s=NOW - 600, scheduled_unix_s=None, started_unix_s=None)
+    assert stuck(created_unix_s=NOW - 601, scheduled_unix_s=None, started_unix_s=None)
+    usual = replace(SCALED, status={"start": {"p90Seconds": 200}})
+    for of, longest_s in ((usual, 600), (replace(SCALED, status={"start": {"p90Seconds": 1}}), 300)):
+        assert not stuck(of, scheduled_unix_s=NOW - longest_s, started_unix_s=None)
+        assert stuck(of, scheduled_unix_s=NOW - longest_s - 1, started_unix_s=None)
+    assert Load(work=1.0, drained=3.0, growth=0.5).arriving == 0.5 and Load(work=3.0, drained=1.0).arriving == 2.0
+
+
 def test_a_replica_that_crashes_again_and_again_does_not_keep_five_others() -> None:
     """Six replicas without work, one of which never starts: it goes first, and the others follow."""
     of, desired, now, victims = SCALED, 6, NOW, []

@@ -144,12 +144,47 @@ def test_every_first_start_is_measured_and_the_measure_outlives_suspension_and_s
     assert suspended.status["start"] == start
 
 
+def test_a_model_falls_asleep_at_the_end_of_its_idle_time_and_not_before() -> None:
+    of = model(told("Awake"), **SLEEPY)
+
+    def then(**more: Any) -> str:
+        return state(make(facts(of, pod(of, engine=idle_for(**{"seconds": 60, **more})))))
+
+    assert then() == "Asleep" and then(seconds=59) == "Awake"
+    assert then(seconds=50, age_s=10.0) == "Asleep", "nothing came since it was asked"
+    assert then(seconds=900, age_s=15.0) == "Asleep" and then(seconds=900, age_s=15.1) == "Awake"
+    for since_s, word in ((60, "Asleep"), (59, "Awake")):
+        young = model(told("Awake", since_s), **SLEEPY)
+        assert state(make(facts(young, pod(young, engine=idle_for(900))))) == word
+        called = replace(of, called_unix_s=NOW - since_s)
+        assert state(make(facts(called, pod(called, engine=idle_for(900))))) == word
+
+
+def test_a_call_of_the_same_second_counts() -> None:
+    for called_s, word in ((1001, "Asleep"), (1000, "Waking"), (999, "Waking")):
+        of = replace(model(told("Asleep"), **SLEEPY), called_unix_s=NOW - called_s)
+        assert state(make(facts(of))) == word
+    of = model(told("Waking"), **SLEEPY)
+    assert state(make(facts(of, pod(of, deleting=True)))) == "Waking", "one that leaves wakes nobody"
+    assert state(make(facts(of, pod(of, draining=True)))) == "Waking" and state(make(facts(of, pod(of)))) == "Awake"
+
+
+def test_what_is_new_begins_as_its_spec_says() -> None:
+    scaled = model(replicas=0, autoscaling={"maxReplicas": 2}, **SLEEPY)
+    assert state(make(facts(scaled))) == "Waking"
+    zero = model(replicas=0, **SLEEPY)
+    assert state(make(facts(zero, pod(zero, deleting=True)))) == "Asleep"
+    assert state(make(facts(zero, pod(zero)))) == "Awake"
+
+
 def test_the_estimate_is_what_wakes_have_taken_less_what_has_passed() -> None:
     usual = {"start": {"p50Seconds": 10, "p90Seconds": 20, "latestSeconds": [10, 20]}}
     assert eta_s(told("Asleep", **usual), NOW) == 20
     assert eta_s(told("Waking", 5, **usual), NOW) == 15
     assert eta_s(told("Waking", 50, **usual), NOW) is None, "overdue: nothing is made up"
-    assert eta_s(told("Waking", 5), NOW) is None
+    assert eta_s(told("Waking", 19, **usual), NOW) == 1 and eta_s(told("Waking", 20, **usual), NOW) is None
+    assert eta_s(told("Waking", 5), NOW) is None and eta_s(told("Asleep"), NOW) is None
+    assert eta_s(told("Awake"), NOW) is None and eta_s({"readyReplicas": 1}, NOW) == 0
     assert eta_s(told("Awake", readyReplicas=1), NOW) == 0
     assert eta_s({}, NOW) is None
 
