@@ -48,9 +48,7 @@ def expected_gap_s(model: Model, pods: Sequence[PodFacts]) -> float | None:
     return ANNOUNCE_S + DRAIN_NOTICE_S + (model.drain_timeout_s if busy else 0.0) + float(usual)
 
 
-def finished_rollout(
-    before: Mapping[str, Any], ready: int, now: float
-) -> dict[str, Any] | None:
+def finished_rollout(before: Mapping[str, Any], ready: int, now: float) -> dict[str, Any] | None:
     """`status.lastRollout`: what the latest change in place was expected to cost, and what it did cost."""
     rollout = before.get("rollout", {})
     kept: dict[str, Any] | None = before.get("lastRollout")

@@ -58,11 +58,12 @@ def changes(facts: Facts, plan: Plan, template: Mapping[str, Any], doors: Doors 
             failed=plan.failed.get(name),
         )
         if live is None or children.live_differs(manifest, live.live) or _kept_too_long(manifest, live):
-            smaller = live is not None and plan.replicas[name] < live.replicas
-            if smaller and live is not None:
+            if live is not None and plan.replicas[name] < live.replicas:
                 # Refused when it is another one by now: what takes away is decided again then.
                 manifest["metadata"]["resourceVersion"] = live.live["metadata"].get("resourceVersion")
-            (shrink if smaller else grow).append(manifest)
+                shrink.append(manifest)
+            else:
+                grow.append(manifest)
     others, gone = _others(facts, plan)
     others += _policy(facts, doors)
     if plan.check and (facts.check is None or facts.check.revision != plan.check):
