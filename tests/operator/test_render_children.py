@@ -58,7 +58,7 @@ def test_the_deployment_of_a_revision() -> None:
         "spec": {
             "replicas": 2,
             "revisionHistoryLimit": 1,
-            "progressDeadlineSeconds": children.PROGRESS_DEADLINE_S,
+            "progressDeadlineSeconds": 3600,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "selector": {"matchLabels": {**LABELS, "topmast.dev/revision": NAME}},
             "template": template,
