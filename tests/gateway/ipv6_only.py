@@ -89,7 +89,12 @@ async def answer(request: web.Request) -> web.StreamResponse:
 
 async def first_answer(client: aiohttp.ClientSession) -> str:
     """What the model says, once everybody is up."""
-    body = {"model": "m", "messages": [{"role": "user", "content": "What is the capital of Japan?"}], "max_tokens": 8}
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "What is the capital of Japan?"}],
+        "max_tokens": 8,
+        "temperature": 0,
+    }
     headers = {"Authorization": f"Bearer {KEY}"}
     while True:
         try:
