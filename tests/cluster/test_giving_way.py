@@ -95,14 +95,16 @@ def test_a_typing_error_in_the_claim_costs_nothing_and_its_correction_rolls_out(
         flow.assert_clean(5)
 
 
-class TestTheOnlyGpu:
-    """One model holds both GPUs, and is asked again and again for what cannot start: it never leaves its place."""
+@pytest.fixture(scope="class")
+def model(lab: Lab) -> Iterator[str]:
+    """It holds both GPUs, for the tests of a class."""
+    with lab.model("only", resources=BOTH_GPUS) as model:
+        lab.until_ready(model)
+        yield model
 
-    @pytest.fixture(scope="class")
-    def model(self, lab: Lab) -> Iterator[str]:
-        with lab.model("only", resources=BOTH_GPUS) as model:
-            lab.until_ready(model)
-            yield model
+
+class TestTheOnlyGpu:
+    """One model is asked again and again for what cannot start, and never leaves its place."""
 
     @pytest.mark.parametrize(
         ("check", "named", "spec"),
