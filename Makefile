@@ -124,7 +124,7 @@ bench-gateway: binaries  ## measure the gateway: what it adds, what an event cos
 	@$(BIN)/python bench/gateway.py
 	@$(BIN)/python bench/gateway.py --table
 
-bench-operator: binaries  ## measure the operator with 1,000 models among 5,000 pods of others (12 minutes)
+bench-operator: binaries  ## measure the operator with 1,000 models among 5,000 pods of others
 	@$(BIN)/python bench/operator_scale.py
 
 storm: binaries  ## ten minutes of faults against three real engines under traffic; no client may notice

@@ -135,7 +135,7 @@ def test_what_a_model_is_given_holds_no_secret(lab: Lab, engine: Object) -> None
 def test_the_signing_key_is_replaced_under_traffic_and_nothing_restarts(lab: Lab, engine: Object, call: Call) -> None:
     """The three steps of docs/security.md."""
     secret, at = f"{RELEASE}-engine-keys", address(engine)
-    uids = ready_in(lab, SYSTEM) | lab.ready_uids("shut")
+    uids = uids_in(lab, SYSTEM) | lab.ready_uids("shut")
     old = lab.get("secret", secret, SYSTEM)["data"]["signing.pem"]
     new = base64.b64encode(new_pem()).decode()
 
@@ -168,8 +168,8 @@ def test_the_signing_key_is_replaced_under_traffic_and_nothing_restarts(lab: Lab
         seen = flow.finished
         lab.until("it answers on", lambda: flow.finished >= seen + 3)
     flow.assert_clean(5)
-    assert ready_in(lab, SYSTEM) | lab.ready_uids("shut") == uids
+    assert uids_in(lab, SYSTEM) | lab.ready_uids("shut") == uids
 
 
-def ready_in(lab: Lab, namespace: str) -> set[str]:
+def uids_in(lab: Lab, namespace: str) -> set[str]:
     return {pod["metadata"]["uid"] for pod in lab.list("pods", "app.kubernetes.io/name=topmast", namespace)}

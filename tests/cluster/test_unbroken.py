@@ -75,7 +75,7 @@ def until_more(lab: Lab, log: Log, in_all: int) -> None:
 def assert_unbroken(expected: Mapping[int, Answer]) -> Callable[..., None]:
     """Nothing was lost, and no pause was longer than a move takes: beyond what its new engine needs for what it has."""
     long_answers = [expected[ask.number] for ask in LONG]
-    busy_s = max(answer.events_s[-1] - answer.sent_s for answer in long_answers)  # a matter of the CPU
+    busy_s = max(answer.events_s[-1] - answer.sent_s for answer in long_answers)
 
     def check(log: Log, at_least: int) -> None:
         log.assert_clean(at_least)

@@ -101,8 +101,7 @@ class Operator:
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
-        # What is known of thousands of objects lives long. At the default thresholds a sixth of the time went into
-        # looking through it again and again.
+        # What is known of thousands of objects lives long: at the default thresholds it is looked through again and again.
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         loop = asyncio.get_running_loop()

@@ -1,8 +1,7 @@
 """kopf's start in linear time.
 
 While kopf fills its indices, every object that is in them waits for the last one, and each that is added wakes all that
-wait: with 1,000 models that was 8 million wake-ups, and a restarted operator looked at no model for a minute. Here they
-are woken when there is something to see (kopf 1.45, `_cogs/aiokits/aiotoggles.py`).
+wait: wake-ups by the square of the number of objects. Here they are woken when there is something to see (kopf 1.45, `_cogs/aiokits/aiotoggles.py`).
 """
 
 from typing import Any
