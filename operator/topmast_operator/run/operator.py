@@ -101,7 +101,7 @@ class Operator:
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
-        # What is known of thousands of objects lives long: at the default thresholds it is looked through again and again.
+        # What is known of thousands of objects lives long: the default thresholds look through it again and again.
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         loop = asyncio.get_running_loop()

@@ -1,7 +1,8 @@
 """kopf's start in linear time.
 
 While kopf fills its indices, every object that is in them waits for the last one, and each that is added wakes all that
-wait: wake-ups by the square of the number of objects. Here they are woken when there is something to see (kopf 1.45, `_cogs/aiokits/aiotoggles.py`).
+wait: wake-ups by the square of the number of objects. Here they are woken when there is something to see (kopf 1.45,
+`_cogs/aiokits/aiotoggles.py`).
 """
 
 from typing import Any
