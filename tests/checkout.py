@@ -15,4 +15,9 @@ def cluster_name(part: str) -> str:
 
 def network() -> int:
     """The second number of its addresses in 127.0.0.0/8."""
-    return 16 + _MARK % 200
+    return 16 + own_share(200)
+
+
+def own_share(shares: int) -> int:
+    """Which of so many equal shares of something."""
+    return _MARK % shares

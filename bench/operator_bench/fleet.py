@@ -20,7 +20,7 @@ from typing import Any, Final
 import aiohttp
 from operatorlab.reader import connection
 
-from checkout import network
+from pod_network import address
 
 Object = dict[str, Any]
 
@@ -97,7 +97,7 @@ class Fleet:
 
     async def _status(self, since: str) -> Object:
         number = next(self._addresses)
-        ip = f"127.{network()}.{100 + number // 250}.{1 + number % 250}"
+        ip = address(number)
         await asyncio.get_running_loop().create_server(Engine, ip, 8001)
         types = ("PodScheduled", "Initialized", "ContainersReady", "Ready")
         container = {

@@ -12,20 +12,29 @@ from typing import Any
 from operatorlab.world import Process, World
 
 from operator_bench import town
+from topmast_operator.api.resource import parse
+from topmast_operator.plan.revision import revision_of
+from topmast_operator.render import children
+from topmast_operator.render.template import EngineDefaults, render_template
 
 IDLE_S = 120.0
 SETTLE_S = 45.0  # after the last model is Ready: rates of the poller's window, the last events
+MODELS = "/apis/topmast.dev/v1alpha1/namespaces/{}/llmdeployments"
 PASSES = 'topmast_operator_reconciles_total{result="done"}'
+KNOWN = "topmast_operator_models"
 
 Figures = dict[str, Any]
 
 
 def measure(count: int, foreign: int, idle_s: float = IDLE_S) -> Figures:
     """All figures for so many models among so many pods of others."""
+    figures: Figures = {"models": count, "foreign_pods": foreign}
+    with tempfile.TemporaryDirectory() as directory, town.town(Path(directory)) as world:
+        figures["by_hand"] = _shown(_by_hand(world, count))
     with tempfile.TemporaryDirectory() as directory, town.town(Path(directory)) as world:
         town.create(world, "/api/v1/namespaces/{}/pods", town.strangers(foreign))
         with world.operator() as process:
-            figures: Figures = {"models": count, "foreign_pods": foreign, "start": _now(process)}
+            figures["start"] = _now(process)
             figures["burst"] = _shown(_burst(world, process, count))
             figures["idle"] = _shown(_idle(world, process, idle_s))
             figures["crowded"] = _shown(_crowded(world, process))
@@ -33,10 +42,32 @@ def measure(count: int, foreign: int, idle_s: float = IDLE_S) -> Figures:
     return figures
 
 
+def _by_hand(world: World, count: int) -> Figures:
+    """The same Deployments and Services without an operator: what Kubernetes itself takes on this machine."""
+    town.create(world, MODELS, town.models(count))
+    deployments, services = [], []
+    for body in town.listed(world, "/apis/topmast.dev/v1alpha1/llmdeployments"):
+        model = parse(body)
+        revision = revision_of(model)
+        template = render_template(model, revision, EngineDefaults(image="registry.example/topmast/server:1"))
+        deployments.append(children.deployment(model, revision, template, 1, proven=False, failed=None))
+        services.append(children.service(model))
+    started = time.monotonic()
+    town.create(world, "/apis/apps/v1/namespaces/{}/deployments", deployments)
+    town.create(world, "/api/v1/namespaces/{}/services", services)
+    created_s = time.monotonic() - started
+
+    def ready() -> bool:
+        found = town.listed(world, "/apis/apps/v1/deployments")
+        return sum(deployment["status"].get("readyReplicas", 0) for deployment in found) == count
+
+    return {"children_s": round(created_s, 1), "ready_s": round(_until(ready, started, every_s=5.0), 1)}
+
+
 def _burst(world: World, process: Process, count: int) -> Figures:
     """All models at once, until every child is there, and until every model is Ready."""
     before, since, started = town.usage(process), time.time(), time.monotonic()
-    create_s = town.create(world, "/apis/topmast.dev/v1alpha1/namespaces/{}/llmdeployments", town.models(count))
+    create_s = town.create(world, MODELS, town.models(count))
 
     def children() -> bool:
         kinds = ("/apis/apps/v1/deployments", "/api/v1/services")
@@ -78,12 +109,11 @@ def _idle(world: World, process: Process, idle_s: float) -> Figures:
 
 def _crowded(world: World, process: Process) -> Figures:
     """Twenty models that want more devices than any node has: room is asked for, among the pods of others."""
-    path = "/apis/topmast.dev/v1alpha1/namespaces/{}/llmdeployments"
     wants = town.models(20, resources={"accelerator": {"count": 9}})
     for number, body in enumerate(wants):
         body["metadata"]["name"] = f"greedy-{number}"
     before, since = town.usage(process), time.time()
-    town.create(world, path, wants)
+    town.create(world, MODELS, wants)
     time.sleep(60)
     after, requests = town.usage(process), town.asked(world, since)
     return {
@@ -99,7 +129,7 @@ def _restart(world: World, count: int) -> Figures:
     time.sleep(2)
     with world.operator() as process:
         started = time.monotonic()
-        _until(lambda: process.metric(PASSES) >= count, started)
+        _until(lambda: process.metric(KNOWN) >= count, started)
         passes_s = time.monotonic() - started
         time.sleep(20)
         requests = town.asked(world, since)
@@ -128,7 +158,7 @@ def _until(look: Any, started: float, timeout_s: float = 600.0, every_s: float =
 def bars(figures: Figures) -> list[Figures]:
     """What is wanted of a thousand models, each with whether it was met."""
     burst, idle, restart = figures["burst"], figures["idle"], figures["restart"]
-    peak = max(part["peak_mib"] for part in figures.values() if isinstance(part, dict))
+    peak = max(part["peak_mib"] for part in figures.values() if isinstance(part, dict) and "peak_mib" in part)
     wanted = (
         ("idle: share of a core, polls included", idle["share_of_a_core"], 0.05),
         ("idle: requests a minute beside the Lease's", idle["requests_per_minute"], 20),

@@ -20,6 +20,7 @@ from operatorlab.playkubelet import PlayKubelet
 from operatorlab.world import SYSTEM, Process, World
 
 from checkout import cluster_name
+from pod_network import pod_network
 from topmast_cluster.cluster import Cluster
 from topmast_operator.act.client import Api
 
@@ -53,6 +54,11 @@ def usage(process: Process) -> Usage:
 @contextlib.contextmanager
 def town(directory: Path) -> Iterator[World]:
     """A control plane with our CRD, the operator's rights, and a fleet of nodes; ended at the end."""
+    with pod_network():
+        yield from _towns(directory)
+
+
+def _towns(directory: Path) -> Iterator[World]:
     cluster = Cluster(cluster_name("bench-op"))
     cluster.stop()
     fleet = None

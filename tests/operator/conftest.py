@@ -12,6 +12,7 @@ from operatorlab.playkubelet import PlayKubelet
 from operatorlab.world import SYSTEM, Process, World
 
 from checkout import cluster_name
+from pod_network import pod_network
 from topmast_cluster.cluster import Cluster
 from topmast_cluster.progress import Progress
 
@@ -24,6 +25,11 @@ CRD = Path(__file__).parents[2] / "crds" / "llmdeployments.yaml"
 
 @pytest.fixture(scope="session")
 def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with pod_network():
+        yield from _worlds(tmp_path_factory.mktemp("operator"))
+
+
+def _worlds(directory: Path) -> Iterator[World]:
     cluster = Cluster(cluster_name("op"), progress=Progress(quiet=True))
     cluster.stop()
     cluster.start(nodes=0)
@@ -31,7 +37,7 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     kubelet.add_node("worker-1")
     kubelet.add_node("gpu-1", gpus=2)
     try:
-        world = World(cluster, kubelet, tmp_path_factory.mktemp("operator"))
+        world = World(cluster, kubelet, directory)
         cluster.apply_crds(CRD)
         world.until("kubectl knows the kind", lambda: "No resources" in world.kubectl("get", "llm", "-A", check=False))
         world.kubectl("create", "namespace", SYSTEM)

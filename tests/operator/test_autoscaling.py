@@ -18,7 +18,9 @@ import pytest
 from operatorlab.playkubelet import Fate
 from operatorlab.world import Object, Process, World
 
-ADDRESS = "127.0.77.2"  # engines listen on fixed ports, so this one gets an address to itself
+from pod_network import address
+
+ADDRESS = address(2)  # engines listen on fixed ports, so this one gets an address to itself
 
 
 @pytest.fixture

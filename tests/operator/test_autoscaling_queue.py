@@ -8,8 +8,10 @@ from operatorlab.playkubelet import Fate
 from operatorlab.told import telling, telling_queue
 from operatorlab.world import SYSTEM, Object, World
 
+from pod_network import address
+
 TOKEN = "a-token-of-the-tests"
-ENGINE, GATEWAY = "127.0.77.5", "127.0.77.6"
+ENGINE, GATEWAY = address(5), address(6)
 LABELS = {"app.kubernetes.io/instance": "queue-test", "app.kubernetes.io/component": "gateway"}
 
 

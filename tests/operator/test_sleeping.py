@@ -11,6 +11,8 @@ from operatorlab.playkubelet import Fate
 from operatorlab.told import telling
 from operatorlab.world import Object, World
 
+from pod_network import address
+
 TOKEN = "a-token-of-the-tests"
 
 
@@ -32,7 +34,7 @@ def phase(world: World, name: str) -> str:
 
 def test_a_call_wakes_a_model_and_without_requests_it_sleeps_again(world: World, flags: tuple[str, ...]) -> None:
     path = f"{world.namespace}/zero"
-    with telling("127.0.77.3") as engine, world.operator(*flags) as operator:
+    with telling(address(3)) as engine, world.operator(*flags) as operator:
         world.kubelet.fates["zero"] = Fate(ip=engine.ip, ready=False)  # it loads until that was seen
         world.apply(world.model("zero", replicas=0, sleep={"idleSeconds": 6}))
         asleep = world.until_ready("zero", 0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from pod_network import address
 from topmast_operator.act.client import Api, ApiError, ApiUnreachableError
 
 Object = dict[str, Any]
@@ -30,7 +31,7 @@ class Fate:
     ends_times: int = 3
     waiting: tuple[str, str] | None = None
     leave_s: float = 0.3
-    ip: str = "127.0.77.1"  # nothing listens there
+    ip: str = address(1)  # nothing listens there
     check_ends: tuple[int, str] | None = None  # of its check pod, instead of ending well
 
 
