@@ -6,7 +6,8 @@ That is what makes the end certain: whoever is in the group is ours, whatever it
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,23 @@ class Cgroup:
             elif weight.exists():
                 weight.write_text(str(min(10_000, 100 * cpus)))
 
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Until the end of the block this process, and those that it starts, share the processors as the group's do."""
+        self.create()
+        moved = [
+            (hierarchy / _own_path(hierarchy).lstrip("/"), hierarchy / self.path.lstrip("/"))
+            for hierarchy in hierarchies()
+            if any((hierarchy / self.path.lstrip("/") / name).exists() for name in ("cpu.shares", "cpu.weight"))
+        ]
+        for _, to in moved:
+            (to / "cgroup.procs").write_text(str(os.getpid()))
+        try:
+            yield
+        finally:
+            for back, _ in moved:
+                (back / "cgroup.procs").write_text(str(os.getpid()))
+
     def exists(self) -> bool:
         return any(directory.exists() for directory in self.directories())
 
@@ -112,6 +130,15 @@ class Cgroup:
                         if time.monotonic() > deadline:
                             raise ClusterError(f"the control group {group} cannot be removed: {busy}") from busy
                         time.sleep(0.02)
+
+
+def _own_path(hierarchy: Path) -> str:
+    """Where this process is, from the root of a hierarchy."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if hierarchy == _ROOT if not controllers else hierarchy.name in controllers.split(","):
+            return path
+    return "/"
 
 
 def _tree(directory: Path) -> list[Path]:

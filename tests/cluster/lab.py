@@ -140,8 +140,20 @@ class Lab:
         try:
             yield name
         finally:
-            self.kubectl("delete", "llm", name, "--ignore-not-found", "--wait=false")
-            self.until(f"the pods of {name} are gone", lambda: not self.list("pods", f"topmast.dev/model={name}"), 90)
+            self._remove(name, at_once="accelerator" not in spec.get("resources", {}))
+
+    def _remove(self, model: str, *, at_once: bool) -> None:
+        """Until its pods are gone, at_once without the seconds in which they would take their leave. A kubelet gives a
+        device to nobody else before the container has ended, so who holds one goes the usual way."""
+        selector = f"topmast.dev/model={model}"
+        self.kubectl("delete", "llm", model, "--ignore-not-found", "--wait=false")
+
+        def gone() -> bool:
+            if at_once and not self.list("replicasets", selector):  # which would make new ones
+                self.kubectl("delete", "pods", "-l", selector, "--grace-period=0", "--force", "--wait=false")
+            return not self.list("pods", selector)
+
+        self.until(f"the pods of {model} are gone", gone, 90)
 
     def client(self, **options: Any) -> openai.OpenAI:
         patience = openai.Timeout(120, connect=20)

@@ -71,17 +71,9 @@ def until_more(lab: Lab, log: Log, in_all: int) -> None:
     lab.until(f"{enough} answers", lambda: len(log.ended) >= enough, every_s=0.1)
 
 
-@pytest.fixture
-def assert_unbroken(expected: Mapping[int, Answer]) -> Callable[..., None]:
-    """Nothing was lost, and no pause was longer than a move takes: beyond what its new engine needs for what it has."""
-    long_answers = [expected[ask.number] for ask in LONG]
-    busy_s = max(answer.events_s[-1] - answer.sent_s for answer in long_answers)
-
-    def check(log: Log, at_least: int) -> None:
-        log.assert_clean(at_least)
-        assert log.report()["longest_gap_s"]["p99"] <= SILENCE_S + MOVE_S + busy_s, (log.report(), busy_s)
-
-    return check
+def assert_unbroken(log: Log, at_least: int) -> None:
+    log.assert_clean(at_least)
+    assert log.report()["longest_gap_s"]["p99"] <= SILENCE_S + MOVE_S, log.report()
 
 
 @contextmanager
@@ -111,7 +103,7 @@ def api_server_frozen(cluster: Cluster) -> Iterator[None]:
 
 
 def test_no_client_notices_when_a_pod_is_lost_while_the_operator_is_away(
-    lab: Lab, model: str, load: Callable[..., OpenLoop], assert_unbroken: Callable[..., None]
+    lab: Lab, model: str, load: Callable[..., OpenLoop]
 ) -> None:
     before = moved(lab)
     with load(1, first=(), per_s=0.4) as log:
@@ -136,9 +128,7 @@ def test_no_client_notices_when_a_pod_is_lost_while_the_operator_is_away(
     assert moved(lab) > before, "no answer was under way on the pod; the test shows nothing"
 
 
-def test_no_client_notices_when_the_gateways_are_replaced(
-    lab: Lab, load: Callable[..., OpenLoop], assert_unbroken: Callable[..., None]
-) -> None:
+def test_no_client_notices_when_the_gateways_are_replaced(lab: Lab, load: Callable[..., OpenLoop]) -> None:
     old = {pod["metadata"]["uid"] for pod in lab.list("pods", GATEWAY, SYSTEM)}
     finishing: list[float] = []
 
@@ -164,7 +154,7 @@ def test_no_client_notices_when_the_gateways_are_replaced(
 
 
 def test_no_client_notices_when_an_engine_dies_while_the_api_server_is_frozen(
-    lab: Lab, cluster: Cluster, model: str, load: Callable[..., OpenLoop], assert_unbroken: Callable[..., None]
+    lab: Lab, cluster: Cluster, model: str, load: Callable[..., OpenLoop]
 ) -> None:
     before = moved(lab)
     pods = lab.pods(model)
@@ -178,9 +168,7 @@ def test_no_client_notices_when_an_engine_dies_while_the_api_server_is_frozen(
     assert moved(lab) > before, "no answer was under way on the engine; the test shows nothing"
 
 
-def test_no_client_notices_when_the_model_is_scaled_in(
-    lab: Lab, model: str, load: Callable[..., OpenLoop], assert_unbroken: Callable[..., None]
-) -> None:
+def test_no_client_notices_when_the_model_is_scaled_in(lab: Lab, model: str, load: Callable[..., OpenLoop]) -> None:
     pods = lab.pods(model)
     with load(5) as log:
         until_busy(lab, log, pods)
