@@ -19,7 +19,7 @@ from topmast_operator.render import pinned
 from topmast_operator.render.check import check_pod
 from topmast_operator.render.children import deployment, live_differs
 from topmast_operator.render.template import EngineDefaults, render_template
-from topmast_operator.watch.gather import with_pinned_template
+from topmast_operator.watch.gather import completed
 from topmast_operator.watch.records import read_deployment
 
 SECRET = "hunter2-in-plain-text"
@@ -30,7 +30,7 @@ FROM = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
 def read_revision(body: dict[str, Any], of: Model) -> RevisionFacts:
     """A Deployment as the operator reads it from the API server."""
     whole = {**body, "metadata": {"uid": "d", "resourceVersion": "1", **body["metadata"]}}
-    return with_pinned_template(read_deployment(whole).content, of)
+    return completed(read_deployment(whole).content, of)
 
 
 def stored(of: Model, defaults: EngineDefaults = DEFAULTS) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from operatorlab import facts
 
+from topmast_operator.act.report import Reporter
 from topmast_operator.api.resource import Model
 from topmast_operator.run.ownership import ANSWER_S, ASK_AGAIN_S, RIVAL_S, Ownership, judge
 
@@ -30,7 +31,7 @@ class Shared:
         self.events.append(body["note"])
 
     def model(self) -> Model:
-        return replace(facts.model(), operator=dict(self.noted))
+        return replace(facts.model(), operator=dict(self.noted), status={"phase": "Ready"})
 
 
 def operators(shared: Shared) -> tuple[Ownership, Ownership]:
@@ -75,3 +76,20 @@ def test_a_settled_model_costs_no_write_and_a_rival_is_forgotten_when_it_asks_no
     asked = {"lease": A, "askedBy": B, "askedAt": "2027-01-15T08:00:00Z", "answered": "2027-01-15T08:00:00Z"}
     assert judge(asked, A, facts.NOW + RIVAL_S - 1).rival == B
     assert judge(asked, A, facts.NOW + RIVAL_S + 1).rival == ""
+
+
+async def test_a_new_model_is_claimed_by_its_first_status() -> None:
+    shared = Shared()
+    first, second = operators(shared)
+    assert (await first.settle(replace(shared.model(), status={}))).mine and shared.noted == {}
+    written: list[Any] = []
+
+    class Written:
+        async def apply(self, path: str, body: Any) -> None:
+            written.append(body["status"])
+
+    of = facts.model()
+    assert await Reporter(Written(), A).report(of, {"phase": "Pending", "conditions": []}, ())  # type: ignore[arg-type]
+    assert written == [{"phase": "Pending", "conditions": [], "operator": {"lease": A}}]
+    shared.noted = dict(written[0]["operator"])
+    assert not (await second.settle(shared.model())).mine

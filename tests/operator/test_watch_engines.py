@@ -194,3 +194,23 @@ async def test_an_engine_that_refuses_the_operator_is_silent_and_that_is_said_on
         refusing.status, refusing.state = 200, state()
         await asyncio.sleep(1)
         assert engines.states("ns", "m")["m-0"].phase == "ready"
+
+
+async def test_after_a_start_a_first_answer_is_waited_for_and_no_longer_than_it_can_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(poller, "FIRST_ANSWER_S", 60.0)
+    talks, mute = Engine("127.0.97.1", state()), Engine("127.0.97.2")
+    namespace = facts.model().namespace
+    async with asking(talks, mute) as (engines, woken):
+        engines.track(told("talks", talks))
+        engines.track(told("mute", mute))
+        assert not engines.introduced(namespace, "talks") and not engines.introduced(namespace, "mute")
+        assert engines.introduced(namespace, "without-pods")
+        for _ in range(200):
+            if "talks" in woken:
+                break
+            await asyncio.sleep(0.05)
+        assert engines.introduced(namespace, "talks") and not engines.introduced(namespace, "mute")
+        monkeypatch.setattr(poller, "FIRST_ANSWER_S", 0.0)
+        assert engines.introduced(namespace, "mute") and "mute" not in woken

@@ -19,10 +19,11 @@ COSMETIC_S = 10.0
 
 
 class Reporter:
-    """Status writer. Remembers only when it last wrote, per model."""
+    """Status writer. Remembers only when it last wrote, per model. `lease`: whose the models are, for the status."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, lease: str) -> None:
         self._api = api
+        self._lease = lease
         self._written: dict[str, float] = {}
 
     async def report(self, model: Model, status: Mapping[str, Any], events: Sequence[Event]) -> bool:
@@ -36,7 +37,7 @@ class Reporter:
             "apiVersion": API_VERSION,
             "kind": KIND,
             "metadata": {"name": model.name, "namespace": model.namespace, "uid": model.uid},
-            "status": status,
+            "status": {**status, "operator": {"lease": self._lease}},
         }
         try:
             await self._api.apply(f"{paths.model(model.namespace, model.name)}/status", body)

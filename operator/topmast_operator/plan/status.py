@@ -75,6 +75,11 @@ def without_cosmetics(status: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def proven_by(status: Mapping[str, Any]) -> frozenset[str]:
+    """The Deployments whose revisions a status calls proven: nothing else has to remember them."""
+    return frozenset(item["deployment"] for item in status.get("revisions", ()) if item.get("verdict") == "Proven")
+
+
 def _revision(facts: Facts, health: Health, revision: RevisionFacts) -> dict[str, Any]:
     pods = facts.pods_of(revision.revision)
     ready = sum(pod.ready for pod in pods)
@@ -86,7 +91,9 @@ def _revision(facts: Facts, health: Health, revision: RevisionFacts) -> dict[str
         "verdict": "Proven" if revision.proven or ready else "Starting",
     }
     if revision.revision == health.revision and health.stalled:
-        shown |= {"verdict": "Failed", "message": health.stalled.message}
+        shown["message"] = health.stalled.message
+        if shown["verdict"] != "Proven":  # once is for ever: this is where it is remembered
+            shown["verdict"] = "Failed"
     return shown
 
 

@@ -1,11 +1,13 @@
 """What of a plan differs from the cluster, as manifests: the only place that compares what is wanted and what is."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from topmast_operator.api.facts import Facts, RevisionFacts
+from topmast_operator.api.names import ANNOTATION_PROVEN
 from topmast_operator.plan.plan import Plan
+from topmast_operator.plan.status import proven_by
 from topmast_operator.render import access, children
 from topmast_operator.render.access import Doors
 from topmast_operator.render.check import check_pod
@@ -47,6 +49,7 @@ def changes(facts: Facts, plan: Plan, template: Mapping[str, Any], doors: Doors 
     mounted = _mounted(facts, template, doors)
     grow = list(mounted)
     shrink: list[Manifest] = []
+    told = proven_by(plan.status)
     for name in sorted(plan.replicas, key=lambda name: name != plan.revision):
         live = known.get(name)
         manifest = children.deployment(
@@ -57,7 +60,7 @@ def changes(facts: Facts, plan: Plan, template: Mapping[str, Any], doors: Doors 
             proven=name in plan.proven,
             failed=plan.failed.get(name),
         )
-        if live is None or children.live_differs(manifest, live.live) or _kept_too_long(manifest, live):
+        if live is None or _differs(manifest, live, told) or _kept_too_long(manifest, live):
             if live is not None and plan.replicas[name] < live.replicas:
                 # Refused when it is another one by now: what takes away is decided again then.
                 manifest["metadata"]["resourceVersion"] = live.live["metadata"].get("resourceVersion")
@@ -114,6 +117,16 @@ def _policy(facts: Facts, doors: Doors) -> list[Manifest]:
 
 def _is_others(facts: Facts, kind: str) -> bool:
     return kind in facts.foreign or kind in facts.leftover
+
+
+def _differs(manifest: Manifest, live: RevisionFacts, told: Collection[str]) -> bool:
+    """A mark that the status has as well goes with the next write: for each one by itself Kubernetes' controllers write
+    the Deployment and its ReplicaSet again."""
+    if live.name in told:
+        annotations = {**manifest["metadata"]["annotations"]}
+        annotations.pop(ANNOTATION_PROVEN, None)
+        manifest = {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}
+    return children.live_differs(manifest, live.live)
 
 
 def _kept_too_long(manifest: Manifest, live: RevisionFacts) -> bool:

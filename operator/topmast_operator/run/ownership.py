@@ -1,8 +1,9 @@
 """Which of two releases looks after a model that both watch: found out through the model itself, with no other right.
 
-The first writes its Lease's name into `status.operator` and keeps the model. Another one asks there before it acts; the
-owner, while it lives, answers no, and the other leaves the model alone and says so. No answer: it takes over. A call
-costs nothing while nobody asks, and clocks are not compared: an answer repeats the time of the question.
+The first writes its Lease's name into `status.operator`, with its first status, and keeps the model. Another one asks
+there before it acts; the owner, while it lives, answers no, and the other leaves the model alone and says so. Without
+an answer it takes over. A call costs nothing while nobody asks, and clocks are not compared: an answer repeats the time
+of the question.
 """
 
 import logging
@@ -36,16 +37,17 @@ class Verdict:
     again_s: float | None = None
 
 
-def judge(noted: Mapping[str, str], me: str, now: float, *, asked: bool = True) -> Verdict:
+def judge(noted: Mapping[str, str], me: str, now: float, *, asked: bool = True, new: bool = False) -> Verdict:
     """What `status.operator` means for the operator with the Lease `me`, and what it writes there.
 
     asked: this process put the question that is noted there. One that has just started asks anew.
+    new: the model has no status yet; its first one will name the Lease, and needs no write of its own for that.
     """
     owner, asker, asked_at = noted.get("lease", me), noted.get("askedBy", ""), noted.get("askedAt", "")
     asked_s = now - to_unix(asked_at) if asked_at else float("inf")
     answered = bool(asked_at) and noted.get("answered") == asked_at
     if owner == me:
-        patch = {} if "lease" in noted else {"lease": me}
+        patch = {} if "lease" in noted or new else {"lease": me}
         if asker and not answered:
             patch["answered"] = asked_at
         return Verdict(True, patch or None, rival=asker if asked_s < RIVAL_S else "")
@@ -63,14 +65,15 @@ class Ownership:
 
     def __init__(self, api: Api, me: str, clock: Callable[[], float] = time.time) -> None:
         self._api = api
-        self._me = me
+        self.me = me
         self._clock = clock
         self._asked: set[str] = set()  # models
         self._told: dict[str, str] = {}  # model -> the rival that was told
 
     async def settle(self, model: Model) -> Verdict:
         """Write what there is to write, and say whether to act on the model."""
-        verdict = judge(model.operator, self._me, self._clock(), asked=model.key in self._asked)
+        asked, new = model.key in self._asked, not model.status
+        verdict = judge(model.operator, self.me, self._clock(), asked=asked, new=new)
         if verdict.patch:
             path = f"{paths.model(model.namespace, model.name)}/status"
             await self._api.merge(path, {"status": {"operator": dict(verdict.patch)}})
@@ -78,7 +81,7 @@ class Ownership:
                 self._asked.add(model.key)
         if verdict.rival and verdict.rival != self._told.get(model.key):
             self._told[model.key] = verdict.rival
-            await emit(self._api, model, (_event(verdict, self._me),))
+            await emit(self._api, model, (_event(verdict, self.me),))
         return verdict
 
     def forget(self, key: str) -> None:

@@ -1,6 +1,5 @@
 """One pass over one model: gather, plan, render, act, report. The whole control loop is `Reconciler.reconcile`."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from topmast_operator.render.template import EngineDefaults
 from topmast_operator.run.attention import Attention
 from topmast_operator.run.metrics import Metrics
 from topmast_operator.run.ownership import Ownership
-from topmast_operator.watch.engines import Engines
+from topmast_operator.watch.engines import FIRST_ANSWER_S, Engines
 from topmast_operator.watch.gateways import Gateways
 from topmast_operator.watch.gather import Gatherer
 from topmast_operator.watch.mirror import Mirror
@@ -53,7 +52,7 @@ class Reconciler:
         self._defaults = defaults
         self._doors = doors
         self._gatherer = Gatherer(api, mirror, closed=defaults.closed, policed=doors().ingress is not None)
-        self._reporter = Reporter(api)
+        self._reporter = Reporter(api, ownership.me)
         self._known: set[tuple[str, str]] = set()
 
     async def reconcile(self, namespace: str, name: str) -> Attention:
@@ -68,7 +67,12 @@ class Reconciler:
             self._gateways.forget(namespace, name)
             return Attention(verdict.again_s)
         if (namespace, name) not in self._known:
-            facts = await self._introduced(facts) or facts
+            # Not seen before by this process: what engines and gateways say comes first.
+            self._engines.track(facts)
+            await self._gateways.introduce(facts)
+            if not self._engines.introduced(namespace, name):
+                return Attention(FIRST_ANSWER_S)
+            facts = await self._gather(namespace, name) or facts
         facts = replace(facts, rival=verdict.rival)
         self._known.add((namespace, name))
         self._metrics.models.set(len(self._known))
@@ -108,14 +112,6 @@ class Reconciler:
         for manifest in (*wanted.grow, *wanted.shrink):
             self._metrics.writes.labels(manifest["kind"]).inc()
         return refused
-
-    async def _introduced(self, facts: Facts) -> Facts | None:
-        """The facts of a model that this process has not seen before, with what its engines say."""
-        self._engines.track(facts)
-        await asyncio.gather(
-            self._engines.introduce(facts.model.namespace, facts.model.name), self._gateways.introduce(facts)
-        )
-        return await self._gather(facts.model.namespace, facts.model.name)
 
     async def _gather(self, namespace: str, name: str, *, fresh: bool = False) -> Facts | None:
         states = self._engines.states(namespace, name)

@@ -5,7 +5,6 @@ model's key when what it heard could change a decision or a status.
 """
 
 import asyncio
-import contextlib
 import heapq
 import itertools
 import logging
@@ -24,7 +23,7 @@ from topmast_operator.watch.state import parse_state, requests_so_far, tokens_so
 WINDOW_S = 20.0
 LEAST_SPAN_S = 3.0  # a rate over less is noise
 TIMEOUT_S = 2.0
-FIRST_ANSWER_S = 0.5
+FIRST_ANSWER_S = 2.5  # the first question has been answered by then, or was asked in vain
 LONGEST_PAUSE_S = 15.0  # between questions to a pod that does not answer
 AT_ONCE = 256
 AT_ONCE_SILENT = AT_ONCE // 2  # of these, for pods that did not answer last time, or never yet
@@ -66,7 +65,8 @@ class Target:
     due_at: float = 0.0
     asked: bool = False  # a question is on its way
     refused: bool = False  # it does not know the operator; said once
-    first: asyncio.Event = field(default_factory=asyncio.Event)  # it has answered, or was silent
+    since: float = field(default_factory=time.monotonic)
+    met: bool = False  # it has answered, or was silent
 
     @property
     def silent(self) -> bool:
@@ -121,11 +121,11 @@ class Engines:
         if not wanted:
             self.forget(namespace, model)
 
-    async def introduce(self, namespace: str, model: str) -> None:
-        """Wait a moment for the first answers of a model's engines: before them a restart would look like news."""
-        first = [target.first.wait() for target in self._of(namespace, model)]
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*first), FIRST_ANSWER_S)
+    def introduced(self, namespace: str, model: str) -> bool:
+        """Whether a model's engines have all been heard, or had the time: before that a restart would look like news.
+        A first answer wakes the model."""
+        latest = time.monotonic() - FIRST_ANSWER_S
+        return all(target.met or target.since < latest for target in self._of(namespace, model))
 
     def _of(self, namespace: str, model: str) -> list[Target]:
         return [self._targets[namespace, pod] for pod in self._pods.get((namespace, model), ())]
@@ -205,7 +205,7 @@ class Engines:
                 self._wake(*target.model)
         finally:
             target.asked = False
-            target.first.set()
+            target.met = True
             self._give_back(was_silent)
             self._ask_in(target, self._pause_s(target))
 

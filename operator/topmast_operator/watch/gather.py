@@ -25,6 +25,7 @@ from topmast_operator.api.names import (
 )
 from topmast_operator.api.resource import Model
 from topmast_operator.plan.revision import revision_of
+from topmast_operator.plan.status import proven_by
 from topmast_operator.render import pinned
 from topmast_operator.render.access import is_closed
 from topmast_operator.render.template import claim_of
@@ -163,7 +164,7 @@ def facts_of(found: Found, engines: Mapping[str, EngineState], now: float) -> Fa
     return Facts(
         model=model.content,
         now=now,
-        revisions=tuple(with_pinned_template(item.content, model.content) for item in ours),
+        revisions=tuple(completed(item.content, model.content) for item in ours),
         pods=tuple(replace(item.content, engine=engines.get(item.name)) for item in pods),
         service=found.service.content if found.service else None,
         disruption_budget=found.budget.content if found.budget else None,
@@ -178,10 +179,14 @@ def facts_of(found: Found, engines: Mapping[str, EngineState], now: float) -> Fa
     )
 
 
-def with_pinned_template(revision: RevisionFacts, model: Model) -> RevisionFacts:
-    """The revision with the pod template that it was made with, and not what others made of it."""
+def completed(revision: RevisionFacts, model: Model) -> RevisionFacts:
+    """The revision with the pod template that it was made with, and with what the model's status says of it."""
     wanted = revision.revision == revision_of(model)
-    return replace(revision, template=pinned.template_of(revision.live, model, wanted=wanted))
+    return replace(
+        revision,
+        template=pinned.template_of(revision.live, model, wanted=wanted),
+        proven=revision.proven or revision.name in proven_by(model.status),
+    )
 
 
 def _sorted_pods(
