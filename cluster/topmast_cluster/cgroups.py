@@ -134,9 +134,10 @@ class Cgroup:
 
 def _own_path(hierarchy: Path) -> str:
     """Where this process is, from the root of a hierarchy."""
+    mounted = {""} if hierarchy == _ROOT else set(hierarchy.name.split(","))
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        if hierarchy == _ROOT if not controllers else hierarchy.name in controllers.split(","):
+        if mounted <= set(controllers.split(",")):
             return path
     return "/"
 

@@ -1,5 +1,6 @@
 """Processes are stopped for certain, and never somebody else's."""
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -91,4 +92,21 @@ def test_a_group_is_killed_with_all_that_its_members_started() -> None:
     group.remove()
     shell.stdout.close()
     assert group.members() == set()
+    assert not group.exists()
+
+
+def test_who_joins_a_group_shares_its_processors_and_leaves_it_again() -> None:
+    group = Cgroup(f"/{cluster_name('joined')}")
+    clients = group.below("clients")
+    before = Path("/proc/self/cgroup").read_text()
+    with clients.joined():
+        files = [directory / name for directory in clients.directories() for name in ("cpu.shares", "cpu.weight")]
+        with_processors = any(file.exists() for file in files)  # not where nobody may share them out
+        child = subprocess.Popen(["sleep", "300"])
+        assert ({os.getpid(), child.pid} <= group.members()) == with_processors
+        child.kill()
+        child.wait()
+    assert Path("/proc/self/cgroup").read_text() == before
+    assert group.members() == set()
+    group.remove()
     assert not group.exists()
