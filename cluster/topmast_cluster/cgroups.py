@@ -71,9 +71,9 @@ class Cgroup:
         """Until the end of the block this process, and those that it starts, share the processors as the group's do."""
         self.create()
         moved = [
-            (hierarchy / _own_path(hierarchy).lstrip("/"), hierarchy / self.path.lstrip("/"))
-            for hierarchy in hierarchies()
-            if any((hierarchy / self.path.lstrip("/") / name).exists() for name in ("cpu.shares", "cpu.weight"))
+            (hierarchy / _own_path(hierarchy).lstrip("/"), directory)
+            for hierarchy, directory in zip(hierarchies(), self.directories(), strict=True)
+            if any((directory / name).exists() for name in ("cpu.shares", "cpu.weight"))
         ]
         for _, to in moved:
             (to / "cgroup.procs").write_text(str(os.getpid()))
