@@ -19,7 +19,8 @@ from topmast_operator.render.template import EngineDefaults, render_template
 
 IDLE_S = 120.0
 SETTLE_S = 45.0  # after the last model is Ready: rates of the poller's window, the last events
-MODELS = "/apis/topmast.dev/v1alpha1/namespaces/{}/llmdeployments"
+API = "/apis/topmast.dev/v1alpha1"
+MODELS, ALL_MODELS = f"{API}/namespaces/{{}}/llmdeployments", f"{API}/llmdeployments"
 PASSES = 'topmast_operator_reconciles_total{result="done"}'
 KNOWN = "topmast_operator_models"
 
@@ -46,7 +47,7 @@ def _by_hand(world: World, count: int) -> Figures:
     """The same Deployments and Services without an operator: what Kubernetes itself takes on this machine."""
     town.create(world, MODELS, town.models(count))
     deployments, services = [], []
-    for body in town.listed(world, "/apis/topmast.dev/v1alpha1/llmdeployments"):
+    for body in town.listed(world, ALL_MODELS):
         model = parse(body)
         revision = revision_of(model)
         template = render_template(model, revision, EngineDefaults(image="registry.example/topmast/server:1"))
@@ -74,7 +75,7 @@ def _burst(world: World, process: Process, count: int) -> Figures:
         return all(town.count(world, kind) >= count for kind in kinds)
 
     def ready() -> bool:
-        models = town.listed(world, "/apis/topmast.dev/v1alpha1/llmdeployments")
+        models = town.listed(world, ALL_MODELS)
         return len(models) == count and all(model["status"].get("phase") == "Ready" for model in models)
 
     children_s = _until(children, started)
@@ -130,10 +131,10 @@ def _restart(world: World, count: int) -> Figures:
     with world.operator() as process:
         started = time.monotonic()
         _until(lambda: process.metric(KNOWN) >= count, started)
-        passes_s = time.monotonic() - started
+        looked_s = time.monotonic() - started
         time.sleep(20)
         requests = town.asked(world, since)
-        return {"all_looked_at_s": round(passes_s, 1), "writes": town.writes(requests), "requests": dict(requests),
+        return {"all_looked_at_s": round(looked_s, 1), "writes": town.writes(requests), "requests": dict(requests),
                 **_now(process)}  # fmt: skip
 
 
