@@ -17,11 +17,11 @@ from routing_bench.engine import H200
 from routing_bench.policies import POLICIES, VARIANTS, Ours, Policy
 from routing_bench.simulate import Setting, run
 from routing_bench.trace import Asked, ideal_hit_rate, parse, unshared
-from topmast_gateway.loads import Loads
-from topmast_gateway.prefix import Chain
-from topmast_gateway.report import Report
-from topmast_gateway.request import Ask
-from topmast_gateway.routes import Pod
+from topmast_gateway.messages.completion import CompletionRequest
+from topmast_gateway.routing.endpoint_load import EndpointLoads
+from topmast_gateway.routing.load_report import LoadReport
+from topmast_gateway.routing.model_table import Pod
+from topmast_gateway.routing.prefix_hash import PrefixChain
 
 CACHES: Final = {"large caches": 4_000_000, "small caches": 1_000_000}  # tokens of KV in each engine
 LOAD: Final = 1.0
@@ -81,7 +81,7 @@ def measure(trace: Sequence[Asked], name: str, say: Callable[[str], None]) -> di
     return report
 
 
-def _lost(trace: Sequence[Asked], make: Callable[[Loads], Policy], setting: Setting) -> dict[str, float]:
+def _lost(trace: Sequence[Asked], make: Callable[[EndpointLoads], Policy], setting: Setting) -> dict[str, float]:
     """The hit rate below that of one endless cache, in points, over seeds."""
     ideal = ideal_hit_rate(trace)
     lost = [100 * (ideal - run(trace, make, replace(setting, seed=seed))["hit_rate"]) for seed in range(SEEDS)]
@@ -150,21 +150,21 @@ def table(report: dict[str, Any]) -> str:
 def choice_us(pods: int, blocks: int = 512, times: int = 200) -> float:
     """Microseconds of this machine for one choice among so many pods, for a prompt of so many blocks."""
     everybody = [Pod(f"uid-{n}", "bench", f"pod-{n}", "bench/model", "") for n in range(pods)]
-    loads = Loads()
+    loads = EndpointLoads()
     for pod in everybody:
-        loads.told(pod, Report(3, 0, None, 32, 1_000_000))
+        loads.told(pod, LoadReport(3, 0, None, 32, 1_000_000))
     policy, spent = Ours(loads), []
     for number in range(times):
         head = (number % 20).to_bytes(8, "big")
-        chain = Chain(tuple(head + place.to_bytes(8, "big") for place in range(blocks)), head, 16, blocks * 64)
-        ask = Ask("/v1/completions", b"", "model", True, blocks * 64 + 256, chain=chain)
+        chain = PrefixChain(tuple(head + place.to_bytes(8, "big") for place in range(blocks)), head, 16, blocks * 64)
+        ask = CompletionRequest("/v1/completions", b"", "model", True, blocks * 64 + 256, chain=chain)
         started = time.perf_counter()
         policy.choose(everybody, ask)
         spent.append(time.perf_counter() - started)
     return round(sorted(spent)[times // 2] * 1e6, 1)
 
 
-def _runs(trace: Sequence[Asked], policies: dict[str, Callable[[Loads], Policy]], setting: Setting) -> Runs:
+def _runs(trace: Sequence[Asked], policies: dict[str, Callable[[EndpointLoads], Policy]], setting: Setting) -> Runs:
     return {name: run(trace, make, setting) for name, make in policies.items()}
 
 

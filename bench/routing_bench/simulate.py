@@ -15,11 +15,11 @@ from typing import Any, Final
 from routing_bench.engine import H200, Engine, Job, Speed
 from routing_bench.policies import Policy
 from routing_bench.trace import BLOCK_TOKENS, Asked
-from topmast_gateway.loads import Loads
-from topmast_gateway.prefix import Chain
-from topmast_gateway.report import Report
-from topmast_gateway.request import Ask
-from topmast_gateway.routes import Pod
+from topmast_gateway.messages.completion import CompletionRequest
+from topmast_gateway.routing.endpoint_load import EndpointLoads
+from topmast_gateway.routing.load_report import LoadReport
+from topmast_gateway.routing.model_table import Pod
+from topmast_gateway.routing.prefix_hash import PrefixChain
 
 SCRAPE_S: Final = 1.0
 _ANSWER_TOKENS: Final = 256  # what a gateway supposes where no bound was given; it cannot know the answer's length
@@ -39,12 +39,12 @@ class Setting:
 class Gateway:
     """What one gateway knows, and its policy."""
 
-    def __init__(self, make: Callable[[Loads], Policy], clock: Callable[[], float]) -> None:
-        self.loads = Loads(clock)
+    def __init__(self, make: Callable[[EndpointLoads], Policy], clock: Callable[[], float]) -> None:
+        self.loads = EndpointLoads(clock)
         self.policy = make(self.loads)
 
 
-def run(trace: Sequence[Asked], make: Callable[[Loads], Policy], setting: Setting) -> dict[str, Any]:
+def run(trace: Sequence[Asked], make: Callable[[EndpointLoads], Policy], setting: Setting) -> dict[str, Any]:
     """Figures of one policy over one trace."""
     world = _World(make, setting)
     offered = sum(asked.prompt for asked in trace)
@@ -56,7 +56,7 @@ def run(trace: Sequence[Asked], make: Callable[[Loads], Policy], setting: Settin
 
 
 class _World:
-    def __init__(self, make: Callable[[Loads], Policy], setting: Setting) -> None:
+    def __init__(self, make: Callable[[EndpointLoads], Policy], setting: Setting) -> None:
         self.setting = setting
         self.now = 0.0
         self.events: list[tuple[float, int, Engine, int]] = []
@@ -109,15 +109,15 @@ class _World:
     def _scrape(self) -> None:
         speed = self.setting.speed
         for engine, pod in zip(self.engines, self.pods, strict=True):
-            told = Report(len(engine.running), len(engine.waiting), None, speed.slots, speed.kv_tokens)
+            told = LoadReport(len(engine.running), len(engine.waiting), None, speed.slots, speed.kv_tokens)
             for gateway in self.gateways:
                 gateway.loads.told(pod, told)
 
     def _arrive(self, number: int, asked: Asked) -> None:
         gateway = self.chance.choice(self.gateways)
         anchor = asked.blocks[asked.opening - 1] if asked.opening else number.to_bytes(8, "big")
-        chain = Chain(asked.blocks, anchor, asked.opening, asked.prompt, BLOCK_TOKENS)
-        ask = Ask("/v1/completions", b"", "model", True, asked.prompt + _ANSWER_TOKENS, chain=chain)
+        chain = PrefixChain(asked.blocks, anchor, asked.opening, asked.prompt, BLOCK_TOKENS)
+        ask = CompletionRequest("/v1/completions", b"", "model", True, asked.prompt + _ANSWER_TOKENS, chain=chain)
         choice = gateway.policy.choose(self.pods, ask)
         self.reasons[choice.reason] += 1
         cached = choice.matched * BLOCK_TOKENS

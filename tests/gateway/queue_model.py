@@ -12,10 +12,10 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from topmast_gateway.caller import Band, Caller
-from topmast_gateway.tally import Tally
-from topmast_gateway.turnstile import Full, Turnstile
-from topmast_gateway.vtc import Ticket
+from topmast_gateway.fairness.fair_queue import FairQueue, QueueFull
+from topmast_gateway.fairness.virtual_token_counter import QueueEntry
+from topmast_gateway.identity.caller import Caller, Priority
+from topmast_gateway.messages.token_usage import TokenUsage
 
 # About what SmolLM2-135M takes on two cores.
 PREFILL_S_PER_TOKEN = 0.0005
@@ -34,7 +34,7 @@ class Job:
     caller: Caller
     prompt: int
     output: int
-    band: Band = Band.NORMAL
+    band: Priority = Priority.NORMAL
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Outcome:
 class _Answer:
     """A job that has its place. `left` are tokens of its prompt."""
 
-    ticket: Ticket
+    ticket: QueueEntry
     job: Job
     reaches_s: float
     left: int
@@ -76,8 +76,8 @@ class Engine:
 
     def __init__(self, places: int, max_waiting: int) -> None:
         self._places = places
-        self._turnstile = Turnstile(max_waiting)
-        self._jobs: dict[Ticket, Job] = {}
+        self._turnstile = FairQueue(max_waiting)
+        self._jobs: dict[QueueEntry, Job] = {}
         self._answers: list[_Answer] = []  # in the order of their turns
         self._chunks: dict[_Answer, int] = {}  # of prompts, in this step
         self.outcome = Outcome()
@@ -127,10 +127,10 @@ class Engine:
                 self._turnstile.finish(one.ticket)
 
     def _arrive(self, job: Job) -> None:
-        ticket = Ticket(job.caller, job.band, job.prompt, Tally(), job.at_s)
+        ticket = QueueEntry(job.caller, job.band, job.prompt, TokenUsage(), job.at_s)
         self._jobs[ticket] = job
         bumped = self._turnstile.arrive(ticket)
-        if isinstance(bumped, Full):
+        if isinstance(bumped, QueueFull):
             self.outcome.refused[job.caller.name] += 1
         elif bumped is not None:
             self.outcome.refused[bumped.caller.name] += 1

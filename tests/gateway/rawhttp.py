@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.stage import soon
-from topmast_gateway.listener import Listener, bind, listener
+from topmast_gateway.http.listener import Listener, bind, listener
 
 
 @dataclass

@@ -10,26 +10,25 @@ from typing import Any
 import pytest
 
 from gateway.stage import soon
-from topmast_gateway import request
-from topmast_gateway.backlog import Backlog
-from topmast_gateway.caller import Caller
-from topmast_gateway.errand import Errand
-from topmast_gateway.errors import Refusal
-from topmast_gateway.fleet import Fleet
-from topmast_gateway.hall import Hall
-from topmast_gateway.loads import Loads
-from topmast_gateway.metrics import Metrics
-from topmast_gateway.patience import Patience
-from topmast_gateway.pick import Picker
-from topmast_gateway.reply import Reply
-from topmast_gateway.request import Ask
-from topmast_gateway.routes import Model, Pod, Route, Routes
-from topmast_gateway.shared_token import SharedToken
-from topmast_gateway.shares import Shares
-from topmast_gateway.sharing import Sharing
-from topmast_gateway.tally import Tally
-from topmast_gateway.wait import Wait
-from topmast_gateway.waking import Waker
+from topmast_gateway.activation.hold import Hold
+from topmast_gateway.activation.hold_queue import HoldQueue
+from topmast_gateway.activation.waker import Waker
+from topmast_gateway.config import SharingConfig, Timeouts
+from topmast_gateway.continuation.answer_state import AnswerState
+from topmast_gateway.identity.caller import Caller
+from topmast_gateway.identity.shared_token import SharedToken
+from topmast_gateway.kubernetes.cluster_state import ClusterState
+from topmast_gateway.messages.completion import CompletionRequest
+from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.response import ResponseWriter
+from topmast_gateway.messages.token_usage import TokenUsage
+from topmast_gateway.observability.backlog import Backlog
+from topmast_gateway.observability.metrics import Metrics
+from topmast_gateway.requests import parse
+from topmast_gateway.requests.pipeline import Pipeline
+from topmast_gateway.routing.endpoint_load import EndpointLoads
+from topmast_gateway.routing.endpoint_picker import EndpointPicker
+from topmast_gateway.routing.model_table import Model, ModelTable, Pod, Route
 
 KEY = "ns/m"
 BODY = json.dumps({"model": "m", "prompt": "word " * 400, "max_tokens": 50}).encode()
@@ -38,8 +37,8 @@ AGAIN = {b"x-stainless-retry-count": b"1"}
 PROMPT, ANSWER = len(BODY) // 4, 50
 
 
-def an_ask() -> Ask:
-    return request.parse("/v1/completions", BODY)
+def an_ask() -> CompletionRequest:
+    return parse.parse_completion("/v1/completions", BODY)
 
 
 def numbers(requests: int) -> dict[str, int]:
@@ -58,7 +57,7 @@ class Door:
 
     def __init__(self, places: int = 1, **sharing: float) -> None:
         self.places = places
-        self.shares = Shares(Sharing(**sharing), lambda _, running: self.places - running)  # type: ignore[arg-type]
+        self.shares = Pipeline(SharingConfig(**sharing), lambda _, running: self.places - running)  # type: ignore[arg-type]
         self.leave = asyncio.Event()
 
     def send(self, headers: Mapping[bytes, bytes] | None = None) -> asyncio.Task[None]:
@@ -67,7 +66,9 @@ class Door:
     async def _serve(self, headers: Mapping[bytes, bytes]) -> None:
         async def nowhere(_: object) -> None: ...
 
-        async with self.shares.turn(Caller("alice"), KEY, an_ask(), headers, Reply(nowhere, "r"), Tally()):
+        async with self.shares.turn(
+            Caller("alice"), KEY, an_ask(), headers, ResponseWriter(nowhere, "r"), TokenUsage()
+        ):
             await self.leave.wait()
 
     def waiting(self) -> int:
@@ -131,12 +132,12 @@ async def test_refused_timed_out_and_departed_clients_have_gone_until_they_ask_a
     await soon(lambda: bool(door.shares.turns.waiting()), "it is there")
     late, departing = door.send(FIRST), door.send()
     await soon(lambda: door.waiting() == 2, "both wait")
-    with pytest.raises(Refusal):
+    with pytest.raises(ApiError):
         await door.send()
     assert door.gone() == numbers(1)
     departing.cancel()
     await asyncio.gather(late, departing, return_exceptions=True)
-    assert isinstance(late.exception(), Refusal) and door.gone() == numbers(3) and door.waiting() == 0
+    assert isinstance(late.exception(), ApiError) and door.gone() == numbers(3) and door.waiting() == 0
     back = door.send(AGAIN)
     await soon(lambda: door.waiting() == 1, "it has come back")
     assert door.gone() == numbers(2)
@@ -148,7 +149,7 @@ async def test_refused_timed_out_and_departed_clients_have_gone_until_they_ask_a
 async def test_what_a_model_s_answers_and_caches_were_like_is_in_the_numbers() -> None:
     door = Door()
     for _ in range(200):
-        door.shares._estimates.learn(len(BODY), KEY, Tally(prompt=1000, cached=900, output=30, exact=True))
+        door.shares._estimates.learn(len(BODY), KEY, TokenUsage(prompt=1000, cached=900, output=30, exact=True))
     tasks = [door.send() for _ in range(3)]
     await soon(lambda: door.waiting() == 2, "one has the place")
     assert told(door.shares.backlog)[KEY]["waiting"] == {"requests": 2, "prompt_tokens": 200, "output_tokens": 60}
@@ -159,16 +160,16 @@ async def test_what_a_model_s_answers_and_caches_were_like_is_in_the_numbers() -
 async def test_who_is_held_until_a_pod_comes_waits_too() -> None:
     async def nothing(_: object) -> None: ...
 
-    loads, backlog, ask = Loads(), Backlog("one"), an_ask()
-    fleet = Fleet([], "system", "keys", loads, Picker(loads))
-    errand = Errand(ask, KEY, {}, Reply(nothing, "r"), Tally(), lambda _: None)
+    loads, backlog, ask = EndpointLoads(), Backlog("one"), an_ask()
+    fleet = ClusterState([], "system", "keys", loads, EndpointPicker(loads))
+    errand = AnswerState(ask, KEY, {}, ResponseWriter(nothing, "r"), TokenUsage(), lambda _: None)
     metrics = Metrics()
     waker = Waker(None, metrics, SharedToken(), "")  # type: ignore[arg-type]
-    wait = Wait(errand, Patience(), fleet, Hall(10), backlog, waker, metrics, nothing)
+    wait = Hold(errand, Timeouts(), fleet, HoldQueue(10), backlog, waker, metrics, nothing)
     model = Model("ns", "m")
     waiting = asyncio.create_task(wait.for_a_pod(lambda: fleet.routes.by_key(KEY) or Route(model, ())))
     await soon(lambda: KEY in told(backlog), "it waits")
     assert told(backlog)[KEY]["waiting"] == numbers(1)
-    fleet.routes = Routes([model], [Pod("u", "ns", "p", KEY, "127.0.0.1:1")])
+    fleet.routes = ModelTable([model], [Pod("u", "ns", "p", KEY, "127.0.0.1:1")])
     await waiting
     assert told(backlog) == {}

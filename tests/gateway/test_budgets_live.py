@@ -18,7 +18,7 @@ import pytest
 from gateway.clients import PATHS, Client, a_mix
 from gateway.scripted import Script, ScriptedEngine, Told
 from gateway.stage import SECRET, SHARED_TOKEN, SYSTEM, Gateway, Stage, hashed, soon
-from topmast_gateway import periods
+from topmast_gateway.limits import periods
 
 KEYS = {"monthly": "tm-" + "o" * 40, "lifelong": "tm-" + "f" * 40}
 BUDGET = 250_000

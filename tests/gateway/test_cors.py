@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from topmast_gateway.cors import Cors, origin
+from topmast_gateway.http.cors import Cors, origin
 
 PAGE = "https://chat.example.org"
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topmast_gateway import periods
-from topmast_gateway.counters import Counters
+from topmast_gateway.limits import periods
+from topmast_gateway.limits.counters import Counters
 
 NOW = 1_800_000_000.0
 DAY = periods.name("day", NOW)

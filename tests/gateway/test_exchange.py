@@ -16,18 +16,19 @@ import pytest
 
 from gateway.engines import free_address
 from gateway.stage import soon
-from topmast_gateway import exchange, shared_token
-from topmast_gateway.admin import Admin
-from topmast_gateway.caller import Caller, Limits
-from topmast_gateway.counters import Counters
-from topmast_gateway.errors import Refusal
-from topmast_gateway.exchange import Exchange
-from topmast_gateway.ledger import Ledger
-from topmast_gateway.listener import bind, listener
-from topmast_gateway.metrics import Metrics
-from topmast_gateway.reply import Reply
-from topmast_gateway.shared_token import SharedToken
-from topmast_gateway.tally import Tally
+from topmast_gateway.http.admin import Admin
+from topmast_gateway.http.listener import bind, listener
+from topmast_gateway.identity import shared_token
+from topmast_gateway.identity.caller import Caller, Limits
+from topmast_gateway.identity.shared_token import SharedToken
+from topmast_gateway.limits import replication
+from topmast_gateway.limits.counters import Counters
+from topmast_gateway.limits.quota import QuotaEnforcer
+from topmast_gateway.limits.replication import CounterReplication
+from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.response import ResponseWriter
+from topmast_gateway.messages.token_usage import TokenUsage
+from topmast_gateway.observability.metrics import Metrics
 
 PORT = 18081
 QUEUE = {"replica": "one", "models": {"ns/m": {}}}
@@ -40,8 +41,8 @@ class Replica:
 
     def __init__(self, name: str, peers: list[str], ip: str, token_file: Path | None) -> None:
         self.counters = Counters(name)
-        self.ledger = Ledger(self.counters, time.time)
-        self.exchange = Exchange(self.counters, self.ledger)
+        self.ledger = QuotaEnforcer(self.counters, time.time)
+        self.exchange = CounterReplication(self.counters, self.ledger)
         self.exchange._resolve = self._resolve  # type: ignore[method-assign]
         self.peers, self.ip = peers, ip
         self.token = SharedToken(token_file)
@@ -56,7 +57,7 @@ class Replica:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.answered += 1
         if self.garbage:
-            await Reply(send, "garbage").whole(200, self.garbage)
+            await ResponseWriter(send, "garbage").whole(200, self.garbage)
         else:
             await self.admin(scope, receive, send)
 
@@ -76,15 +77,15 @@ class Replica:
                 await serving
 
     def use(self, tokens: int) -> None:
-        with self.ledger.reserved(ALICE, tokens, Tally(output=tokens, exact=True)):
+        with self.ledger.reserved(ALICE, tokens, TokenUsage(output=tokens, exact=True)):
             pass
 
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "EVERY_S", 0.05)
-    monkeypatch.setattr(exchange, "_BELIEVED_S", 0.5)
-    monkeypatch.setattr(exchange, "_ANSWER_S", 30.0)  # all of them stand still together with this process
+    monkeypatch.setattr(replication, "EVERY_S", 0.05)
+    monkeypatch.setattr(replication, "_BELIEVED_S", 0.5)
+    monkeypatch.setattr(replication, "_ANSWER_S", 30.0)  # all of them stand still together with this process
 
 
 @pytest.fixture
@@ -102,9 +103,9 @@ async def test_budgets_and_places_hold_over_all_gateways_and_outlive_a_restart(f
             one.use(300)
             two.use(200)
             await soon(lambda: one.ledger.used(ALICE) == two.ledger.used(ALICE) == 500, "both know both")
-            with one.ledger.reserved(ALICE, 400, Tally()):
+            with one.ledger.reserved(ALICE, 400, TokenUsage()):
                 await soon(lambda: two.ledger.held("alice").tokens == 400, "reservations are known, too")
-                with pytest.raises(Refusal) as refused:
+                with pytest.raises(ApiError) as refused:
                     two.use(101)
                 assert refused.value.code == "insufficient_quota"
             await soon(lambda: two.ledger.held("alice").tokens == 0, "and their end")
@@ -118,7 +119,7 @@ async def test_what_a_gateway_held_when_it_died_is_given_back_soon(fast: None, t
     addresses = [free_address(), free_address()]
     async with Replica("two", addresses, addresses[1], token_file).running() as two:
         async with Replica("one", addresses, addresses[0], token_file).running() as one:
-            held = one.ledger.reserved(ALICE, 1000, Tally())
+            held = one.ledger.reserved(ALICE, 1000, TokenUsage())
             held.__enter__()
             await soon(lambda: two.ledger.held("alice").tokens == 1000, "it is known")
         await soon(lambda: two.ledger.held("alice").tokens == 0, "it is given back", 3)
@@ -145,7 +146,7 @@ async def test_nonsense_of_a_peer_changes_nothing(fast: None, token_file: Path, 
 
 def test_only_what_changed_is_told_to_those_who_asked_before() -> None:
     counters = Counters("one")
-    asked = Exchange(counters, Ledger(counters, time.time))
+    asked = CounterReplication(counters, QuotaEnforcer(counters, time.time))
     counters.add("alice", "total", charged=1)
     first = json.loads(asked.answer(b""))
     counters.add("bob", "total", charged=1)

@@ -16,8 +16,8 @@ import pytest
 
 from gateway.engines import Engine, free_address
 from gateway.stage import KEY, Gateway, Stage, seconds_at_the_gateway, soon
-from topmast_gateway.engines import CONNECT_S
-from topmast_gateway.misses import Refused, Unreachable
+from topmast_gateway.upstream.connection_pool import CONNECT_S
+from topmast_gateway.upstream.failures import ConnectionRefused, Unreachable
 
 CHAT = "/v1/chat/completions"
 
@@ -52,7 +52,7 @@ async def test_a_pod_that_refuses_connections_is_left_alone_for_a_while(
         answers = [await http.post(CHAT, json={"model": model}) for _ in range(10)]
         assert [response.status_code for response in answers] == [200] * 10
         # Both were tried once, and again only after a while, not before each request.
-        times = 1 + int((time.monotonic() - start) / Refused.suspect_s)
+        times = 1 + int((time.monotonic() - start) / ConnectionRefused.suspect_s)
         assert 2 <= gateway.metric("topmast_gateway_retries_total", model=model, kind="refused") <= 2 * times
 
 

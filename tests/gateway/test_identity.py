@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.stage import KEY, hashed
-from topmast_gateway.access_flags import Network
-from topmast_gateway.caller import Caller
-from topmast_gateway.catalogue import Catalogue
-from topmast_gateway.entries import Key, parse
-from topmast_gateway.errors import Refusal
-from topmast_gateway.guesses import MAX_ADDRESSES, MAX_REGULARS, Guesses
-from topmast_gateway.identity import Identity
-from topmast_gateway.keys import Keys
-from topmast_gateway.metrics import Metrics
-from topmast_gateway.peers import Peers
-from topmast_gateway.routes import Model, Pod, Routes
+from topmast_gateway.flags import Network
+from topmast_gateway.identity.api_key_entry import ApiKey, parse_entry
+from topmast_gateway.identity.api_keys import ApiKeys
+from topmast_gateway.identity.auth_throttle import MAX_ADDRESSES, MAX_KNOWN_KEYS, AuthThrottle
+from topmast_gateway.identity.authenticator import Authenticator
+from topmast_gateway.identity.caller import Caller
+from topmast_gateway.identity.client_ip import TrustedProxies
+from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.observability.metrics import Metrics
+from topmast_gateway.requests.visible_models import VisibleModels
+from topmast_gateway.routing.model_table import Model, ModelTable, Pod
 
 PAST = "2020-01-01T00:00:00Z"
 OLD = "tm-" + "o" * 40
@@ -31,19 +31,19 @@ class Known:
     """Two keys, one of them expired."""
 
     synced = True
-    keys = Keys(
+    keys = ApiKeys(
         [
-            parse("alice", hashed(KEY)),
-            parse("old", json.dumps({"hash": hashed(OLD), "expires": PAST})),
+            parse_entry("alice", hashed(KEY)),
+            parse_entry("old", json.dumps({"hash": hashed(OLD), "expires": PAST})),
         ]
     )
 
 
-def identity(per_minute: int = 3, trusted: tuple[Network, ...] = ()) -> Identity:
-    return Identity(Known(), Metrics(), Peers(trusted), Guesses(per_minute), None)
+def identity(per_minute: int = 3, trusted: tuple[Network, ...] = ()) -> Authenticator:
+    return Authenticator(Known(), Metrics(), TrustedProxies(trusted), AuthThrottle(per_minute), None)
 
 
-async def outcome(who: Identity, key: str | None, address: str = "10.0.0.1", **headers: str) -> Any:
+async def outcome(who: Authenticator, key: str | None, address: str = "10.0.0.1", **headers: str) -> Any:
     """The caller's name, or the refusal."""
     given = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
     if key is not None:
@@ -51,7 +51,7 @@ async def outcome(who: Identity, key: str | None, address: str = "10.0.0.1", **h
     scope = {"client": (address, 4711), "headers": list(given.items())}
     try:
         return (await who.caller(scope, given)).name
-    except Refusal as refusal:
+    except ApiError as refusal:
         return refusal
 
 
@@ -99,8 +99,8 @@ async def test_a_forwarded_address_counts_only_when_a_trusted_proxy_wrote_it() -
     assert (await outcome(behind, "tm-x", x_forwarded_for="1.2.3.5")).status == 401
 
 
-def peers(*networks: str) -> Peers:
-    return Peers([ipaddress.ip_network(network) for network in networks])
+def peers(*networks: str) -> TrustedProxies:
+    return TrustedProxies([ipaddress.ip_network(network) for network in networks])
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_no_header_breaks_the_search_for_an_address(values: list[bytes]) -> None
 
 def test_a_window_ends_after_a_minute_and_memory_is_bounded() -> None:
     now = [0.0]
-    guesses = Guesses(2, clock=lambda: now[0])
+    guesses = AuthThrottle(2, clock=lambda: now[0])
     assert [guesses.failed("a") for _ in range(3)] == [None, None, 60]
     now[0] = 30.0
     assert guesses.failed("a") == 30
@@ -148,7 +148,7 @@ def test_a_window_ends_after_a_minute_and_memory_is_bounded() -> None:
 
 def test_while_an_address_is_held_back_only_keys_that_came_from_it_before_go_on() -> None:
     now = [0.0]
-    guesses = Guesses(2, clock=lambda: now[0])
+    guesses = AuthThrottle(2, clock=lambda: now[0])
     assert not guesses.holds_back("a", "alice") and not guesses.holds_back("b", "bob")
     guesses.failed("a"), guesses.failed("a")
     assert guesses.holds_back("a", "bob")  # known elsewhere, which says nothing here
@@ -158,35 +158,35 @@ def test_while_an_address_is_held_back_only_keys_that_came_from_it_before_go_on(
 
 
 def test_keys_that_come_from_ever_new_addresses_do_not_fill_the_memory() -> None:
-    guesses = Guesses(2)
-    for number in range(MAX_REGULARS + 500):
+    guesses = AuthThrottle(2)
+    for number in range(MAX_KNOWN_KEYS + 500):
         guesses.holds_back(str(number), "alice")
         guesses.holds_back("0", "alice")  # it is used all the time, so it is not among the forgotten
-    assert len(guesses._regulars) == MAX_REGULARS
+    assert len(guesses._regulars) == MAX_KNOWN_KEYS
     for _ in range(2):
         guesses.failed("0"), guesses.failed("1")
     assert not guesses.holds_back("0", "alice") and guesses.holds_back("1", "alice")
 
 
 def test_an_ipv6_household_is_one_guesser() -> None:
-    guesses = Guesses(2)
+    guesses = AuthThrottle(2)
     assert [guesses.failed(f"2001:db8::{number}") for number in range(1, 4)][2] is not None
     assert guesses.failed("2001:db8:0:1::1") is None
 
 
 def test_zero_failures_per_minute_is_no_limit() -> None:
-    guesses = Guesses(0)
+    guesses = AuthThrottle(0)
     assert {guesses.failed("a") for _ in range(100)} == {None} and len(guesses) == 0
 
 
-ROUTES = Routes(
+ROUTES = ModelTable(
     [Model("team-a", "chat"), Model("team-b", "chat"), Model("team-b", "code"), Model("team-c", "draw")],
     [Pod("u", "team-a", "p", "team-a/chat", "10.0.0.1:8000")],
 )
 
 
 def names(caller: Caller) -> list[str]:
-    return [card["id"] for card in json.loads(Catalogue(ROUTES, caller).listing())["data"]]
+    return [card["id"] for card in json.loads(VisibleModels(ROUTES, caller).listing())["data"]]
 
 
 def test_a_caller_sees_only_its_models_by_the_shortest_names_that_work_for_it() -> None:
@@ -194,7 +194,7 @@ def test_a_caller_sees_only_its_models_by_the_shortest_names_that_work_for_it() 
     assert names(Caller("a", ("team-a/*",))) == ["chat"]
     assert names(Caller("b", ("team-b/*", "team-c/d*"))) == ["chat", "code", "draw"]
     for caller in (Caller("any"), Caller("a", ("team-a/*",)), Caller("b", ("team-b/*",))):
-        view = Catalogue(ROUTES, caller)
+        view = VisibleModels(ROUTES, caller)
         for name in names(caller):
             assert caller.may_call(view.find(name).model.key)
             assert json.loads(view.card(view.find(name)))["id"] == name
@@ -202,30 +202,30 @@ def test_a_caller_sees_only_its_models_by_the_shortest_names_that_work_for_it() 
 
 @pytest.mark.parametrize("asked", ["code", "team-b/code", "team-b/chat", "draw"])
 def test_another_teams_model_is_a_403_that_says_what_is_allowed(asked: str) -> None:
-    with pytest.raises(Refusal) as refused:
-        Catalogue(ROUTES, Caller("a", ("team-a/*",))).find(asked)
+    with pytest.raises(ApiError) as refused:
+        VisibleModels(ROUTES, Caller("a", ("team-a/*",))).find(asked)
     assert (refused.value.status, refused.value.code, refused.value.param) == (403, "model_not_allowed", "model")
     assert "team-a/*" in str(refused.value) and asked in str(refused.value)
 
 
 def test_an_unknown_model_lists_none_of_other_teams() -> None:
-    with pytest.raises(Refusal) as refused:
-        Catalogue(ROUTES, Caller("a", ("team-a/*",))).find("nothing")
+    with pytest.raises(ApiError) as refused:
+        VisibleModels(ROUTES, Caller("a", ("team-a/*",))).find("nothing")
     assert (refused.value.status, refused.value.code) == (404, "model_not_found")
     assert "chat" in str(refused.value) and "draw" not in str(refused.value) and "team-b" not in str(refused.value)
 
 
 def test_a_name_of_two_namespaces_is_ambiguous_only_to_who_may_call_both() -> None:
-    with pytest.raises(Refusal) as refused:
-        Catalogue(ROUTES, Caller("any")).find("chat")
+    with pytest.raises(ApiError) as refused:
+        VisibleModels(ROUTES, Caller("any")).find("chat")
     assert refused.value.code == "model_ambiguous"
-    assert Catalogue(ROUTES, Caller("a", ("team-a/*",))).find("chat").model.namespace == "team-a"
-    with pytest.raises(Refusal) as refused:
-        Catalogue(ROUTES, Caller("c", ("team-c/*",))).find("chat")
+    assert VisibleModels(ROUTES, Caller("a", ("team-a/*",))).find("chat").model.namespace == "team-a"
+    with pytest.raises(ApiError) as refused:
+        VisibleModels(ROUTES, Caller("c", ("team-c/*",))).find("chat")
     assert refused.value.status == 403
 
 
 def test_a_key_is_compared_by_its_hash_alone() -> None:
-    assert isinstance(Known.keys.find(KEY.encode()), Key)
+    assert isinstance(Known.keys.find(KEY.encode()), ApiKey)
     for wrong in (KEY[:-1], KEY + "x", KEY.upper(), hashed(KEY), ""):
         assert Known.keys.find(wrong.encode()) is None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from topmast_gateway.listener import bind
+from topmast_gateway.http.listener import bind
 from topmast_operator.run.metrics import Metrics
 from topmast_operator.run.web import serve
 

@@ -8,8 +8,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topmast_gateway.journal import Journal
-from topmast_gateway.tally import Tally
+from topmast_gateway.continuation.journal import Journal
+from topmast_gateway.messages.token_usage import TokenUsage
 
 STREAM = (
     b": prompt 12 1700000000\n\n"
@@ -31,7 +31,7 @@ def feed(journal: Journal, data: bytes, cuts: list[int]) -> bytes:
 
 @given(st.lists(st.integers(0, 10_000), max_size=8))
 def test_a_journal_may_be_cut_anywhere(cuts: list[int]) -> None:
-    tally = Tally()
+    tally = TokenUsage()
     journal = Journal(tally, whole=False)
     assert feed(journal, STREAM, cuts) == SHOWN
     assert journal.done
@@ -42,7 +42,7 @@ def test_a_journal_may_be_cut_anywhere(cuts: list[int]) -> None:
 @given(st.integers(0, len(STREAM) - 1), st.lists(st.integers(0, 10_000), max_size=4))
 def test_what_was_shown_is_what_the_tokens_stand_for(end: int, cuts: list[int]) -> None:
     """Wherever a stream breaks: shown, and to be made again by whoever gets the tokens, add up to the whole."""
-    journal = Journal(Tally(), whole=False)
+    journal = Journal(TokenUsage(), whole=False)
     shown = feed(journal, STREAM[:end], cuts)
     assert not journal.done
     first, third = SHOWN.index(b'data: {"b"'), SHOWN.index(b'data: {"d"')
@@ -61,27 +61,27 @@ def test_what_was_shown_is_what_the_tokens_stand_for(end: int, cuts: list[int]) 
 
 
 def test_a_whole_answer_is_shown_to_nobody_before_its_end() -> None:
-    journal = Journal(Tally(), whole=True)
+    journal = Journal(TokenUsage(), whole=True)
     assert journal.feed(b": prompt 3 1\n\n: + 5\n\n: + 6\n\n") == b""
     assert journal.feed(b'data: {"id":"x"}\n\n: end 7\n\ndata: [DONE]\n\n') == b""
     assert (journal.done, journal.body, journal.token_ids) == (True, b'{"id":"x"}', [5, 6, 7])
 
 
 def test_an_error_is_kept_with_its_status() -> None:
-    journal = Journal(Tally(), whole=False)
+    journal = Journal(TokenUsage(), whole=False)
     assert journal.feed(b': prompt 3 1\n\n: error 503 4\n\ndata: {"error":{"code":"draining"}}\n\n') == b""
     assert journal.error is not None
     assert (journal.error.status, journal.error.retry_after_s, journal.error.may_move) == (503, 4, True)
 
 
 def test_a_prompt_without_an_answer_is_no_estimate() -> None:
-    tally = Tally()
+    tally = TokenUsage()
     Journal(tally, whole=False).feed(b": prompt 12 1700000000\n\n")
-    assert tally == Tally(prompt=12, exact=True)
+    assert tally == TokenUsage(prompt=12, exact=True)
 
 
 def test_an_answer_began_when_the_pod_that_made_its_first_token_says() -> None:
-    journal = Journal(Tally(), whole=False)
+    journal = Journal(TokenUsage(), whole=False)
     journal.feed(b": prompt 12 1700000000\n\n")
     journal.begin_again()
     journal.feed(b": prompt 12 1700000005\n\n: + 1\n\n")  # its first text has told this time to the client

@@ -21,12 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.stage import soon
-from topmast_gateway import jwks
-from topmast_gateway.caller import Caller, Limits
-from topmast_gateway.errors import Refusal
-from topmast_gateway.identity import BadToken
-from topmast_gateway.jwks import KeySet, key_set, parse_jwks
-from topmast_gateway.jwt_callers import JwtCallers, Terms
+from topmast_gateway.identity import jwks
+from topmast_gateway.identity.authenticator import BadToken
+from topmast_gateway.identity.caller import Caller, Limits
+from topmast_gateway.identity.jwks import Jwks, open_jwks, parse_jwks
+from topmast_gateway.identity.jwt import JwtRules, JwtVerifier
+from topmast_gateway.messages.errors import ApiError
 
 ISSUER, AUDIENCE = "https://issuer.example", "topmast"
 PRIVATE = {
@@ -59,8 +59,8 @@ def token(algorithm: str = "ES256", *, key: Any = None, headers: dict[str, Any] 
     return signed.encode()
 
 
-def known(raw: bytes = JWKS) -> KeySet:
-    keys = KeySet("test", _never, 300)
+def known(raw: bytes = JWKS) -> Jwks:
+    keys = Jwks("test", _never, 300)
     keys.keys = parse_jwks(raw)
     return keys
 
@@ -69,8 +69,8 @@ async def _never() -> bytes:
     raise ValueError("nothing to read")
 
 
-def callers(**terms: Any) -> JwtCallers:
-    return JwtCallers(known(), Terms(ISSUER, AUDIENCE, **terms))
+def callers(**terms: Any) -> JwtVerifier:
+    return JwtVerifier(known(), JwtRules(ISSUER, AUDIENCE, **terms))
 
 
 @pytest.mark.parametrize("algorithm", list(PRIVATE))
@@ -155,7 +155,7 @@ async def test_clocks_may_differ_by_thirty_seconds_and_an_old_token_is_no_guess(
 
 
 async def test_a_token_without_a_key_id_is_checked_by_the_only_key_there_is() -> None:
-    alone = JwtCallers(known(json.dumps({"keys": [public("ES256")]}).encode()), Terms(ISSUER, AUDIENCE))
+    alone = JwtVerifier(known(json.dumps({"keys": [public("ES256")]}).encode()), JwtRules(ISSUER, AUDIENCE))
     nameless = [jwt.encode(jwt.decode(token(), options={"verify_signature": False}), key, "ES256").encode()
                 for key in (PRIVATE["ES256"], OTHER)]  # fmt: skip
     assert (await alone.caller(nameless[0])).name == "jwt:alice"
@@ -166,7 +166,7 @@ async def test_a_token_without_a_key_id_is_checked_by_the_only_key_there_is() ->
 
 @pytest.mark.parametrize("models", [None, [], "team-a/*", ["chat"], [3], {"team-a/*": 1}])
 async def test_a_token_without_models_opens_none(models: Any) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(ApiError) as refused:
         await callers().caller(token(topmast_models=models))
     assert refused.value.status == 403 and "topmast_models" in str(refused.value)
 
@@ -174,7 +174,7 @@ async def test_a_token_without_models_opens_none(models: Any) -> None:
 async def test_default_models_are_for_tokens_without_the_claim_and_not_for_a_wrong_one() -> None:
     lenient = callers(default_models=("team-b/*",))
     assert (await lenient.caller(token(topmast_models=None))).models == ("team-b/*",)
-    with pytest.raises(Refusal):
+    with pytest.raises(ApiError):
         await lenient.caller(token(topmast_models=[]))
 
 
@@ -227,7 +227,7 @@ async def test_a_file_that_is_replaced_counts_at_once_and_a_broken_one_does_not(
     caplog.set_level(logging.INFO)
     file = tmp_path / "jwks.json"
     file.write_bytes(json.dumps({"keys": [public("ES256")]}).encode())
-    keys = key_set(str(file))
+    keys = open_jwks(str(file))
     following = asyncio.create_task(keys.follow())
     try:
         for content, kids, says in (
@@ -286,7 +286,7 @@ async def test_an_unknown_key_id_asks_the_issuer_once_and_then_not_for_half_a_mi
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     issuer.keys = [public("ES256")]
-    verify = JwtCallers(key_set(issuer.url), Terms(ISSUER, AUDIENCE))
+    verify = JwtVerifier(open_jwks(issuer.url), JwtRules(ISSUER, AUDIENCE))
     assert [caller.name for caller in await asyncio.gather(*(verify.caller(token()) for _ in range(5)))] == [
         "jwt:alice"
     ] * 5
@@ -305,10 +305,10 @@ async def test_the_last_known_keys_count_while_the_issuer_is_away(
 ) -> None:
     monkeypatch.setattr(jwks, "UNKNOWN_KEY_EVERY_S", 0.0)
     issuer.keys = [public("ES256")]
-    keys = key_set(issuer.url)
-    verify = JwtCallers(keys, Terms(ISSUER, AUDIENCE))
+    keys = open_jwks(issuer.url)
+    verify = JwtVerifier(keys, JwtRules(ISSUER, AUDIENCE))
     issuer.status = 503
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(ApiError) as refused:
         await verify.caller(token())
     assert refused.value.status == 503 and dict(refused.value.headers)[b"retry-after"]
     issuer.status = 200
@@ -325,7 +325,7 @@ async def test_an_issuer_that_hangs_holds_up_nobody_for_long_and_a_client_that_l
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     issuer.keys = [public("ES256")]
-    verify = JwtCallers(key_set(issuer.url), Terms(ISSUER, AUDIENCE))
+    verify = JwtVerifier(open_jwks(issuer.url), JwtRules(ISSUER, AUDIENCE))
     issuer.may_answer.clear()
     leaves, stays = (asyncio.create_task(verify.caller(token())) for _ in range(2))
     await soon(lambda: issuer.asked == 1, "both wait for the issuer")
@@ -335,8 +335,8 @@ async def test_an_issuer_that_hangs_holds_up_nobody_for_long_and_a_client_that_l
     assert (await stays).name == "jwt:alice" and issuer.asked == 1
     monkeypatch.setattr(jwks, "_FETCH_TIMEOUT", aiohttp.ClientTimeout(total=0.1))
     issuer.may_answer.clear()
-    with pytest.raises(Refusal) as refused:
-        await asyncio.wait_for(JwtCallers(key_set(issuer.url), Terms(ISSUER, AUDIENCE)).caller(token()), 30)
+    with pytest.raises(ApiError) as refused:
+        await asyncio.wait_for(JwtVerifier(open_jwks(issuer.url), JwtRules(ISSUER, AUDIENCE)).caller(token()), 30)
     assert refused.value.status == 503
     issuer.may_answer.set()
 
@@ -346,7 +346,7 @@ async def test_an_issuer_that_was_away_at_the_start_is_asked_again_soon(
 ) -> None:
     monkeypatch.setattr(jwks, "_FIRST_EVERY_S", 0.02)
     issuer.status, issuer.keys = 503, [public("ES256")]
-    keys = key_set(issuer.url)
+    keys = open_jwks(issuer.url)
     following = asyncio.create_task(keys.follow())
     await soon(lambda: issuer.asked >= 2, "asked again")
     issuer.status = 200

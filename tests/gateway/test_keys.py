@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.stage import KEY, hashed
-from topmast_gateway import keys
-from topmast_gateway.caller import Band, Caller, Limits
-from topmast_gateway.entries import BadEntry, parse
+from topmast_gateway.identity import api_keys
+from topmast_gateway.identity.api_key_entry import BadKeyEntry, parse_entry
+from topmast_gateway.identity.caller import Caller, Limits, Priority
 
 
 def secret(**entries: str) -> dict[str, str]:
@@ -26,7 +26,7 @@ def entry(**fields: Any) -> str:
 
 
 def test_an_entry_may_carry_everything_that_limits_a_caller() -> None:
-    key = parse(
+    key = parse_entry(
         "alice",
         entry(
             models=["ns/name", "team-a/*"],
@@ -41,15 +41,15 @@ def test_an_entry_may_carry_everything_that_limits_a_caller() -> None:
         ),
     )
     limits = Limits(60, 100_000, 5_000_000, "day", 8)
-    assert key.caller == Caller("alice", ("ns/name", "team-a/*"), limits, 2.0, Band.INTERACTIVE)
+    assert key.caller == Caller("alice", ("ns/name", "team-a/*"), limits, 2.0, Priority.INTERACTIVE)
     assert key.expires_s == 1_801_353_600
 
 
 @pytest.mark.parametrize("text", [hashed(KEY), hashed(KEY) + "\n", entry(), f" {entry()}\n"])
 def test_a_hash_alone_and_an_object_with_only_a_hash_mean_a_caller_without_limits(text: str) -> None:
-    key = parse("bob", text)
+    key = parse_entry("bob", text)
     assert key.caller == Caller("bob") and key.expires_s is None
-    assert keys.from_secret(secret(bob=text)).find(KEY.encode()) == key
+    assert api_keys.from_secret(secret(bob=text)).find(KEY.encode()) == key
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_wrong_entry_opens_nothing_and_is_named_with_its_remedy(
     caplog: pytest.LogCaptureFixture, wrong: str, remedy: str
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        known = keys.from_secret(secret(broken=wrong, good=hashed("tm-other")))
+        known = api_keys.from_secret(secret(broken=wrong, good=hashed("tm-other")))
     assert known.find(KEY.encode()) is None and len(known) == 1
     (line,) = caplog.messages
     assert "'broken'" in line and remedy in line
@@ -97,7 +97,7 @@ def test_a_wrong_entry_opens_nothing_and_is_named_with_its_remedy(
 
 
 def test_two_entries_for_one_key_do_not_add_up(caplog: pytest.LogCaptureFixture) -> None:
-    known = keys.from_secret(secret(b=hashed(KEY), a=entry(maxStreams=1)))
+    known = api_keys.from_secret(secret(b=hashed(KEY), a=entry(maxStreams=1)))
     found = known.find(KEY.encode())
     assert found is not None and found.caller == Caller("a", limits=Limits(max_streams=1))
     assert "'b'" in caplog.text and "'a'" in caplog.text
@@ -107,8 +107,8 @@ def test_two_entries_for_one_key_do_not_add_up(caplog: pytest.LogCaptureFixture)
 def test_no_text_is_more_than_a_bad_entry(text: str) -> None:
     for candidate in (text, "{" + text, f'{{"hash": "{hashed(KEY)}", "models": {text}, "expires": {text}}}'):
         try:
-            parse("any", candidate)
-        except BadEntry:
+            parse_entry("any", candidate)
+        except BadKeyEntry:
             continue
 
 
@@ -121,7 +121,7 @@ def test_finding_a_key_takes_one_lookup_whatever_is_presented(presented: bytes) 
             looked_up.append(key)
             return super().get(key, default)
 
-    known = keys.from_secret(secret(**{f"k{number}": hashed(f"tm-{number}") for number in range(20)}))
+    known = api_keys.from_secret(secret(**{f"k{number}": hashed(f"tm-{number}") for number in range(20)}))
     known._by_digest = Watched(known._by_digest)
     for key in (presented, b"tm-1", b"tm-", presented[:10]):
         looked_up.clear()

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topmast_gateway import periods
-from topmast_gateway.caller import Caller, Limits
-from topmast_gateway.counters import Counters
-from topmast_gateway.errors import Refusal
-from topmast_gateway.ledger import Ledger, Open
-from topmast_gateway.tally import Tally
+from topmast_gateway.identity.caller import Caller, Limits
+from topmast_gateway.limits import periods
+from topmast_gateway.limits.counters import Counters
+from topmast_gateway.limits.quota import OpenRequests, QuotaEnforcer
+from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.token_usage import TokenUsage
 
 NOON = 1_800_014_400.0  # the start of a minute
 
@@ -28,24 +28,24 @@ class Clock:
         return self.now
 
 
-def a_ledger(name: str = "one") -> tuple[Ledger, Counters, Clock]:
+def a_ledger(name: str = "one") -> tuple[QuotaEnforcer, Counters, Clock]:
     clock, counters = Clock(), Counters(name)
-    return Ledger(counters, clock), counters, clock
+    return QuotaEnforcer(counters, clock), counters, clock
 
 
 def a_caller(**limits: int | str) -> Caller:
     return Caller("alice", limits=Limits(**limits))  # type: ignore[arg-type]
 
 
-def refusal(ledger: Ledger, caller: Caller, tokens: int = 1) -> Refusal:
-    with pytest.raises(Refusal) as refused, ledger.reserved(caller, tokens, Tally()):
+def refusal(ledger: QuotaEnforcer, caller: Caller, tokens: int = 1) -> ApiError:
+    with pytest.raises(ApiError) as refused, ledger.reserved(caller, tokens, TokenUsage()):
         pass
     assert refused.value.status == 429
     return refused.value
 
 
-def use(ledger: Ledger, caller: Caller, reserve: int, prompt: int, output: int) -> None:
-    with ledger.reserved(caller, reserve, Tally(prompt=prompt, output=output, exact=True)):
+def use(ledger: QuotaEnforcer, caller: Caller, reserve: int, prompt: int, output: int) -> None:
+    with ledger.reserved(caller, reserve, TokenUsage(prompt=prompt, output=output, exact=True)):
         pass
 
 
@@ -72,12 +72,12 @@ def test_whatever_the_order_used_is_what_the_tallies_say_and_nothing_stays_reser
         if what == "wait":
             clock.now += number
         elif what == "begin":
-            stack, tally = contextlib.ExitStack(), Tally()
+            stack, tally = contextlib.ExitStack(), TokenUsage()
             held = sum(reserved for _, reserved, _ in running)
             fits = used + held + number <= 2000 and len(running) < 5
             try:
                 stack.enter_context(ledger.reserved(caller, number, tally))
-            except Refusal as refused:
+            except ApiError as refused:
                 assert not fits or refused.kind == "tokens"
                 continue
             assert fits
@@ -107,10 +107,10 @@ async def test_budgets_are_exact_to_the_token_over_1000_mixed_requests_with_canc
         Caller(name, limits=Limits(budget_tokens=10**9, tokens_per_minute=10**9, requests_per_minute=10**6))
         for name in ("alice", "bob", "carol")
     ]
-    tallies: dict[str, list[Tally]] = {caller.name: [] for caller in callers}
+    tallies: dict[str, list[TokenUsage]] = {caller.name: [] for caller in callers}
 
     async def request(caller: Caller, prompt: int, output: int, fails: bool) -> None:
-        tally = Tally(exact=True)
+        tally = TokenUsage(exact=True)
         tallies[caller.name].append(tally)
         with ledger.reserved(caller, prompt // 2 + 256, tally):
             await asyncio.sleep(0)
@@ -139,7 +139,7 @@ def test_a_reservation_that_would_cross_the_budget_is_refused_until_it_is_renewe
     ledger, _, clock = a_ledger()
     caller = a_caller(budget_tokens=1000, budget_period="day")
     use(ledger, caller, 500, prompt=300, output=100)
-    with ledger.reserved(caller, 500, Tally()):
+    with ledger.reserved(caller, 500, TokenUsage()):
         refused = refusal(ledger, caller, 101)
     assert refused.code == "insufficient_quota" and "1000 tokens a day, of which 100 are left" in str(refused)
     headers = dict(refused.headers)
@@ -157,7 +157,7 @@ def test_requests_per_minute_slide_and_the_headers_say_where_they_stand() -> Non
     caller = a_caller(requests_per_minute=10)
     clock.now += 30
     for left in range(9, -1, -1):
-        with ledger.reserved(caller, 1, Tally()) as headers:
+        with ledger.reserved(caller, 1, TokenUsage()) as headers:
             told = dict(headers)
             assert told[b"x-ratelimit-limit-requests"] == b"10"
             assert told[b"x-ratelimit-remaining-requests"] == b"%d" % left
@@ -191,12 +191,12 @@ def test_after_the_wait_that_it_was_told_a_request_fits(limit: int, first: int, 
     ledger, _, clock = a_ledger()
     caller, wanted = a_caller(tokens_per_minute=limit), min(wanted, limit)
     for tokens in (min(first, limit), limit // 2):
-        with contextlib.suppress(Refusal):
+        with contextlib.suppress(ApiError):
             use(ledger, caller, max(1, tokens), prompt=tokens, output=0)
         clock.now += gap_s
     try:
         use(ledger, caller, wanted, prompt=wanted, output=0)
-    except Refusal as refused:
+    except ApiError as refused:
         clock.now += int(dict(refused.headers)[b"retry-after"])
         use(ledger, caller, wanted, prompt=wanted, output=0)
 
@@ -204,11 +204,11 @@ def test_after_the_wait_that_it_was_told_a_request_fits(limit: int, first: int, 
 def test_places_at_once_count_at_all_gateways_together() -> None:
     ledger, _, _ = a_ledger()
     caller = a_caller(max_streams=3)
-    ledger.peers["two"] = {"alice": Open(streams=2, tokens=10)}
-    with ledger.reserved(caller, 1, Tally()):
+    ledger.peers["two"] = {"alice": OpenRequests(streams=2, tokens=10)}
+    with ledger.reserved(caller, 1, TokenUsage()):
         assert "3 requests open at once" in str(refusal(ledger, caller))
     ledger.peers.clear()
-    with ledger.reserved(caller, 1, Tally()), ledger.reserved(caller, 1, Tally()):
+    with ledger.reserved(caller, 1, TokenUsage()), ledger.reserved(caller, 1, TokenUsage()):
         pass
 
 
@@ -216,13 +216,13 @@ def test_what_a_peer_has_reserved_counts_against_the_budget() -> None:
     ledger, counters, _ = a_ledger()
     caller = a_caller(budget_tokens=1000, budget_period="total")
     counters.merge([["two", "alice", "total", 0, 600, 0]], NOON)
-    ledger.peers["two"] = {"alice": Open(streams=1, tokens=300)}
+    ledger.peers["two"] = {"alice": OpenRequests(streams=1, tokens=300)}
     assert "100 are left" in str(refusal(ledger, caller, 101))
     assert ledger.used(caller) == 600
 
 
 def test_who_has_no_limits_is_neither_refused_nor_counted() -> None:
     ledger, counters, _ = a_ledger()
-    with ledger.reserved(Caller("free"), 10**9, Tally(prompt=5)) as headers:
-        assert headers == () and ledger.held("free") == Open(1, 10**9)
+    with ledger.reserved(Caller("free"), 10**9, TokenUsage(prompt=5)) as headers:
+        assert headers == () and ledger.held("free") == OpenRequests(1, 10**9)
     assert len(counters) == 0 and ledger.open == {}

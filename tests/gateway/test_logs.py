@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from topmast_gateway import cli, logs
+from topmast_gateway import cli
+from topmast_gateway.observability import logs
 
 
 @pytest.fixture(autouse=True)

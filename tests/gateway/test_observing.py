@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from gateway.journaling import JournalEngine
 from gateway.stage import KEY, Gateway, Stage, eventually
-from topmast_gateway.tracing import Tracing
+from topmast_gateway.observability.tracing import Tracing
 
 CHAT = "/v1/chat/completions"
 SECRET = "nobody but the engine may read this"

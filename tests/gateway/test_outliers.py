@@ -7,14 +7,14 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topmast_gateway.outliers import FIRST_OUT_S, LONGEST_OUT_S, Outliers
-from topmast_gateway.routes import Pod
+from topmast_gateway.routing.model_table import Pod
+from topmast_gateway.routing.outlier_detection import FIRST_OUT_S, LONGEST_OUT_S, OutlierDetector
 
 PODS = [Pod(str(number), "ns", f"pod-{number}", "ns/m", "", ready_since="then") for number in range(4)]
 BAD, *GOOD = PODS
 
 
-class Watched(Outliers):
+class Watched(OutlierDetector):
     """With a clock of its own."""
 
     def __init__(self, pods: list[Pod] = PODS) -> None:

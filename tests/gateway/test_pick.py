@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topmast_gateway.loads import Loads
-from topmast_gateway.pick import Choice, Picker, of_revision, ranking
-from topmast_gateway.prefix import chain_of, session_digest
-from topmast_gateway.report import Report
-from topmast_gateway.request import Ask
-from topmast_gateway.routes import Model, Pod, Route
+from topmast_gateway.messages.completion import CompletionRequest
+from topmast_gateway.routing.endpoint_load import EndpointLoads
+from topmast_gateway.routing.endpoint_picker import Choice, EndpointPicker, of_revision, ranking
+from topmast_gateway.routing.load_report import LoadReport
+from topmast_gateway.routing.model_table import Model, Pod, Route
+from topmast_gateway.routing.prefix_hash import prefix_chain, session_digest
 
 PODS = [Pod(str(number), "ns", f"pod-{number}", "ns/m", "127.0.0.1:8000") for number in range(4)]
 MODEL = Model("ns", "m")
@@ -25,31 +25,31 @@ COSTS = st.lists(st.integers(1, 10_000), min_size=1, max_size=60)
 SYSTEM = "You are the assistant of a shop that sells everything. " * 100  # 5500 bytes, about 1400 tokens
 
 
-def ask(tokens: int = 300, *turns: str, system: str = SYSTEM, session: str = "") -> Ask:
+def ask(tokens: int = 300, *turns: str, system: str = SYSTEM, session: str = "") -> CompletionRequest:
     """A chat with these turns, the user's and the assistant's in turn; without turns a request without a prompt."""
     roles = ("user", "assistant")
     messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(turns)]
-    chain = chain_of({"messages": [{"role": "system", "content": system}, *messages]} if turns else {})
+    chain = prefix_chain({"messages": [{"role": "system", "content": system}, *messages]} if turns else {})
     named = session_digest(session.encode())
-    return Ask("/v1/chat/completions", b"", "m", True, tokens + chain.tokens, chain=chain, session=named)
+    return CompletionRequest("/v1/chat/completions", b"", "m", True, tokens + chain.tokens, chain=chain, session=named)
 
 
-def choose(picker: Picker, asked: Ask, pods: list[Pod] = PODS, model: Model = MODEL) -> Choice:
+def choose(picker: EndpointPicker, asked: CompletionRequest, pods: list[Pod] = PODS, model: Model = MODEL) -> Choice:
     return picker.choose(Route(model, tuple(pods)), pods, asked)
 
 
-def least(loads: Loads, pods: list[Pod] = PODS) -> Pod:
+def least(loads: EndpointLoads, pods: list[Pod] = PODS) -> Pod:
     """Where a request that shares nothing goes."""
-    return choose(Picker(loads), ask(1), pods).pod
+    return choose(EndpointPicker(loads), ask(1), pods).pod
 
 
-def tokens(loads: Loads) -> dict[str, int]:
+def tokens(loads: EndpointLoads) -> dict[str, int]:
     return {load.pod.uid: load.tokens for load in loads}
 
 
 @given(COSTS)
 def test_no_pod_has_more_than_one_request_above_the_least_loaded(costs: list[int]) -> None:
-    loads = Loads()
+    loads = EndpointLoads()
     with ExitStack() as open_requests:
         for cost in costs:
             open_requests.enter_context(loads.sending(least(loads), cost))
@@ -60,7 +60,7 @@ def test_no_pod_has_more_than_one_request_above_the_least_loaded(costs: list[int
 
 @given(st.lists(st.tuples(st.sampled_from(PODS), st.integers(1, 1000), st.booleans(), st.booleans()), max_size=50))
 def test_whatever_ends_and_however_everything_is_given_back_once(steps: list[tuple[Pod, int, bool, bool]]) -> None:
-    loads = Loads()
+    loads = EndpointLoads()
     for pod, cost, answers, fails in steps:
         failure = pytest.raises(RuntimeError) if fails else ExitStack()
         with failure, loads.sending(pod, cost, cost // 2) as credit:
@@ -77,7 +77,7 @@ def test_whatever_ends_and_however_everything_is_given_back_once(steps: list[tup
 
 
 def test_idle_pods_take_turns() -> None:
-    loads, order = Loads(), []
+    loads, order = EndpointLoads(), []
     for _ in range(8):
         pod = least(loads)
         with loads.sending(pod, 10):
@@ -86,20 +86,20 @@ def test_idle_pods_take_turns() -> None:
 
 
 def test_equal_tokens_go_to_the_pod_with_fewer_requests() -> None:
-    loads = Loads(lambda: 0.0)
+    loads = EndpointLoads(lambda: 0.0)
     with loads.sending(PODS[0], 50), loads.sending(PODS[0], 50), loads.sending(PODS[1], 100):
         assert least(loads, PODS[:2]) == PODS[1]
 
 
 def test_a_busy_pod_is_not_forgotten_when_it_leaves_the_routes() -> None:
-    loads = Loads()
+    loads = EndpointLoads()
     with loads.sending(PODS[0], 7):
         loads.forget(present=set())
         assert tokens(loads) == {PODS[0].uid: 7}
 
 
 def test_a_conversation_stays_where_its_history_is() -> None:
-    picker = Picker(loads := Loads())
+    picker = EndpointPicker(loads := EndpointLoads())
     for user in range(20):
         turns, homes = [f"Question {user}: " + "words " * 60], set()
         for turn in range(4):
@@ -113,7 +113,7 @@ def test_a_conversation_stays_where_its_history_is() -> None:
 
 
 def test_a_shared_system_prompt_does_not_pin_everybody_to_one_pod() -> None:
-    picker = Picker(Loads())
+    picker = EndpointPicker(EndpointLoads())
     with ExitStack() as stack:
         homes: Counter[str] = Counter()
         for user in range(40):
@@ -125,7 +125,7 @@ def test_a_shared_system_prompt_does_not_pin_everybody_to_one_pod() -> None:
 
 
 def test_a_cache_is_not_worth_an_endless_queue() -> None:
-    picker = Picker(loads := Loads())
+    picker = EndpointPicker(loads := EndpointLoads())
     asked = ask(300, "hello")
     home = choose(picker, asked).pod
     assert choose(picker, asked) == Choice(home, "prefix", len(asked.chain.blocks), len(asked.chain.blocks))
@@ -135,15 +135,15 @@ def test_a_cache_is_not_worth_an_endless_queue() -> None:
         assert choose(picker, asked).pod != home
 
 
-def strangers() -> Iterator[Ask]:
+def strangers() -> Iterator[CompletionRequest]:
     """Chats that begin differently, each of them."""
     return (ask(0, f"{number} asks", system=f"prompt {number} " * 100) for number in itertools.count())
 
 
 @pytest.fixture(scope="module")
-def disappointed() -> tuple[Picker, Loads, Iterator[Ask]]:
+def disappointed() -> tuple[EndpointPicker, EndpointLoads, Iterator[CompletionRequest]]:
     """A gateway that has found nothing again in hundreds of requests, and more of them."""
-    picker, others = Picker(loads := Loads()), strangers()
+    picker, others = EndpointPicker(loads := EndpointLoads()), strangers()
     for asked in itertools.islice(others, 600):
         choose(picker, asked)
     return picker, loads, others
@@ -151,7 +151,7 @@ def disappointed() -> tuple[Picker, Loads, Iterator[Ask]]:
 
 @given(COSTS)
 def test_where_nothing_is_found_again_it_is_least_load(
-    disappointed: tuple[Picker, Loads, Iterator[Ask]], costs: list[int]
+    disappointed: tuple[EndpointPicker, EndpointLoads, Iterator[CompletionRequest]], costs: list[int]
 ) -> None:
     picker, loads, others = disappointed
     with ExitStack() as open_requests:
@@ -165,23 +165,23 @@ def test_where_nothing_is_found_again_it_is_least_load(
 
 
 def test_a_new_gateway_trusts_the_hash_and_one_that_found_nothing_does_not(
-    disappointed: tuple[Picker, Loads, Iterator[Ask]],
+    disappointed: tuple[EndpointPicker, EndpointLoads, Iterator[CompletionRequest]],
 ) -> None:
     """Else two new ones would place every conversation by what is in flight, and look for it in different places."""
     old, old_loads, others = disappointed
     for asked in itertools.islice(others, 20):
         home = PODS[ranking(asked.chain.anchor, PODS)[0]]
-        new = Picker(new_loads := Loads())
+        new = EndpointPicker(new_loads := EndpointLoads())
         with new_loads.sending(home, 100), old_loads.sending(home, 100):
             assert choose(new, asked).pod == home != choose(old, asked).pod
-        new = Picker(new_loads := Loads())
+        new = EndpointPicker(new_loads := EndpointLoads())
         with new_loads.sending(home, 10_000):
             assert choose(new, asked).pod != home
 
 
 def test_two_gateways_send_a_conversation_to_the_same_pod() -> None:
     """They never speak to each other; once caches have proved worth it, the hash is trusted."""
-    here, there = Picker(Loads()), Picker(Loads())
+    here, there = EndpointPicker(EndpointLoads()), EndpointPicker(EndpointLoads())
     for picker in (here, there):
         for _ in range(100):
             choose(picker, ask(300, "the same again and again"))
@@ -194,7 +194,7 @@ def test_two_gateways_send_a_conversation_to_the_same_pod() -> None:
 
 
 def test_a_pod_that_came_back_has_an_empty_cache() -> None:
-    picker = Picker(Loads())
+    picker = EndpointPicker(EndpointLoads())
     asked = ask(300, "hello")
     home = choose(picker, asked).pod
     assert choose(picker, asked).matched == len(asked.chain.blocks)
@@ -203,7 +203,7 @@ def test_a_pod_that_came_back_has_an_empty_cache() -> None:
 
 
 def test_a_session_stays_at_its_pod_until_that_one_is_overloaded() -> None:
-    picker = Picker(loads := Loads())
+    picker = EndpointPicker(loads := EndpointLoads())
     chosen = [choose(picker, ask(300, f"something new {turn}", session="s-1")) for turn in range(10)]
     assert {choice.pod for choice in chosen} == {chosen[0].pod}
     assert {choice.reason for choice in chosen} == {"affinity"}
@@ -240,15 +240,15 @@ def test_a_revision_without_weight_serves_only_where_no_other_can() -> None:
     assert of_revision(PODS, {}, b"key") == PODS
     weighted = replace(MODEL, weights=(("new", 0), ("old", 100)))
     mixed = [replace(PODS[0], revision="old"), *(replace(pod, revision="new") for pod in PODS[1:])]
-    choice = choose(Picker(Loads()), ask(300, "hello"), mixed, weighted)
+    choice = choose(EndpointPicker(EndpointLoads()), ask(300, "hello"), mixed, weighted)
     assert (choice.pod, choice.reason) == (mixed[0], "only")
 
 
 def test_what_others_sent_counts_from_the_report_and_what_we_sent_at_once() -> None:
     now = 0.0
-    loads = Loads(lambda: now)
+    loads = EndpointLoads(lambda: now)
     with loads.sending(PODS[0], 100), loads.sending(PODS[1], 100):
-        loads.told(PODS[0], Report(running=3, waiting=2))  # four are not ours
+        loads.told(PODS[0], LoadReport(running=3, waiting=2))  # four are not ours
         assert loads.work(PODS) == [500, 100, 0, 0]
         with loads.sending(PODS[0], 100):
             assert loads.work(PODS)[0] == 600
@@ -258,13 +258,13 @@ def test_what_others_sent_counts_from_the_report_and_what_we_sent_at_once() -> N
 
 def test_places_are_what_the_report_leaves_to_us_and_a_guess_without_one() -> None:
     now = 0.0
-    loads = Loads(lambda: now)
+    loads = EndpointLoads(lambda: now)
     assert loads.places(PODS[0], 32) == 32
     with loads.sending(PODS[0], 100):
         assert loads.places(PODS[0], 32) == 32  # ours are no others
-        loads.told(PODS[0], Report(running=5, waiting=0, max_num_seqs=8))
+        loads.told(PODS[0], LoadReport(running=5, waiting=0, max_num_seqs=8))
         assert loads.places(PODS[0], 32) == 4
-        loads.told(PODS[0], Report(running=8, waiting=20, max_num_seqs=8))
+        loads.told(PODS[0], LoadReport(running=8, waiting=20, max_num_seqs=8))
         assert loads.places(PODS[0], 32) == 4  # half: who is second gets a part, too
         now = 10.0  # the report is too old to mean anything
         assert loads.places(PODS[0], 32) == 32

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topmast_gateway.prefix import NO_CHAIN, Chain, chain_of, session_digest
-from topmast_gateway.recall import MOST_BLOCKS_PER_POD, Recall
+from topmast_gateway.routing.prefix_hash import EMPTY_CHAIN, PrefixChain, prefix_chain, session_digest
+from topmast_gateway.routing.prefix_index import MOST_BLOCKS_PER_POD, PrefixIndex
 from topmast_server.engine.config import EngineConfig
 from topmast_server.engine.kv import BlockPool
 from topmast_server.engine.sequence import Sequence
@@ -31,7 +31,7 @@ def chat(*texts: str, **more: Any) -> Fields:
 
 def shared(one: Fields, other: Fields) -> int:
     """Blocks that two prompts have in common at their beginning."""
-    pairs = zip(chain_of(one).blocks, chain_of(other).blocks, strict=False)
+    pairs = zip(prefix_chain(one).blocks, prefix_chain(other).blocks, strict=False)
     same = [left == right for left, right in pairs]
     assert same == sorted(same, reverse=True)  # once different, never equal again
     return sum(same)
@@ -48,14 +48,14 @@ def engine_digests(tokens: list[int], salt: str) -> list[bytes]:
 
 @given(st.lists(st.integers(0, 2**31), min_size=1, max_size=300), st.sampled_from(["", "a", "tenant-b"]))
 def test_token_ids_get_the_engines_own_digests(tokens: list[int], salt: str) -> None:
-    blocks = chain_of({"prompt": tokens, **({"cache_salt": salt} if salt else {})}).blocks
+    blocks = prefix_chain({"prompt": tokens, **({"cache_salt": salt} if salt else {})}).blocks
     theirs = engine_digests(tokens, salt)
     assert list(blocks[: len(theirs)]) == theirs and 0 <= len(blocks) - len(theirs) <= 1
 
 
 def test_the_next_turn_continues_the_chain_and_keeps_the_anchor() -> None:
     turns = [LONG, "What time is it?", LONG, "And now?", LONG]
-    first, second, third = (chain_of(chat(*turns[:count])) for count in (2, 4, 5))
+    first, second, third = (prefix_chain(chat(*turns[:count])) for count in (2, 4, 5))
     assert first.blocks == second.blocks[: len(first.blocks)] and second.blocks == third.blocks[: len(second.blocks)]
     assert first.anchor == second.anchor == third.anchor and first.opening == third.opening == len(first.blocks)
 
@@ -63,7 +63,7 @@ def test_the_next_turn_continues_the_chain_and_keeps_the_anchor() -> None:
 def test_users_of_one_system_prompt_share_it_and_have_anchors_of_their_own() -> None:
     one, other = chat(LONG, "I am Ann", LONG), chat(LONG, "I am Bob", LONG)
     assert shared(one, other) == len(LONG) // 256
-    assert chain_of(one).anchor != chain_of(other).anchor
+    assert prefix_chain(one).anchor != prefix_chain(other).anchor
 
 
 @pytest.mark.parametrize(
@@ -76,20 +76,22 @@ def test_users_of_one_system_prompt_share_it_and_have_anchors_of_their_own() -> 
 )
 def test_what_changes_the_prompts_head_changes_everything(change: Fields) -> None:
     assert shared(chat(LONG, "hello"), chat(LONG, "hello", **change)) == 0
-    assert chain_of(chat(LONG, "hello")).anchor != chain_of(chat(LONG, "hello", **change)).anchor
+    assert prefix_chain(chat(LONG, "hello")).anchor != prefix_chain(chat(LONG, "hello", **change)).anchor
 
 
 def test_what_does_not_change_the_prompt_changes_nothing() -> None:
-    assert chain_of(chat(LONG, "hello")) == chain_of(chat(LONG, "hello", temperature=0.3, max_tokens=9, user="ann"))
+    assert prefix_chain(chat(LONG, "hello")) == prefix_chain(
+        chat(LONG, "hello", temperature=0.3, max_tokens=9, user="ann")
+    )
 
 
 def test_parts_of_a_message_count_like_its_text_and_other_parts_count_too() -> None:
     parts = {"messages": [{"role": "system", "content": [{"type": "text", "text": LONG}]}]}
-    assert chain_of(parts).blocks == chain_of(chat(LONG)).blocks
+    assert prefix_chain(parts).blocks == prefix_chain(chat(LONG)).blocks
     pictures = [{"messages": [{"role": "user", "content": [{"type": "image_url", "url": f"{n}"}]}]} for n in (1, 2)]
-    assert chain_of(pictures[0]).anchor != chain_of(pictures[1]).anchor
+    assert prefix_chain(pictures[0]).anchor != prefix_chain(pictures[1]).anchor
     calls = [{"messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": n}]}]} for n in (1, 2)]
-    assert chain_of(calls[0]).anchor != chain_of(calls[1]).anchor
+    assert prefix_chain(calls[0]).anchor != prefix_chain(calls[1]).anchor
 
 
 @pytest.mark.parametrize(
@@ -106,25 +108,25 @@ def test_parts_of_a_message_count_like_its_text_and_other_parts_count_too() -> N
     ],
 )
 def test_nonsense_has_no_chain_and_is_no_error(fields: Fields) -> None:
-    assert chain_of(fields) == NO_CHAIN
+    assert prefix_chain(fields) == EMPTY_CHAIN
 
 
 @pytest.mark.parametrize(
     "messages", [[], [None], ["x"], [{"role": 3, "content": 4}], [{"content": [None, 1, [2]]}], [{"content": "\ud800"}]]
 )
 def test_strange_messages_are_no_error(messages: list[Any]) -> None:
-    chain_of({"messages": messages})
+    prefix_chain({"messages": messages})
 
 
 def test_several_prompts_are_placed_by_the_first() -> None:
-    assert chain_of({"prompt": [LONG, "other"]}) == chain_of({"prompt": LONG})
-    assert chain_of({"prompt": [[1] * 99, [2]]}) == chain_of({"prompt": [1] * 99})
+    assert prefix_chain({"prompt": [LONG, "other"]}) == prefix_chain({"prompt": LONG})
+    assert prefix_chain({"prompt": [[1] * 99, [2]]}) == prefix_chain({"prompt": [1] * 99})
 
 
 def test_a_huge_prompt_costs_a_bounded_number_of_blocks() -> None:
-    assert len(chain_of({"prompt": "x" * 4_000_000}).blocks) == 2048
-    assert len(chain_of({"prompt": [1] * 100_000}).blocks) == 2048
-    assert chain_of({"prompt": [1] * 100_000}).tokens == 100_000
+    assert len(prefix_chain({"prompt": "x" * 4_000_000}).blocks) == 2048
+    assert len(prefix_chain({"prompt": [1] * 100_000}).blocks) == 2048
+    assert prefix_chain({"prompt": [1] * 100_000}).tokens == 100_000
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_millions_of_parts_stop_no_stream(messages: list[Any]) -> None:
     times = []
     for _ in range(3):
         started = time.thread_time()
-        chain_of({"messages": messages})
+        prefix_chain({"messages": messages})
         times.append(time.thread_time() - started)
     assert min(times) < 0.2
 
@@ -151,7 +153,7 @@ def test_128_kib_take_about_a_millisecond() -> None:
     fields, times = chat(os.urandom(32768).hex(), os.urandom(32768).hex()), []
     for _ in range(20):
         started = time.thread_time()
-        chain_of(fields)
+        prefix_chain(fields)
         times.append(time.thread_time() - started)
     assert min(times) < 0.003
 
@@ -162,14 +164,14 @@ def test_a_session_is_a_digest_of_what_was_named() -> None:
     )
 
 
-def chain(*names: int) -> Chain:
-    return Chain(tuple(array("q", names[: end + 1]).tobytes() for end in range(len(names))))
+def chain(*names: int) -> PrefixChain:
+    return PrefixChain(tuple(array("q", names[: end + 1]).tobytes() for end in range(len(names))))
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), max_size=30), st.integers(1, 20))
 def test_a_pods_memory_is_bounded_and_never_has_holes(sent: list[list[int]], most: int) -> None:
     """The search for the deepest known block relies on it."""
-    recall = Recall()
+    recall = PrefixIndex()
     for names in sent:
         blocks = chain(*names).blocks
         recall.sent("pod", "", blocks, most)
@@ -182,7 +184,7 @@ def test_a_pods_memory_is_bounded_and_never_has_holes(sent: list[list[int]], mos
 
 
 def test_what_a_pod_had_is_forgotten_with_it() -> None:
-    recall, blocks = Recall(), chain(1, 2, 3).blocks
+    recall, blocks = PrefixIndex(), chain(1, 2, 3).blocks
     recall.sent("pod", "monday", blocks)
     assert (recall.depth("pod", "monday", blocks), recall.depth("other", "monday", blocks)) == (3, 0)
     assert recall.depth("pod", "tuesday", blocks) == 0  # it was restarted

@@ -10,23 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.stage import KEY, hashed
-from topmast_gateway import headers, keys, request
-from topmast_gateway.errors import Refusal
-from topmast_gateway.objects import pod_of
-from topmast_gateway.relay import Events
+from topmast_gateway.identity import api_keys
+from topmast_gateway.kubernetes.resources import pod_of
+from topmast_gateway.messages import headers
+from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.requests import body, parse
+from topmast_gateway.upstream.stream_relay import EventBuffer
 
 
 def secret(**entries: str) -> dict[str, str]:
     return {name: base64.b64encode(text.encode()).decode() for name, text in entries.items()}
 
 
-def name_of(known: keys.Keys, key: bytes) -> str | None:
+def name_of(known: api_keys.ApiKeys, key: bytes) -> str | None:
     found = known.find(key)
     return found.caller.name if found else None
 
 
 def test_a_key_opens_by_its_hash_alone() -> None:
-    known = keys.from_secret(secret(alice=hashed(KEY), bob=hashed("tm-other") + "\n"))
+    known = api_keys.from_secret(secret(alice=hashed(KEY), bob=hashed("tm-other") + "\n"))
     assert (name_of(known, KEY.encode()), name_of(known, b"tm-other")) == ("alice", "bob")
     for wrong in (b"", KEY[:-1].encode(), hashed(KEY).encode(), hashed(KEY)[7:].encode(), b"x" * 100_000):
         assert known.find(wrong) is None
@@ -34,7 +36,7 @@ def test_a_key_opens_by_its_hash_alone() -> None:
 
 @pytest.mark.parametrize("entry", ["", KEY, "sha256:", "sha256:" + "g" * 64, "sha256:" + "A" * 64, "md5:" + "a" * 32])
 def test_a_malformed_entry_opens_nothing(entry: str) -> None:
-    known = keys.from_secret(secret(bad=entry, good=hashed(KEY)))
+    known = api_keys.from_secret(secret(bad=entry, good=hashed(KEY)))
     assert len(known) == 1
     assert name_of(known, entry.encode()) in (None, "good")
 
@@ -51,7 +53,7 @@ def test_a_malformed_entry_opens_nothing(entry: str) -> None:
     ],
 )
 def test_only_a_bearer_token_is_a_key(header: bytes | None, token: bytes | None) -> None:
-    assert keys.bearer(header) == token
+    assert api_keys.bearer_token(header) == token
 
 
 @pytest.mark.parametrize(
@@ -69,8 +71,8 @@ def test_only_a_bearer_token_is_a_key(header: bytes | None, token: bytes | None)
     ],
 )
 def test_a_body_that_names_no_model_is_a_400_with_the_reason(body: bytes, code: str) -> None:
-    with pytest.raises(Refusal) as refused:
-        request.parse("/v1/completions", body)
+    with pytest.raises(ApiError) as refused:
+        parse.parse_completion("/v1/completions", body)
     assert (refused.value.status, refused.value.code) == (400, code)
 
 
@@ -84,7 +86,7 @@ JSON = st.recursive(
     st.integers(0, 2**23),
 )
 def test_no_field_makes_a_request_free_or_endless(fields: dict[str, Any], size: int) -> None:
-    assert 1 <= request.estimate_tokens(fields, size) <= size + 32_768 * 128
+    assert 1 <= parse.estimate_tokens(fields, size) <= size + 32_768 * 128
 
 
 @pytest.mark.parametrize(
@@ -100,23 +102,23 @@ def test_no_field_makes_a_request_free_or_endless(fields: dict[str, Any], size: 
     ],
 )
 def test_the_longest_answer_is_reserved_however_it_is_asked_for(fields: dict[str, Any]) -> None:
-    assert request.estimate_tokens(fields, 0) == 2000
+    assert parse.estimate_tokens(fields, 0) == 2000
 
 
 async def test_a_body_that_stops_coming_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "_BODY_PROGRESS_S", 0.05)
+    monkeypatch.setattr(body, "_BODY_PROGRESS_S", 0.05)
     pieces = [{"type": "http.request", "body": b"x", "more_body": True}] * 2
 
     async def receive() -> dict[str, Any]:
         return pieces.pop() if pieces else await asyncio.Future()
 
-    with pytest.raises(Refusal) as refused:
-        await request.read_body(receive, {})
+    with pytest.raises(ApiError) as refused:
+        await body.read_body(receive, {})
     assert refused.value.status == 408 and (b"connection", b"close") in refused.value.headers
 
 
 async def test_a_body_that_drips_is_a_408_and_a_long_one_that_flows_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "_BODY_PROGRESS_S", 0.1)
+    monkeypatch.setattr(body, "_BODY_PROGRESS_S", 0.1)
 
     async def read(piece: bytes, pieces: int) -> bytes:
         left = pieces
@@ -127,21 +129,19 @@ async def test_a_body_that_drips_is_a_408_and_a_long_one_that_flows_is_not(monke
             await asyncio.sleep(0.02)
             return {"type": "http.request", "body": piece, "more_body": left > 0}
 
-        return await request.read_body(receive, {})
+        return await body.read_body(receive, {})
 
     assert len(await read(b"x" * 65_536, 12)) == 12 * 65_536
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(ApiError) as refused:
         await read(b"x", 200)  # who sends a byte now and then would hold a place for days
     assert refused.value.status == 408
 
 
 def test_a_longer_prompt_and_a_longer_answer_cost_more() -> None:
-    short = request.estimate_tokens({"max_tokens": 10}, 100)
-    assert short < request.estimate_tokens({"max_tokens": 10}, 1000)
+    short = parse.estimate_tokens({"max_tokens": 10}, 100)
+    assert short < parse.estimate_tokens({"max_tokens": 10}, 1000)
     assert (
-        short
-        < request.estimate_tokens({"max_tokens": 20}, 100)
-        < request.estimate_tokens({"max_tokens": 20, "n": 2}, 100)
+        short < parse.estimate_tokens({"max_tokens": 20}, 100) < parse.estimate_tokens({"max_tokens": 20, "n": 2}, 100)
     )
 
 
@@ -166,7 +166,7 @@ def test_a_strange_request_id_is_replaced(bad: bytes) -> None:
 
 @given(st.lists(st.text("ab\n", max_size=12).map(str.encode), max_size=20))
 def test_a_stream_is_cut_between_events_and_loses_nothing(pieces: list[bytes]) -> None:
-    events, sent = Events(), b""
+    events, sent = EventBuffer(), b""
     for piece in pieces:
         complete = events.feed(piece)
         assert complete == b"" or complete.endswith(b"\n\n")
@@ -175,7 +175,7 @@ def test_a_stream_is_cut_between_events_and_loses_nothing(pieces: list[bytes]) -
 
 
 def test_whole_events_are_not_held_back() -> None:
-    events = Events()
+    events = EventBuffer()
     assert events.feed(b"data: 1\n\n") == b"data: 1\n\n"
     assert events.feed(b"data: 2\r\n\r\nda") == b"data: 2\r\n\r\n"
     assert events.rest == b"da"

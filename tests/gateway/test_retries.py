@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topmast_gateway.retries import RetryBudget
+from topmast_gateway.upstream.retry_policy import RetryBudget
 
 
 @given(st.lists(st.booleans(), max_size=400))

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.engines import Engine, free_address
 from gateway.stage import Gateway, Pod, Stage, seconds_at_the_gateway, soon
-from topmast_gateway.outliers import FAILURES, FIRST_OUT_S
+from topmast_gateway.routing.outlier_detection import FAILURES, FIRST_OUT_S
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from gateway.engines import free_address
 from gateway.stage import soon
-from topmast_gateway.loads import Loads
-from topmast_gateway.report import Report, parse
-from topmast_gateway.routes import Pod
-from topmast_gateway.scrape import Scraper
+from topmast_gateway.routing.endpoint_load import EndpointLoads
+from topmast_gateway.routing.load_report import LoadReport, parse_metrics
+from topmast_gateway.routing.load_scraper import LoadScraper
+from topmast_gateway.routing.model_table import Pod
 
 PAGE = """# HELP vllm:num_requests_running Sequences in the batch.
 # TYPE vllm:num_requests_running gauge
@@ -29,7 +29,7 @@ vllm:num_requests_running_total{model_name="m"} 99.0
 
 
 def test_a_page_of_ours_is_understood() -> None:
-    assert parse(PAGE) == Report(running=3, waiting=2, kv_used=0.25, max_num_seqs=32, kv_tokens=32_000)
+    assert parse_metrics(PAGE) == LoadReport(running=3, waiting=2, kv_used=0.25, max_num_seqs=32, kv_tokens=32_000)
 
 
 def test_a_page_of_vllm_lacks_the_slots_and_its_ranks_are_added_up() -> None:
@@ -38,23 +38,23 @@ def test_a_page_of_vllm_lacks_the_slots_and_its_ranks_are_added_up() -> None:
         for state in ("running", "waiting")
         for rank in (0, 1)
     )
-    assert parse(page) == Report(running=3, waiting=3)
+    assert parse_metrics(page) == LoadReport(running=3, waiting=3)
 
 
 def test_a_page_that_counts_no_requests_is_no_report() -> None:
-    assert parse("") is None
-    assert parse('vllm:num_requests_running{engine="0"} 3') is None
-    assert parse(PAGE.replace(" 3.0", " NaN")) is None and parse(PAGE.replace(" 2.0", " -1")) is None
+    assert parse_metrics("") is None
+    assert parse_metrics('vllm:num_requests_running{engine="0"} 3') is None
+    assert parse_metrics(PAGE.replace(" 3.0", " NaN")) is None and parse_metrics(PAGE.replace(" 2.0", " -1")) is None
 
 
 def test_sizes_that_no_cache_has_are_not_taken() -> None:
     """Python refuses to read a number of 5000 digits, and whatever goes wrong here ends the gateway."""
-    assert parse(PAGE.replace('"1000"', f'"{"9" * 5000}"')) == Report(3, 2, 0.25, 32, None)
+    assert parse_metrics(PAGE.replace('"1000"', f'"{"9" * 5000}"')) == LoadReport(3, 2, 0.25, 32, None)
 
 
 @given(st.text() | st.sampled_from(PAGE.splitlines()).flatmap(lambda line: st.text().map(lambda end: line + end)))
 def test_no_page_is_an_error(page: str) -> None:
-    parse(page)
+    parse_metrics(page)
 
 
 async def test_a_silent_pod_does_not_hold_up_the_others_and_is_heard_when_it_speaks() -> None:
@@ -73,14 +73,14 @@ async def test_a_silent_pod_does_not_hold_up_the_others_and_is_heard_when_it_spe
         app.router.add_get("/metrics", answer)
         return app
 
-    loads, runners = Loads(), []
+    loads, runners = EndpointLoads(), []
     for pod in pods:
         runners.append(web.AppRunner(answering(pod.uid), handler_cancellation=True, shutdown_timeout=0.1))
         await runners[-1].setup()
         await web.TCPSite(runners[-1], pod.address.split(":")[0], 8000).start()
     async with aiohttp.ClientSession() as client:
         start = time.monotonic()
-        scraping = asyncio.create_task(Scraper(client, lambda: pods, loads).follow())
+        scraping = asyncio.create_task(LoadScraper(client, lambda: pods, loads).follow())
         await soon(lambda: loads.places(pods[0], 99) == 27 and pods[2].uid in asked, "the first pod's report")
         assert [loads.places(pod, 99) for pod in pods[1:]] == [99, 99]
         pages[pods[2].uid] = PAGE

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.rawhttp import Seen, listening
 from gateway.stage import soon
-from topmast_gateway import connection
+from topmast_gateway.http import connection
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"

@@ -15,24 +15,24 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from gateway.stage import KEY, hashed
-from topmast_gateway import request
-from topmast_gateway.admission import Admission
-from topmast_gateway.app import App
-from topmast_gateway.connection import Connection
-from topmast_gateway.entries import parse
-from topmast_gateway.errors import Refusal, unavailable
-from topmast_gateway.fleet import Fleet
-from topmast_gateway.guesses import Guesses
-from topmast_gateway.identity import Identity
-from topmast_gateway.keys import Keys
-from topmast_gateway.listener import listener
-from topmast_gateway.loads import Loads
-from topmast_gateway.metrics import Metrics
-from topmast_gateway.peers import Peers
-from topmast_gateway.pick import Picker
-from topmast_gateway.routes import Model, Routes
-from topmast_gateway.shares import Shares
-from topmast_gateway.sharing import Sharing
+from topmast_gateway.config import SharingConfig
+from topmast_gateway.http.app import App
+from topmast_gateway.http.connection import Connection
+from topmast_gateway.http.listener import listener
+from topmast_gateway.identity.api_key_entry import parse_entry
+from topmast_gateway.identity.api_keys import ApiKeys
+from topmast_gateway.identity.auth_throttle import AuthThrottle
+from topmast_gateway.identity.authenticator import Authenticator
+from topmast_gateway.identity.client_ip import TrustedProxies
+from topmast_gateway.kubernetes.cluster_state import ClusterState
+from topmast_gateway.limits.overload import OverloadGuard
+from topmast_gateway.messages.errors import ApiError, unavailable
+from topmast_gateway.observability.metrics import Metrics
+from topmast_gateway.requests import parse
+from topmast_gateway.requests.pipeline import Pipeline
+from topmast_gateway.routing.endpoint_load import EndpointLoads
+from topmast_gateway.routing.endpoint_picker import EndpointPicker
+from topmast_gateway.routing.model_table import Model, ModelTable
 
 ASK = b'{"model": "m"}'
 FRAGMENTS = [
@@ -114,13 +114,13 @@ class NoPods:
 def application() -> App:
     """The real one, with a key and a model."""
     metrics = Metrics()
-    fleet = Fleet(["ns"], "ns", "keys", Loads(), Picker(Loads()))
+    fleet = ClusterState(["ns"], "ns", "keys", EndpointLoads(), EndpointPicker(EndpointLoads()))
     for mirror in fleet.mirrors:
         mirror.synced = True
-    fleet.routes, fleet.keys = Routes([Model("ns", "m")]), Keys([parse("fuzz", hashed(KEY))])
-    identity = Identity(fleet, metrics, Peers(), Guesses(0), None)
-    shares = Shares(Sharing(), lambda model, running: 1000)
-    return App(fleet, identity, NoPods(), Admission(1000), shares, metrics)  # type: ignore[arg-type]
+    fleet.routes, fleet.keys = ModelTable([Model("ns", "m")]), ApiKeys([parse_entry("fuzz", hashed(KEY))])
+    identity = Authenticator(fleet, metrics, TrustedProxies(), AuthThrottle(0), None)
+    shares = Pipeline(SharingConfig(), lambda model, running: 1000)
+    return App(fleet, identity, NoPods(), OverloadGuard(1000), shares, metrics)  # type: ignore[arg-type]
 
 
 async def talked(app: App, pieces: list[bytes]) -> tuple[bytes, list[str]]:
@@ -181,8 +181,8 @@ FIELDS = st.dictionaries(
 def test_no_body_is_more_than_a_request_or_a_400(body: bytes, cut: int) -> None:
     for candidate in (body, body[:cut], body + b"}", b"\xef\xbb\xbf" + body, body.decode("latin-1").encode("utf-16")):
         try:
-            ask = request.parse("/v1/completions", candidate)
-        except Refusal as refusal:
+            ask = parse.parse_completion("/v1/completions", candidate)
+        except ApiError as refusal:
             assert refusal.status == 400 and json.loads(refusal.body())["error"]["message"]
         else:
             assert ask.model and ask.body == candidate and ask.tokens >= 1

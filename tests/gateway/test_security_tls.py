@@ -15,8 +15,8 @@ from cryptography import x509
 from gateway.certificates import trusting_anybody, write_pair
 from gateway.rawhttp import Seen, listening
 from gateway.stage import soon
-from topmast_gateway import listener, tls
-from topmast_gateway.tls import Certificate
+from topmast_gateway.http import listener, tls
+from topmast_gateway.http.tls import Certificate
 
 GET = b"GET /ok HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 

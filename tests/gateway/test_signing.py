@@ -23,9 +23,9 @@ from topmast_access.rules import parse_rules
 from topmast_access.signing import EngineTokens, SigningKey
 from topmast_access.terms import GATEWAY
 from topmast_access.verifying import Verifier
-from topmast_gateway.loads import Loads
-from topmast_gateway.routes import Pod
-from topmast_gateway.scrape import Scraper
+from topmast_gateway.routing.endpoint_load import EndpointLoads
+from topmast_gateway.routing.load_scraper import LoadScraper
+from topmast_gateway.routing.model_table import Pod
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "What is the capital of Japan?"}]
@@ -228,7 +228,7 @@ async def test_metrics_are_asked_for_with_a_token(tmp_path: Path) -> None:
     await web.TCPSite(runner, pod.address.split(":")[0], 8000).start()
     async with aiohttp.ClientSession() as client:
         tokens = EngineTokens(pem, GATEWAY)
-        scraping = asyncio.create_task(Scraper(client, lambda: [pod], Loads(), tokens).follow())
+        scraping = asyncio.create_task(LoadScraper(client, lambda: [pod], EndpointLoads(), tokens).follow())
         await soon(lambda: bool(shown), "a scrape")
         scraping.cancel()
     await runner.cleanup()

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from topmast_gateway import told
-from topmast_gateway.tally import Tally
+from topmast_gateway.messages import token_usage
+from topmast_gateway.messages.token_usage import TokenUsage
 
 USAGE = b'{"usage":{"prompt_tokens":12,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":5}}}'
 
 
 def test_an_answers_usage_is_exact() -> None:
-    tally = Tally()
-    told.by_answer(USAGE, tally)
-    assert tally == Tally(12, 5, 7, exact=True)
+    tally = TokenUsage()
+    token_usage.read_usage(USAGE, tally)
+    assert tally == TokenUsage(12, 5, 7, exact=True)
 
 
 def test_a_stream_counts_its_events_until_its_usage_comes() -> None:
-    tally = Tally()
-    told.by_events(b'data: {"a": 1}\n\ndata: {"usage":null}\n\n: alive\n\n', tally)
-    assert tally == Tally(output=2)
-    told.by_events(b"data: " + USAGE + b"\n\ndata: [DONE]\n\n", tally)
-    assert tally == Tally(12, 5, 7, exact=True)
+    tally = TokenUsage()
+    token_usage.count_events(b'data: {"a": 1}\n\ndata: {"usage":null}\n\n: alive\n\n', tally)
+    assert tally == TokenUsage(output=2)
+    token_usage.count_events(b"data: " + USAGE + b"\n\ndata: [DONE]\n\n", tally)
+    assert tally == TokenUsage(12, 5, 7, exact=True)
 
 
 NONSENSE = [
@@ -38,13 +38,13 @@ NONSENSE = [
 
 @pytest.mark.parametrize("body", NONSENSE, ids=range(len(NONSENSE)))
 def test_nonsense_is_no_usage(body: bytes) -> None:
-    tally = Tally()
-    told.by_answer(body, tally)
-    assert tally == Tally()
+    tally = TokenUsage()
+    token_usage.read_usage(body, tally)
+    assert tally == TokenUsage()
 
 
 def test_an_answer_about_event_streams_is_no_more_tokens_for_it() -> None:
-    tally = Tally()
-    told.by_events(b'data: {"text": "write data: {} and again data: {}"}\n\n', tally)
-    told.by_events(b'data: {"text": "so"}\r\n\r\ndata: {"text": "."}\r\n\r\n', tally)
-    assert tally == Tally(output=3)
+    tally = TokenUsage()
+    token_usage.count_events(b'data: {"text": "write data: {} and again data: {}"}\n\n', tally)
+    token_usage.count_events(b'data: {"text": "so"}\r\n\r\ndata: {"text": "."}\r\n\r\n', tally)
+    assert tally == TokenUsage(output=3)

@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.stage import soon
-from topmast_gateway.caller import Band, Caller
-from topmast_gateway.errors import Refusal
-from topmast_gateway.fleet import Fleet
-from topmast_gateway.loads import Loads
-from topmast_gateway.pick import Picker
-from topmast_gateway.room import Room
-from topmast_gateway.routes import Model, Pod, Routes
-from topmast_gateway.tally import Tally
-from topmast_gateway.turns import Turns, Wanted
+from topmast_gateway.fairness.capacity import ModelCapacity
+from topmast_gateway.fairness.dispatcher import Dispatcher, QueueRequest
+from topmast_gateway.identity.caller import Caller, Priority
+from topmast_gateway.kubernetes.cluster_state import ClusterState
+from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.token_usage import TokenUsage
+from topmast_gateway.routing.endpoint_load import EndpointLoads
+from topmast_gateway.routing.endpoint_picker import EndpointPicker
+from topmast_gateway.routing.model_table import Model, ModelTable, Pod
 
 ALICE, BOB = Caller("alice"), Caller("bob")
 
@@ -28,12 +28,12 @@ class Stage:
 
     def __init__(self, places: int, max_waiting: int = 100) -> None:
         self.places = places
-        self.turns = Turns(lambda _model, running: self.places - running, max_waiting)
+        self.turns = Dispatcher(lambda _model, running: self.places - running, max_waiting)
         self.served: list[str] = []
         self.most = self.holding = 0
 
     async def request(self, caller: Caller, *, hold_s: float = 0.0, patience_s: float = 5.0) -> None:
-        async with self.turns.turn("ns/m", Wanted(caller, Band.NORMAL, 10, patience_s), Tally()):
+        async with self.turns.turn("ns/m", QueueRequest(caller, Priority.NORMAL, 10, patience_s), TokenUsage()):
             self.served.append(caller.name)
             self.holding += 1
             self.most = max(self.most, self.holding)
@@ -81,7 +81,7 @@ async def test_who_waits_too_long_hears_it_in_time_and_with_retry_after() -> Non
     stage = Stage(1)
     async with stage.busy():
         start = asyncio.get_running_loop().time()
-        with pytest.raises(Refusal) as refused:
+        with pytest.raises(ApiError) as refused:
             await stage.request(ALICE, patience_s=0.1)
         assert asyncio.get_running_loop().time() - start == pytest.approx(0.1)
     assert (refused.value.status, refused.value.code) == (503, "deadline_exceeded")
@@ -94,11 +94,11 @@ async def test_a_full_queue_refuses_the_one_whose_share_it_is() -> None:
     async with stage.busy():
         alices = [asyncio.create_task(stage.request(ALICE)) for _ in range(4)]
         await soon(lambda: stage.turns.waiting() == {"ns/m": 4}, "the queue is full")
-        with pytest.raises(Refusal) as refused:
+        with pytest.raises(ApiError) as refused:
             await stage.request(ALICE)
         assert (refused.value.status, refused.value.code) == (503, "queue_full")
         bob = asyncio.create_task(stage.request(BOB))
-        with pytest.raises(Refusal) as refused:
+        with pytest.raises(ApiError) as refused:
             await alices[3]
         assert (refused.value.status, refused.value.code) == (429, "rate_limit_exceeded")
     await asyncio.gather(bob, *alices[:3])
@@ -125,17 +125,17 @@ async def test_nothing_is_left_of_1000_requests_with_cancels_and_timeouts() -> N
             await asyncio.sleep(0)
             rng.choice(tasks).cancel()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
-    assert {type(end) for end in ends} == {type(None), Refusal, asyncio.CancelledError}
+    assert {type(end) for end in ends} == {type(None), ApiError, asyncio.CancelledError}
     assert stage.most == 5 and stage.left_behind() == (0, {})
 
 
 async def test_a_pod_that_says_it_is_full_gets_fewer_for_a_while() -> None:
     pods = [Pod(str(number), "ns", f"pod-{number}", "ns/m", "127.0.0.1:8000") for number in range(2)]
-    loads = Loads()
-    fleet = Fleet([], "ns", "keys", loads, Picker(loads))
-    room = Room(fleet, loads, per_pod=48)
+    loads = EndpointLoads()
+    fleet = ClusterState([], "ns", "keys", loads, EndpointPicker(loads))
+    room = ModelCapacity(fleet, loads, per_pod=48)
     assert room.free_places("ns/m", 0) > 1000  # without a pod others hold requests, and wake one
-    fleet.routes = Routes([Model("ns", "m")], pods)
+    fleet.routes = ModelTable([Model("ns", "m")], pods)
     assert room.free_places("ns/m", 6) == 90
     with contextlib.ExitStack() as open_requests:
         for _ in range(20):

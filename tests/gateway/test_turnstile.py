@@ -7,17 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.queue_model import Engine, Job, p99, poisson
-from topmast_gateway.caller import Band, Caller
-from topmast_gateway.tally import Tally
-from topmast_gateway.turnstile import PASSES, PATIENCE_S, Full, Turnstile, kept_back
-from topmast_gateway.vtc import W_OUT, Line, Ticket
+from topmast_gateway.fairness.fair_queue import PASSES, PATIENCE_S, FairQueue, QueueFull, kept_back
+from topmast_gateway.fairness.virtual_token_counter import W_OUT, QueueEntry, VirtualTokenCounter
+from topmast_gateway.identity.caller import Caller, Priority
+from topmast_gateway.messages.token_usage import TokenUsage
 
 ALICE, BOB = Caller("alice"), Caller("bob")
 SIZES = st.tuples(st.integers(1, 500), st.integers(0, 100))
 
 
-def ticket(caller: Caller, prompt: int = 100, band: Band = Band.NORMAL, at_s: float = 0.0) -> Ticket:
-    return Ticket(caller, band, prompt, Tally(), at_s)
+def ticket(caller: Caller, prompt: int = 100, band: Priority = Priority.NORMAL, at_s: float = 0.0) -> QueueEntry:
+    return QueueEntry(caller, band, prompt, TokenUsage(), at_s)
 
 
 @given(
@@ -30,13 +30,13 @@ def test_the_gap_of_weighted_service_between_two_who_wait_is_bounded(
     first: list[tuple[int, int]], second: list[tuple[int, int]], weight: float, slots: int
 ) -> None:
     light, heavy = Caller("light"), Caller("heavy", weight=weight)
-    line, sizes = Line(), dict[Ticket, tuple[int, int]]()
+    line, sizes = VirtualTokenCounter(), dict[QueueEntry, tuple[int, int]]()
     for caller, wanted in ((light, first), (heavy, second)):
         for prompt, output in wanted:
             sizes[one := ticket(caller, prompt)] = (prompt, output)
             line.arrive(one)
     largest = max(prompt + W_OUT * output for prompt, output in (*first, *second))
-    running, service = list[Ticket](), {"light": 0.0, "heavy": 0.0}
+    running, service = list[QueueEntry](), {"light": 0.0, "heavy": 0.0}
     while len(set(dict(line.queued()))) == 2:
         one = line.pop(("light", "heavy"))
         running.append(one)
@@ -50,7 +50,7 @@ def test_the_gap_of_weighted_service_between_two_who_wait_is_bounded(
 
 
 def test_who_was_away_gets_no_credit_for_it() -> None:
-    line = Line()
+    line = VirtualTokenCounter()
     for _ in range(100):
         line.arrive(one := ticket(ALICE, 1000))
         line.pop(("alice",))
@@ -67,7 +67,7 @@ def test_who_was_away_gets_no_credit_for_it() -> None:
 @settings(max_examples=50)
 @given(st.integers(1, 40), st.lists(st.sampled_from("abc"), min_size=1, max_size=120), st.booleans())
 def test_no_place_is_idle_while_one_who_may_have_it_waits(slots: int, names: list[str], several: bool) -> None:
-    turnstile, running = Turnstile(1000), list[Ticket]()
+    turnstile, running = FairQueue(1000), list[QueueEntry]()
     for name in names if several else ["a"] * len(names):
         turnstile.arrive(ticket(Caller(name)))
     while turnstile.waiting:
@@ -83,8 +83,8 @@ def test_no_place_is_idle_while_one_who_may_have_it_waits(slots: int, names: lis
 
 
 def test_a_batch_band_has_its_turns_under_a_flood_of_better_ones_and_not_more() -> None:
-    turnstile = Turnstile(10_000)
-    for band in Band:
+    turnstile = FairQueue(10_000)
+    for band in Priority:
         for _ in range(200):
             turnstile.arrive(ticket(Caller(band.name), band=band))
     order = []
@@ -94,31 +94,31 @@ def test_a_batch_band_has_its_turns_under_a_flood_of_better_ones_and_not_more() 
         order.append(one.band)
         turnstile.finish(one)
     early, late = order[: int(PATIENCE_S / 0.5)], order[int(PATIENCE_S / 0.5) :]
-    assert set(early) == {Band.INTERACTIVE}
-    for band in (Band.NORMAL, Band.BATCH):
+    assert set(early) == {Priority.INTERACTIVE}
+    for band in (Priority.NORMAL, Priority.BATCH):
         assert len(late) / (PASSES + 2) - 1 <= late.count(band) <= len(late) / PASSES
-    assert late.count(Band.INTERACTIVE) >= len(late) * (PASSES - 1) / (PASSES + 1) - 1
+    assert late.count(Priority.INTERACTIVE) >= len(late) * (PASSES - 1) / (PASSES + 1) - 1
 
 
 def test_a_full_queue_takes_the_quiet_and_the_noisy_has_to_go() -> None:
-    turnstile = Turnstile(10)
+    turnstile = FairQueue(10)
     waiting = [ticket(ALICE, at_s=number) for number in range(10)]
     assert [turnstile.arrive(one) for one in waiting] == [None] * 10
-    assert turnstile.arrive(ticket(ALICE)) == Full(own=False)  # it is alone: this is the model's fault
+    assert turnstile.arrive(ticket(ALICE)) == QueueFull(own=False)  # it is alone: this is the model's fault
     assert [turnstile.arrive(ticket(BOB)) for _ in range(5)] == waiting[:4:-1]
-    assert turnstile.arrive(ticket(BOB)) == turnstile.arrive(ticket(ALICE)) == Full(own=True)
+    assert turnstile.arrive(ticket(BOB)) == turnstile.arrive(ticket(ALICE)) == QueueFull(own=True)
     assert turnstile.waiting == 10
 
 
 def test_of_one_callers_requests_the_newest_batch_goes_first() -> None:
-    turnstile = Turnstile(2)
-    turnstile.arrive(batch := ticket(ALICE, band=Band.BATCH))
+    turnstile = FairQueue(2)
+    turnstile.arrive(batch := ticket(ALICE, band=Priority.BATCH))
     turnstile.arrive(ticket(ALICE, at_s=1.0))
     assert turnstile.arrive(ticket(BOB)) is batch
 
 
 def test_the_wait_is_told_from_how_the_queue_drains() -> None:
-    turnstile = Turnstile(1000)
+    turnstile = FairQueue(1000)
     for _ in range(100):
         turnstile.arrive(ticket(ALICE))
     assert turnstile.wait_s(ALICE, 0.0) is None

@@ -16,20 +16,20 @@ import aiohttp
 import pytest
 
 from gateway.stage import eventually, soon
-from topmast_gateway import periods
-from topmast_gateway.caller import Caller, Limits
-from topmast_gateway.counters import Counters
-from topmast_gateway.shared_token import SharedToken
-from topmast_gateway.shares import Shares
-from topmast_gateway.sharing import Sharing
-from topmast_gateway.tally import Tally
-from topmast_gateway.usage import OTHERS, Usage, Use
-from topmast_gateway.usage_log import UsageLog, replay
+from topmast_gateway.config import SharingConfig
+from topmast_gateway.identity.caller import Caller, Limits
+from topmast_gateway.identity.shared_token import SharedToken
+from topmast_gateway.limits import periods
+from topmast_gateway.limits.counters import Counters
+from topmast_gateway.messages.token_usage import TokenUsage
+from topmast_gateway.observability.caller_usage import OTHERS, CallerUsage, UsageRecord
+from topmast_gateway.observability.usage_log import UsageLog, replay
+from topmast_gateway.requests.pipeline import Pipeline
 
 
-def a_use(caller: str = "alice", prompt: int = 10, output: int = 5, at: float | None = None) -> Use:
-    tally = Tally(prompt, cached=4, output=output, exact=True)
-    return Use(time.time() if at is None else at, "req-1", caller, "ns/m", tally, 200, "answered", 1.5, 0.25)
+def a_use(caller: str = "alice", prompt: int = 10, output: int = 5, at: float | None = None) -> UsageRecord:
+    tally = TokenUsage(prompt, cached=4, output=output, exact=True)
+    return UsageRecord(time.time() if at is None else at, "req-1", caller, "ns/m", tally, 200, "answered", 1.5, 0.25)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ async def test_gateways_that_share_a_directory_find_what_all_of_them_wrote(tmp_p
         log.write(a_use())
         log.close()
     (tmp_path / "usage-two.jsonl").rename(tmp_path / "usage-two.jsonl.1")
-    shares = Shares(Sharing(usage_log=str(tmp_path)), lambda *_: 1)
+    shares = Pipeline(SharingConfig(usage_log=str(tmp_path)), lambda *_: 1)
     shares.open()
     limited = Caller("alice", limits=Limits(budget_tokens=100, budget_period="day"))
     async with aiohttp.ClientSession() as client:
@@ -124,7 +124,7 @@ async def test_gateways_that_share_a_directory_find_what_all_of_them_wrote(tmp_p
 
 
 def test_metrics_count_by_key_and_cannot_grow_without_end() -> None:
-    usage = Usage(lambda: {"ns/m": 3})
+    usage = CallerUsage(lambda: {"ns/m": 3})
     for number in range(6000):
         usage.count(a_use(f"caller-{number}"))
     found = {metric.name: metric.samples for metric in usage.collect()}

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from topmast_gateway.errors import Refusal
-from topmast_gateway.hall import Hall, retry_after, too_late
-from topmast_gateway.objects import model_of
-from topmast_gateway.outlook import Outlook, outlook_of
+from topmast_gateway.activation.hold_queue import HoldQueue, retry_after, too_late
+from topmast_gateway.kubernetes.resources import model_of
+from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.routing.model_status import ModelStatus, model_status
 
 BEGAN, BEGAN_UNIX = "2026-01-01T00:00:00Z", 1_767_225_600.0
 WAKING = {"state": "Waking", "since": BEGAN, "reason": "a request"}
@@ -44,7 +44,7 @@ def loading(percent: int, eta_s: int) -> dict[str, Any]:
 def test_a_client_is_told_phase_percent_and_time_left(
     status: dict[str, Any], after_s: float, line: str, eta_s: float | None
 ) -> None:
-    outlook = outlook_of(status)
+    outlook = model_status(status)
     assert (outlook.text(BEGAN_UNIX + after_s), outlook.eta_s(BEGAN_UNIX + after_s)) == (line, eta_s)
 
 
@@ -57,34 +57,34 @@ def test_only_spec_sleep_makes_a_model_one_that_wakes_and_suspend_overrules_it()
 
 
 def test_a_refusal_carries_the_measured_time() -> None:
-    refusal = too_late("m", Outlook("asleep", usual_s=33.2, asleep=True))
+    refusal = too_late("m", ModelStatus("asleep", usual_s=33.2, asleep=True))
     assert (refusal.status, dict(refusal.headers)[b"retry-after"]) == (503, b"34")
     assert "about 34 s" in str(refusal)
-    assert retry_after(Outlook()) == 5 and retry_after(Outlook(left_s=1e9)) == 600
+    assert retry_after(ModelStatus()) == 5 and retry_after(ModelStatus(left_s=1e9)) == 600
 
 
 def test_the_hall_bounds_requests_and_bytes_of_each_model_and_gives_everything_back() -> None:
-    hall = Hall(2, max_bytes=100)
+    hall = HoldQueue(2, max_bytes=100)
     with ExitStack() as inside:
         for _ in range(2):
-            inside.enter_context(hall.enter(hall.ticket("m", 10), Outlook()))
-        with pytest.raises(Refusal) as refused:
-            inside.enter_context(hall.enter(hall.ticket("m", 10), Outlook(left_s=7)))
+            inside.enter_context(hall.enter(hall.ticket("m", 10), ModelStatus()))
+        with pytest.raises(ApiError) as refused:
+            inside.enter_context(hall.enter(hall.ticket("m", 10), ModelStatus(left_s=7)))
         assert (refused.value.status, dict(refused.value.headers)[b"retry-after"]) == (503, b"7")
-        inside.enter_context(hall.enter(hall.ticket("other", 90), Outlook()))
-        with pytest.raises(Refusal):
-            inside.enter_context(hall.enter(hall.ticket("other", 11), Outlook()))
-        inside.enter_context(hall.enter(hall.ticket("large", 1000), Outlook()))  # alone, it may
+        inside.enter_context(hall.enter(hall.ticket("other", 90), ModelStatus()))
+        with pytest.raises(ApiError):
+            inside.enter_context(hall.enter(hall.ticket("other", 11), ModelStatus()))
+        inside.enter_context(hall.enter(hall.ticket("large", 1000), ModelStatus()))  # alone, it may
         assert (hall.waiting("m"), hall.waiting("other")) == (2, 1)
     assert (hall.waiting("m"), hall.waiting("other"), hall.waiting("large")) == (0, 0, 0)
 
 
 async def test_who_came_first_leaves_first_also_when_it_has_to_come_back() -> None:
-    hall, left = Hall(10), []
+    hall, left = HoldQueue(10), []
     tickets = [hall.ticket("m", 1) for _ in range(5)]
 
     async def visit(number: int) -> None:
-        with hall.enter(tickets[number], Outlook()):
+        with hall.enter(tickets[number], ModelStatus()):
             await asyncio.sleep(0)  # all are inside before anybody leaves
             await hall.turn(tickets[number])
             left.append(number)

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from gateway.engines import Engine
 from gateway.stage import KEY, Gateway, Stage, soon
-from topmast_gateway.waking import EVERY_S
+from topmast_gateway.activation.waker import EVERY_S
 
 CHAT = "/v1/chat/completions"
 TOKEN = "a-token-of-the-tests"

@@ -17,8 +17,8 @@ from kubernetes.aio import config as aio_config
 from gateway.engines import Engine
 from gateway.stage import KEY, SECRET, SYSTEM, Gateway, Stage, eventually, hashed, soon
 from topmast_cluster.cluster import Cluster
-from topmast_gateway.kube import Kube
-from topmast_gateway.watch import Mirror
+from topmast_gateway.kubernetes.client import KubeClient
+from topmast_gateway.kubernetes.informer import Informer
 
 CHAT = "/v1/chat/completions"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -81,7 +81,7 @@ async def test_traffic_goes_on_without_the_api_server_and_changes_are_seen_after
 async def test_a_version_that_is_too_old_leads_to_a_new_list(stage: Stage, namespace: str) -> None:
     lists = 0
 
-    class Forgetful(Kube):
+    class Forgetful(KubeClient):
         """The first list comes with a version that the API server has long forgotten."""
 
         async def get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ async def test_a_version_that_is_too_old_leads_to_a_new_list(stage: Stage, names
     settings = aio_client.Configuration()
     await aio_config.load_kube_config(str(stage.kubeconfig), client_configuration=settings)
     kube = Forgetful(aio_client.ApiClient(settings))
-    mirror = Mirror("pods", f"/api/v1/namespaces/{namespace}/pods", lambda pod: pod["metadata"]["name"], lambda: None)
+    mirror = Informer("pods", f"/api/v1/namespaces/{namespace}/pods", lambda pod: pod["metadata"]["name"], lambda: None)
     following = asyncio.create_task(mirror.follow(kube))
     try:
         await soon(lambda: lists == 2, "a second list")
@@ -115,9 +115,9 @@ def test_more_objects_than_one_page_are_all_seen(stage: Stage, gateway: Gateway,
     async def look() -> None:
         settings = aio_client.Configuration()
         await aio_config.load_kube_config(str(stage.kubeconfig), client_configuration=settings)
-        kube = Kube(aio_client.ApiClient(settings))
+        kube = KubeClient(aio_client.ApiClient(settings))
         path = f"/apis/topmast.dev/v1alpha1/namespaces/{namespace}/llmdeployments"
-        mirror = Mirror("models", path, lambda model: model["metadata"]["name"], lambda: None, page_size=2)
+        mirror = Informer("models", path, lambda model: model["metadata"]["name"], lambda: None, page_size=2)
         following = asyncio.create_task(mirror.follow(kube))
         await soon(lambda: mirror.synced, "the list")
         seen.update(mirror.items)

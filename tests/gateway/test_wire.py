@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.stage import soon
-from topmast_gateway.engines import Engines
-from topmast_gateway.misses import Lost, Refused
-from topmast_gateway.routes import Pod
+from topmast_gateway.routing.model_table import Pod
+from topmast_gateway.upstream.connection_pool import ConnectionPool
+from topmast_gateway.upstream.failures import ConnectionLost, ConnectionRefused
 
 ADDRESS = "127.0.0.1"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -51,11 +51,11 @@ class Peer:
 
 
 @asynccontextmanager
-async def listening(peer: Peer) -> AsyncIterator[Engines]:
+async def listening(peer: Peer) -> AsyncIterator[ConnectionPool]:
     """The peer on a port of its own, and a pool for it."""
     server = await asyncio.start_server(peer.serve, ADDRESS, 0)
     peer.pod = Pod("uid", "ns", "pod", "ns/m", f"{ADDRESS}:{server.sockets[0].getsockname()[1]}")
-    engines = Engines()
+    engines = ConnectionPool()
     try:
         yield engines
     finally:
@@ -63,7 +63,7 @@ async def listening(peer: Peer) -> AsyncIterator[Engines]:
         server.close()
 
 
-async def ask(engines: Engines, peer: Peer, body: bytes = b"{}") -> tuple[int, bytes]:
+async def ask(engines: ConnectionPool, peer: Peer, body: bytes = b"{}") -> tuple[int, bytes]:
     async with asyncio.timeout(10), engines.posted(peer.pod, "/v1/completions", body, {"x-a": "1"}) as response:
         return response.status, await response.read()
 
@@ -154,7 +154,7 @@ async def test_a_connection_that_is_over_or_out_of_step_is_not_used_again(answer
 async def test_no_answer_is_lost(answer: bytes, why: str) -> None:
     peer = Peer(answer, close=True)
     async with listening(peer) as engines:
-        with pytest.raises(Lost, match=why):
+        with pytest.raises(ConnectionLost, match=why):
             await ask(engines, peer)
 
 
@@ -176,11 +176,11 @@ async def test_what_came_before_a_break_is_given_and_then_it_is_lost(answer: byt
         engines.posted(peer.pod, "/v1/completions", b"{}", {}) as response,
     ):
         got = b""
-        with pytest.raises(Lost):
+        with pytest.raises(ConnectionLost):
             while piece := await response.piece():
                 got += piece
         assert got.startswith(b"body")
-        with pytest.raises(Lost):  # not only once
+        with pytest.raises(ConnectionLost):  # not only once
             await response.piece()
 
 
@@ -188,8 +188,8 @@ async def test_nobody_there_is_refused() -> None:
     peer = Peer()
     async with listening(peer):
         pass
-    with pytest.raises(Refused, match=peer.pod.address):
-        await ask(Engines(), peer)
+    with pytest.raises(ConnectionRefused, match=peer.pod.address):
+        await ask(ConnectionPool(), peer)
 
 
 async def test_leaving_before_the_end_tells_the_engine() -> None:
@@ -261,7 +261,7 @@ async def test_an_answer_that_nobody_read_leaves_no_deaf_connection() -> None:
 async def test_idle_connections_are_let_go() -> None:
     peer = Peer(SIZED)
     async with listening(peer):
-        engines = Engines(idle_s=0.2)
+        engines = ConnectionPool(idle_s=0.2)
         await asyncio.gather(*(ask(engines, peer) for _ in range(3)))
         assert peer.left == 0
         await soon(lambda: peer.left == 3, "connections end after a while without a request")

@@ -14,7 +14,7 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 SOURCES = (
     "operator/topmast_operator",
     "server/topmast_server",
-    "server/topmast_gateway",
+    "gateway/topmast_gateway",
     "server/topmast_access",
     "kernels/topmast_kernels",
     "cli/topmast_cli",

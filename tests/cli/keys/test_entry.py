@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from topmast_cli.keys.entry import described, entry, new_key
-from topmast_gateway.caller import Band, Caller, Limits
-from topmast_gateway.entries import parse
+from topmast_gateway.identity.api_key_entry import parse_entry
+from topmast_gateway.identity.caller import Caller, Limits, Priority
 
 KEY = "tm-" + "k" * 40
 HASH = "sha256:" + hashlib.sha256(KEY.encode()).hexdigest()
@@ -28,12 +28,12 @@ NOW = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 def test_the_gateway_reads_what_is_written() -> None:
-    made = parse("x", entry(KEY, TERMS))
+    made = parse_entry("x", entry(KEY, TERMS))
     assert made.caller == Caller(
-        "x", ("team-a/*", "ns/name"), Limits(60, 100_000, 5_000_000, "day", 8), 2.0, Band.INTERACTIVE
+        "x", ("team-a/*", "ns/name"), Limits(60, 100_000, 5_000_000, "day", 8), 2.0, Priority.INTERACTIVE
     )
     assert made.expires_s == datetime(2099, 1, 31, tzinfo=UTC).timestamp()
-    assert entry(KEY, {}) == HASH and parse("x", HASH).caller == Caller("x")
+    assert entry(KEY, {}) == HASH and parse_entry("x", HASH).caller == Caller("x")
 
 
 def test_an_entry_is_described_in_words_and_never_by_its_hash() -> None:

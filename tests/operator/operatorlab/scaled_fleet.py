@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from operatorlab.facts import NOW, model, pod, settled
-from topmast_gateway.backlog import Backlog
-from topmast_gateway.caller import Band, Caller
-from topmast_gateway.request import Ask
-from topmast_gateway.tally import Tally
-from topmast_gateway.turnstile import Full, Turnstile
-from topmast_gateway.vtc import Ticket
+from topmast_gateway.fairness.fair_queue import FairQueue, QueueFull
+from topmast_gateway.fairness.virtual_token_counter import QueueEntry
+from topmast_gateway.identity.caller import Caller, Priority
+from topmast_gateway.messages.completion import CompletionRequest
+from topmast_gateway.messages.token_usage import TokenUsage
+from topmast_gateway.observability.backlog import Backlog
 from topmast_operator.plan import autoscale
 from topmast_operator.plan.load import measure
 from topmast_operator.watch.engines import Target, _read
@@ -42,7 +42,7 @@ class Request:
     prompt: float
     answer: float
     tries: int = 0
-    ticket: Ticket | None = None
+    ticket: QueueEntry | None = None
     place: AbstractContextManager[Callable[[], None]] | None = None
     served: Callable[[], None] | None = None
 
@@ -126,10 +126,10 @@ class ScaledFleet:
         self._memory = autoscale.ScaleMemory(replicas)
         self._replicas = [Replica(number, 0.0) for number in range(replicas)]
         self._numbers = replicas
-        self._turnstile = Turnstile(MAX_WAITING)
+        self._turnstile = FairQueue(MAX_WAITING)
         self._backlog = Backlog("one", lambda: self.now)
         self._caller = Caller("all")
-        self._waiting: dict[Ticket, Request] = {}
+        self._waiting: dict[QueueEntry, Request] = {}
         self._again: list[tuple[float, int, Request]] = []
         self._next_at = self._looked_at = 0.0
         self._queues = Queues()
@@ -184,15 +184,17 @@ class ScaledFleet:
         return sum(self._places for _ in self.ready) - self._turnstile.running
 
     def _arrive(self, request: Request) -> None:
-        """As turns.py has it: who would wait for too long is told so at once."""
+        """As dispatcher.py has it: who would wait for too long is told so at once."""
         prompt, answer = round(request.prompt), round(request.answer)
-        ask = Ask("/v1/completions", b"", "m", False, prompt + answer, prompt=prompt, fresh=prompt, answer=answer)
+        ask = CompletionRequest(
+            "/v1/completions", b"", "m", False, prompt + answer, prompt=prompt, fresh=prompt, answer=answer
+        )
         request.place = self._backlog.waiting(KEY, ask, again=request.tries > 0)
         request.served = request.place.__enter__()
-        request.ticket = Ticket(self._caller, Band.NORMAL, prompt, Tally(), self.now)
+        request.ticket = QueueEntry(self._caller, Priority.NORMAL, prompt, TokenUsage(), self.now)
         expected_s = self._turnstile.wait_s(self._caller, self.now)
         full = expected_s is not None and expected_s > PATIENCE_S
-        if full or isinstance(self._turnstile.arrive(request.ticket), Full):
+        if full or isinstance(self._turnstile.arrive(request.ticket), QueueFull):
             self._send_away(request, expected_s or 1.0)
         else:
             self._waiting[request.ticket] = request

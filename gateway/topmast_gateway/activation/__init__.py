@@ -1,0 +1,1 @@
+"""Requests that wait for a pod, and the call that wakes a model."""

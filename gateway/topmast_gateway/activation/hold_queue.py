@@ -1,0 +1,93 @@
+"""The waiting hall: how many requests, with how many bytes, may wait for each model, and in which order they leave.
+
+One sleeping model's herd must neither fill the gateway nor fall onto the first pod in one moment. Whether it is worth
+waiting is decided in hold.py; here are only places.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from topmast_gateway.messages.errors import ApiError, unavailable
+from topmast_gateway.routing.model_status import ModelStatus
+
+MAX_BYTES_PER_MODEL = 64 * 1024 * 1024
+GAP_S = 0.02  # between two that leave: the engine decides on one before it sees the next
+_RETRY_S = 5  # where no wake was measured yet
+_LONGEST_RETRY_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class HoldTicket:
+    """A place in a model's line. It stays the same when its request has to come back."""
+
+    model: str
+    number: int
+    body_bytes: int
+
+
+@dataclass(slots=True)
+class _Room:
+    numbers: list[int] = field(default_factory=list)  # sorted
+    held_bytes: int = 0
+
+
+class HoldQueue:
+    """One room per model that somebody waits for."""
+
+    def __init__(self, max_requests: int, max_bytes: int = MAX_BYTES_PER_MODEL) -> None:
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self._rooms: dict[str, _Room] = {}
+        self._drawn = 0
+
+    def ticket(self, model: str, body_bytes: int) -> HoldTicket:
+        """A place behind everybody who drew one before."""
+        self._drawn += 1
+        return HoldTicket(model, self._drawn, body_bytes)
+
+    def waiting(self, model: str) -> int:
+        """How many wait for the model now."""
+        room = self._rooms.get(model)
+        return len(room.numbers) if room else 0
+
+    @contextmanager
+    def enter(self, ticket: HoldTicket, outlook: ModelStatus) -> Iterator[None]:
+        """Hold a place while the block runs; 503 with the measured time when there is none."""
+        room = self._rooms.setdefault(ticket.model, _Room())
+        full = len(room.numbers) >= self._max_requests or room.held_bytes + ticket.body_bytes > self._max_bytes
+        if full and room.numbers:  # a body that is larger than the whole room may wait alone
+            count = f"{len(room.numbers)} requests wait for the model {ticket.model} already"
+            raise unavailable("too_many_waiting", f"{count} ({outlook.text()}): ask again later", retry_after(outlook))
+        insort(room.numbers, ticket.number)
+        room.held_bytes += ticket.body_bytes
+        try:
+            yield
+        finally:
+            del room.numbers[bisect_left(room.numbers, ticket.number)]
+            room.held_bytes -= ticket.body_bytes
+            if not room.numbers:
+                del self._rooms[ticket.model]
+
+    async def turn(self, ticket: HoldTicket) -> None:
+        """Return when those who came earlier have had their moment to leave."""
+        ahead = bisect_left(self._rooms[ticket.model].numbers, ticket.number)
+        if ahead:
+            await asyncio.sleep(ahead * GAP_S)
+
+
+def too_late(name: str, outlook: ModelStatus) -> ApiError:
+    """503 for somebody whose time ends before the model should be ready. Its call has been made all the same."""
+    message = f"the model {name} is not ready yet ({outlook.text()}): ask again then"
+    return unavailable("model_waking", message, retry_after(outlook))
+
+
+def retry_after(outlook: ModelStatus) -> int:
+    """Whole seconds for a Retry-After header: the measured time, or a guess where there is none."""
+    eta_s = outlook.eta_s()
+    return _RETRY_S if eta_s is None else min(_LONGEST_RETRY_S, max(1, math.ceil(eta_s)))

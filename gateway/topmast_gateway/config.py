@@ -1,0 +1,78 @@
+"""What the command line asks of a gateway, as plain values. Each part is given its own, and none of them all."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Every limit is about progress; none is about the total time of an answer."""
+
+    hold: float = 60.0  # for a pod, when there is none
+    hold_begun: float = 300.0  # the same for an answer that was begun: giving up would lose it
+    silence: float = 5.0  # of an engine that keeps a journal, which shows every second that it lives
+    progress: float = 120.0  # for the first byte of any other stream, and between two; and for a client to read
+    answer: float = 1200.0  # for any other answer that is not streamed: it shows nothing before it is whole
+
+
+@dataclass(frozen=True, slots=True)
+class SharingConfig:
+    """Fair shares between callers, and what they have used."""
+
+    requests_per_pod: int = 32  # what an engine runs at once: more would wait there, in its own order
+    queue_s: float = 30.0
+    queue_requests: int = 512
+    peers: str | None = None
+    usage_log: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchConfig:
+    """What to watch: no namespaces means all of them."""
+
+    namespaces: Sequence[str]
+    keys_namespace: str
+    keys_secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainConfig:
+    """How to go, in seconds: the notice to routing, then the longest wait for open streams."""
+
+    notice: float = 3.0
+    drain: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class WakeConfig:
+    """How to have models woken: no URL is nobody to call. `max_held` requests wait for each model at most."""
+
+    operator_url: str = ""
+    max_held: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """All of it. `max_streams` requests are open at once."""
+
+    watch: WatchConfig
+    patience: Timeouts = field(default_factory=Timeouts)
+    sharing: SharingConfig = field(default_factory=SharingConfig)
+    leave: DrainConfig = field(default_factory=DrainConfig)
+    wake: WakeConfig = field(default_factory=WakeConfig)
+    max_streams: int = 2000
+
+
+def read_config(flags: argparse.Namespace, keys_namespace: str) -> GatewayConfig:
+    """From the command line."""
+    return GatewayConfig(
+        WatchConfig(tuple(dict.fromkeys(flags.namespace)), keys_namespace, flags.keys_secret),
+        Timeouts(flags.hold_s, flags.hold_begun_s, flags.silence_s, flags.progress_timeout_s, flags.answer_timeout_s),
+        SharingConfig(flags.requests_per_pod, flags.queue_s, flags.queue_requests, flags.peers, flags.usage_log),
+        DrainConfig(flags.drain_notice_s, flags.drain_timeout_s),
+        WakeConfig(flags.operator_url, flags.max_held_per_model),
+        flags.max_streams,
+    )

@@ -1,0 +1,135 @@
+"""Holds requests until it is their turn at a model. The order is fair_queue.py's; here are the tasks that wait for it.
+
+Each gateway has a queue of its own. A request leaves it when its turn comes, its time is over, or its client goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from topmast_gateway.fairness.capacity import FreePlaces
+from topmast_gateway.fairness.fair_queue import FairQueue, QueueFull
+from topmast_gateway.fairness.virtual_token_counter import QueueEntry
+from topmast_gateway.identity.caller import Caller, Priority
+from topmast_gateway.messages.errors import ApiError, unavailable
+from topmast_gateway.messages.token_usage import TokenUsage
+
+_LOOK_S: Final = 0.02  # while somebody waits: pods come and recover, and prompts are computed, without a request's end
+_RETRY_S: Final = (1, 120)  # bounds of Retry-After
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRequest:
+    """A turn that is asked for: whose, how urgent, with how long a prompt (tokens), and for how long to wait (s)."""
+
+    caller: Caller
+    band: Priority
+    prompt: int
+    patience_s: float
+
+
+class Dispatcher:
+    """The turnstiles of all models. `free_places` says how many more requests a model's pods can take."""
+
+    def __init__(self, free_places: FreePlaces, max_waiting: int) -> None:
+        self._free_places = free_places
+        self._max_waiting = max_waiting
+        self._turnstiles: dict[str, FairQueue] = {}
+        self._calls: dict[QueueEntry, asyncio.Future[None]] = {}
+        self._ticking: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def turn(self, model: str, wanted: QueueRequest, tally: TokenUsage) -> AsyncIterator[float]:
+        """Wait for a turn and hold it while the block runs; gives the seconds waited.
+
+        An ApiError when the queue is full, or when the turn does not come in time.
+        """
+        loop = asyncio.get_running_loop()
+        turnstile = self._turnstiles.setdefault(model, FairQueue(self._max_waiting))
+        ticket = QueueEntry(wanted.caller, wanted.band, wanted.prompt, tally, loop.time())
+        self._arrive(turnstile, ticket, model, wanted)
+        call = self._calls[ticket] = loop.create_future()
+        try:
+            self._let_through(model, turnstile)
+            if not call.done():
+                self._tick()
+                await self._called(call, turnstile, wanted, model)
+            yield loop.time() - ticket.arrived_s
+        finally:
+            self._end(turnstile, ticket)
+            self._let_through(model, turnstile)
+            if turnstile.idle and self._turnstiles.get(model) is turnstile:
+                del self._turnstiles[model]
+
+    def waiting(self) -> dict[str, int]:
+        """Requests that wait for their turn, by model."""
+        return {model: turnstile.waiting for model, turnstile in self._turnstiles.items()}
+
+    def _arrive(self, turnstile: FairQueue, ticket: QueueEntry, model: str, wanted: QueueRequest) -> None:
+        expected_s = turnstile.wait_s(wanted.caller, ticket.arrived_s)
+        if expected_s is not None and expected_s > wanted.patience_s:
+            raise self._full(turnstile, wanted.caller, model, own=turnstile.share(wanted.caller) < 1)
+        outcome = turnstile.arrive(ticket)
+        if isinstance(outcome, QueueFull):
+            raise self._full(turnstile, wanted.caller, model, own=outcome.own)
+        if outcome is not None:
+            refusal = self._full(turnstile, outcome.caller, model, own=True)
+            call = self._calls.pop(outcome)
+            if not call.cancelled():
+                call.set_exception(refusal)
+
+    async def _called(self, call: asyncio.Future[None], turnstile: FairQueue, wanted: QueueRequest, model: str) -> None:
+        try:
+            async with asyncio.timeout(wanted.patience_s):
+                await call
+        except TimeoutError:
+            retry_s = self._retry_s(turnstile, wanted.caller)
+            message = f"the model {model} had no room for this request within {wanted.patience_s:g} s: try again later"
+            raise unavailable("deadline_exceeded", message, retry_s) from None
+
+    def _let_through(self, model: str, turnstile: FairQueue) -> None:
+        now_s = asyncio.get_running_loop().time()
+        while turnstile.waiting:
+            ticket = turnstile.next(now_s, self._free_places(model, turnstile.running))
+            if ticket is None:
+                return
+            call = self._calls.pop(ticket)
+            if not call.cancelled():  # a client that has just gone gives its turn back in a moment
+                call.set_result(None)
+
+    def _end(self, turnstile: FairQueue, ticket: QueueEntry) -> None:
+        """Out of the queue, or out of the engine; one that was bumped is in neither."""
+        if self._calls.pop(ticket, None) is not None:
+            turnstile.leave(ticket)
+        elif turnstile.runs(ticket):
+            turnstile.finish(ticket)
+
+    def _tick(self) -> None:
+        if self._ticking is None:
+            self._ticking = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._ticking = None
+        for model, turnstile in self._turnstiles.items():
+            self._let_through(model, turnstile)
+        if self._calls:
+            self._tick()
+
+    def _full(self, turnstile: FairQueue, caller: Caller, model: str, *, own: bool) -> ApiError:
+        retry_s = self._retry_s(turnstile, caller)
+        if not own:
+            message = f"{turnstile.waiting} requests wait for the model {model}: try again in {retry_s} s"
+            return unavailable("queue_full", message, retry_s)
+        message = f"this key's requests fill its share of the queue of {model}: try again in {retry_s} s, or send fewer"
+        back = ((b"retry-after", str(retry_s).encode()),)
+        return ApiError(429, "rate_limit_exceeded", message, kind="requests", headers=back)
+
+    def _retry_s(self, turnstile: FairQueue, caller: Caller) -> int:
+        wait_s = turnstile.wait_s(caller, asyncio.get_running_loop().time())
+        least, most = _RETRY_S
+        return most if wait_s is not None and wait_s > most else max(least, math.ceil(wait_s or least))

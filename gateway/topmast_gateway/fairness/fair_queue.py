@@ -1,0 +1,210 @@
+"""Who goes next at one model, and who may wait: priorities above fair shares, and a bounded queue.
+
+Pure: the clock is an argument, and dispatcher.py does the waiting. A lower priority that has waited long enough gets
+one turn in PASSES + 1: it never starves, and costs the higher ones a known part. Where several callers come, places are
+kept for those below their share, who would wait for a noisy one's answers to end otherwise, and a noisy one's prompts
+go one after another, because engines compute them in the order of their arrival.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Final
+
+from topmast_gateway.fairness.virtual_token_counter import QueueEntry, VirtualTokenCounter
+from topmast_gateway.identity.caller import Caller, Priority
+
+PATIENCE_S: Final = 10.0  # a band that has waited this long may no longer be passed over without end
+PASSES: Final = 7  # turns of better bands before it has one
+SEEN_S: Final = 10.0  # a caller counts as one who comes for so long after its last request
+TOLD_S: Final = 0.1  # an engine with a journal tells a prompt's size at once; of others nobody knows when they begin
+_PLACES_PER_PROMPT: Final = 32  # that is not computed yet, beside which a noisy caller gets no further turn
+_MEASURE_S: Final = 0.05  # how often running requests are charged
+_DRAIN_TURNS: Final = 32  # from so many turns the speed of the queue is known
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFull:
+    """No place in the queue. `own` tells whether the caller itself fills its share of it."""
+
+    own: bool
+
+
+def kept_back(places: int) -> int:
+    """Of so many places, those that not everybody may have who comes first.
+
+    So many, because a noisy caller that fills an engine slows every step of it: what is left must be enough for others
+    whose answers take longer now.
+    """
+    return places * 2 // 3
+
+
+class FairQueue:
+    """The queue of one model. Every ticket ends by `leave` while it waits, or by `finish` after its turn."""
+
+    def __init__(self, max_waiting: int) -> None:
+        self._max_waiting = max_waiting
+        self._lines = {band: VirtualTokenCounter() for band in Priority}
+        self._passed = dict.fromkeys(Priority, 0)  # turns of better bands while this one waited
+        self._running: set[QueueEntry] = set()
+        self._prompts: dict[
+            QueueEntry, float
+        ] = {}  # of running requests, those without a token: when they had their turn
+        self._places: Counter[str] = Counter()  # of running requests, by caller
+        self._seen: dict[str, tuple[float, float]] = {}  # callers who come: weight, and when they came last
+        self._measured_s = 0.0
+        self._turns_s: deque[float] = deque(maxlen=_DRAIN_TURNS)  # of the current queue, when they were
+        self.waiting = 0
+
+    @property
+    def running(self) -> int:
+        """Requests that had their turn and have not ended."""
+        return len(self._running)
+
+    @property
+    def idle(self) -> bool:
+        """Nobody waits and nothing runs: whatever else it knows has no effect on who comes next."""
+        return not self.waiting and not self._running
+
+    def arrive(self, ticket: QueueEntry) -> QueueFull | QueueEntry | None:
+        """Stand in line. Full when there is no place; a ticket that lost its own place to this one, else None.
+
+        Who waits with less than its share always gets in: the newest request of whoever has most has to go.
+        """
+        name, weight = ticket.caller.name, ticket.caller.weight
+        bumped = None
+        if self.waiting >= self._max_waiting:
+            lengths = self._lengths()
+            mine = lengths[name][1] if name in lengths else 0
+            if mine == self.waiting:
+                return QueueFull(own=False)
+            if mine + 1 > self._max_waiting * self.share(ticket.caller):
+                return QueueFull(own=mine > 0)
+            greediest = max(lengths, key=lambda other: lengths[other][1] / lengths[other][0])
+            bumped = next(found for band in reversed(Priority) if (found := self._lines[band].newest(greediest)))
+            self.leave(bumped)
+        self._seen[name] = (weight, ticket.arrived_s)
+        self._lines[ticket.band].arrive(ticket)
+        self.waiting += 1
+        return bumped
+
+    def leave(self, ticket: QueueEntry) -> None:
+        """Go without a turn."""
+        self._lines[ticket.band].leave(ticket)
+        self._one_less()
+
+    def next(self, now_s: float, free: int) -> QueueEntry | None:
+        """Let one through to one of `free` places; None when nobody who waits may have it."""
+        if free <= 0 or not self.waiting:
+            return None
+        self.measure(now_s)
+        allowed = self._allowed(now_s, free)
+        band = self._next_band(now_s, allowed)
+        if band is None:
+            return None
+        self._passed[band] = 0
+        for worse in Priority:
+            if worse > band:
+                self._passed[worse] = self._passed[worse] + 1 if self._lines[worse] else 0
+        ticket = self._lines[band].pop(allowed)
+        self._running.add(ticket)
+        self._prompts[ticket] = now_s
+        self._places[ticket.caller.name] += 1
+        self._turns_s.append(now_s)
+        self._one_less()
+        return ticket
+
+    def runs(self, ticket: QueueEntry) -> bool:
+        """Whether the ticket had its turn and has not ended."""
+        return ticket in self._running
+
+    def finish(self, ticket: QueueEntry) -> None:
+        """A request that had its turn has ended."""
+        self._running.remove(ticket)
+        self._prompts.pop(ticket, None)
+        self._places -= Counter((ticket.caller.name,))  # this drops who has none left
+        self._lines[ticket.band].finish(ticket)
+
+    def measure(self, now_s: float) -> None:
+        """Charge what running requests have got since the last time, and see who still comes, now and then."""
+        if now_s - self._measured_s < _MEASURE_S:
+            return
+        self._measured_s = now_s
+        for ticket in self._running:
+            self._lines[ticket.band].charge(ticket)
+        waiting = self._lengths()
+        for name in [name for name, (_, at_s) in self._seen.items() if now_s - at_s > SEEN_S]:
+            if name not in waiting and name not in self._places:
+                del self._seen[name]
+
+    def share(self, caller: Caller) -> float:
+        """The caller's part among those who wait, itself included: 1 when nobody else does."""
+        others = sum(weight for name, (weight, _) in self._lengths().items() if name != caller.name)
+        return caller.weight / (caller.weight + others)
+
+    def wait_s(self, caller: Caller, now_s: float) -> float | None:
+        """How long one more request of the caller would wait, from how the queue drains; None while nobody knows."""
+        if len(self._turns_s) < _DRAIN_TURNS // 4 or now_s <= self._turns_s[0]:
+            return None
+        per_s = len(self._turns_s) / (now_s - self._turns_s[0])
+        mine = self._lengths().get(caller.name, (caller.weight, 0))[1]
+        return (mine + 1) / (per_s * self.share(caller))
+
+    def _allowed(self, now_s: float, free: int) -> Container[str]:
+        """Everybody who waits, unless others come who would suffer from it."""
+        if len(self._seen) < 2:
+            return self._seen
+        places, weights = self.running + free, sum(weight for weight, _ in self._seen.values())
+        scarce = free <= kept_back(places)
+        noisy = self._noisy(now_s, places, weights, scarce)
+        allowed = self._seen.keys() - noisy if noisy else self._seen.keys()
+        if not scarce:
+            return allowed
+        per_weight = places / weights
+        below = {name: per_weight * weight - self._places[name] for name, (weight, _) in self._seen.items()}
+        below = {name: missing for name, missing in below.items() if missing > 0}
+        return allowed & below.keys() if free <= sum(below.values()) else allowed
+
+    def _noisy(self, now_s: float, places: int, weights: float, scarce: bool) -> set[str]:
+        """Who runs more than its part of what runs, and may not add to it now.
+
+        While prompts of anybody wait to be computed, because the next one would delay what others send meanwhile; but
+        up to half of its share of all places nobody is noisy. And where places are scarce, when it has what its share
+        would be if one more like it came. `weights` are those of all who come.
+        """
+        for ticket, since_s in list(self._prompts.items()):
+            if ticket.tally.output or (not ticket.tally.prompt and now_s - since_s > TOLD_S):
+                del self._prompts[ticket]
+        computing = len(self._prompts) >= max(1, places // _PLACES_PER_PROMPT)
+        noisy = set[str]()
+        for name, held in self._places.items():
+            weight = self._seen[name][0]
+            if held > self.running * weight / weights and (
+                (computing and held > places / 2 * weight / weights)
+                or (scarce and held >= places * weight / (weights + weight))
+            ):
+                noisy.add(name)
+        return noisy
+
+    def _next_band(self, now_s: float, allowed: Container[str]) -> Priority | None:
+        """The best band that waits, unless a worse one has been passed over for too long."""
+        waiting = [band for band in Priority if self._lines[band].waits(allowed)]
+        for band in reversed(waiting):
+            if self._passed[band] >= PASSES and now_s - self._lines[band].oldest_s() >= PATIENCE_S:
+                return band
+        return waiting[0] if waiting else None
+
+    def _lengths(self) -> dict[str, tuple[float, int]]:
+        """Weight and waiting requests of every caller who waits, in all bands together."""
+        found: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+        for line in self._lines.values():
+            for name, weight, length in line.lengths():
+                found[name] = (weight, found[name][1] + length)
+        return found
+
+    def _one_less(self) -> None:
+        self.waiting -= 1
+        if not self.waiting:
+            self._turns_s.clear()  # what a queue drained before it was empty says nothing of the next one

@@ -1,0 +1,130 @@
+"""Fair shares between callers in one band: the Virtual Token Counter of Sheng et al. (OSDI '24).
+
+Every caller has a counter of the service it got, in tokens divided by its weight, and the caller with the lowest one is
+next. Pure: it neither waits nor looks at a clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from topmast_gateway.identity.caller import Caller, Priority
+from topmast_gateway.messages.token_usage import TokenUsage
+
+W_OUT: Final = 3.0  # what an output token costs, in prompt tokens: about what it takes an engine under load
+
+
+@dataclass(eq=False, slots=True)
+class QueueEntry:
+    """One request, from its arrival to its end. `prompt` estimates its uncached tokens until `tally` knows."""
+
+    caller: Caller
+    band: Priority
+    prompt: int
+    tally: TokenUsage
+    arrived_s: float
+    charged: float = 0.0
+
+    def cost(self) -> float:
+        """Service so far, in prompt tokens."""
+        prompt = self.tally.prompt - self.tally.cached if self.tally.prompt else self.prompt
+        return prompt + W_OUT * self.tally.output
+
+
+@dataclass(slots=True)
+class CallerAccount:
+    """One caller's counter and its waiting tickets, oldest first. `turn` is when it was last served."""
+
+    weight: float
+    counter: float
+    waiting: deque[QueueEntry] = field(default_factory=deque)
+    running: int = 0
+    turn: int = 0
+
+
+class VirtualTokenCounter:
+    """The waiting and running tickets of one band."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, CallerAccount] = {}
+        self._floor = 0.0  # the counter of whoever was served last: idleness earns nothing below it
+        self._turns = 0
+
+    def __bool__(self) -> bool:
+        """Whether somebody waits."""
+        return any(account.waiting for account in self._accounts.values())
+
+    def waits(self, allowed: Container[str]) -> bool:
+        """Whether one of these callers waits."""
+        return any(account.waiting and name in allowed for name, account in self._accounts.items())
+
+    def arrive(self, ticket: QueueEntry) -> None:
+        """Stand in line. A caller who had nobody there is lifted to the lowest counter of those who had."""
+        name, weight = ticket.caller.name, ticket.caller.weight
+        account = self._accounts.get(name)
+        if account is None or not account.waiting:
+            lowest = min((counter for _, counter in self.queued()), default=self._floor)
+            if account is None:
+                account = self._accounts[name] = CallerAccount(weight, lowest)
+            account.counter = max(account.counter, lowest)
+        account.weight = weight
+        account.waiting.append(ticket)
+
+    def leave(self, ticket: QueueEntry) -> None:
+        """Go without a turn."""
+        self._accounts[ticket.caller.name].waiting.remove(ticket)
+        self._tidy()
+
+    def pop(self, allowed: Container[str]) -> QueueEntry:
+        """Which of these callers is next. Its prompt is charged at once; equal counters take turns."""
+        candidates = (one for name, one in self._accounts.items() if one.waiting and name in allowed)
+        account = min(candidates, key=lambda one: (one.counter, one.turn))
+        self._floor = max(self._floor, account.counter)
+        self._turns += 1
+        account.turn = self._turns
+        account.running += 1
+        ticket = account.waiting.popleft()
+        self.charge(ticket)
+        return ticket
+
+    def charge(self, ticket: QueueEntry) -> None:
+        """Bring the counter up to what the request has got so far."""
+        account, cost = self._accounts[ticket.caller.name], ticket.cost()
+        account.counter += (cost - ticket.charged) / account.weight
+        ticket.charged = cost
+
+    def finish(self, ticket: QueueEntry) -> None:
+        """A ticket that was popped has ended."""
+        self.charge(ticket)
+        self._accounts[ticket.caller.name].running -= 1
+        self._tidy()
+
+    def queued(self) -> Iterator[tuple[str, float]]:
+        """Callers who wait, with their counters."""
+        return ((name, account.counter) for name, account in self._accounts.items() if account.waiting)
+
+    def lengths(self) -> Iterator[tuple[str, float, int]]:
+        """Callers who wait: name, weight, and how many of their requests."""
+        return ((name, one.weight, len(one.waiting)) for name, one in self._accounts.items() if one.waiting)
+
+    def newest(self, caller: str) -> QueueEntry | None:
+        """The caller's last ticket that still waits."""
+        account = self._accounts.get(caller)
+        return account.waiting[-1] if account and account.waiting else None
+
+    def oldest_s(self) -> float:
+        """When the one that waits longest arrived."""
+        return min(account.waiting[0].arrived_s for account in self._accounts.values() if account.waiting)
+
+    def _tidy(self) -> None:
+        """Forget idle callers who owe nothing: without a debt they would start at the floor anyway."""
+        idle = [name for name, one in self._accounts.items() if not one.waiting and not one.running]
+        if len(idle) == len(self._accounts):
+            self._accounts.clear()
+            return
+        for name in idle:
+            if self._accounts[name].counter <= self._floor:
+                del self._accounts[name]

@@ -1,0 +1,1 @@
+"""The two ports: connections, TLS, CORS, and the applications behind them."""

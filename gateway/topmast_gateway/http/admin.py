@@ -1,0 +1,59 @@
+"""The admin port: `/metrics`, `/healthz`, `/readyz`, `/usage` for other gateways, and `/queue` for the operator.
+
+Prometheus and kubelets have no key, so nothing here may tell one. `/usage` and `/queue` want the token that gateways
+and operator share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from topmast_gateway.identity.shared_token import SharedToken
+from topmast_gateway.limits.replication import CounterReplication
+from topmast_gateway.messages.asgi import Receive, Scope, Send
+from topmast_gateway.messages.response import ResponseWriter
+from topmast_gateway.observability.metrics import Metrics
+
+_TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
+_NO_TOKEN = b"this needs --shared-token-file: give all gateways and the operator the same\n"
+_WRONG_TOKEN = b"send 'Authorization: Bearer TOKEN' with the token in --shared-token-file\n"
+_PROMETHEUS = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
+
+
+class Admin:
+    """`why_not_ready` says in a sentence what is missing, and nothing when all is well; `queue` is for `/queue`."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        why_not_ready: Callable[[], str],
+        exchange: CounterReplication,
+        queue: Callable[[], bytes],
+        token: SharedToken,
+    ) -> None:
+        self._metrics = metrics
+        self._exchange = exchange
+        self._queue = queue
+        self._token = token
+        self._why_not_ready = why_not_ready
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reply = ResponseWriter(send, "admin")
+        match scope["path"]:
+            case "/healthz":  # the loop turns, or this would not be answered
+                await reply.whole(200, b"ok\n", _TEXT)
+            case "/readyz":
+                why = self._why_not_ready()
+                await reply.whole(503 if why else 200, f"{why or 'ok'}\n".encode(), _TEXT)
+            case "/metrics":
+                await reply.whole(200, self._metrics.text(), _PROMETHEUS)
+            case "/usage" | "/queue" if not self._token:
+                await reply.whole(404, _NO_TOKEN, _TEXT)
+            case "/usage" | "/queue" if not self._token.is_known_to(scope):
+                await reply.whole(401, _WRONG_TOKEN, [*_TEXT, (b"www-authenticate", b"Bearer")])
+            case "/usage":
+                await reply.json(200, self._exchange.answer(scope["query_string"]))
+            case "/queue":
+                await reply.json(200, self._queue())
+            case _:
+                await reply.whole(404, b"use /metrics, /usage, /queue, /healthz or /readyz\n", _TEXT)

@@ -1,0 +1,97 @@
+"""Who calls: a verified API key or a verified token makes a Caller, everything else is refused here.
+
+The order is: API key, then JWT where that is set up. No header but Authorization counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from topmast_gateway.identity.api_keys import ApiKeys, bearer_token
+from topmast_gateway.identity.auth_throttle import AuthThrottle
+from topmast_gateway.identity.caller import Caller
+from topmast_gateway.identity.client_ip import TrustedProxies
+from topmast_gateway.messages.asgi import Scope
+from topmast_gateway.messages.errors import ApiError, unavailable
+from topmast_gateway.observability.metrics import Metrics
+
+
+class BadToken(Exception):
+    """Why a token is refused. A `guess` counts against the address that it came from; a token grown old does not."""
+
+    def __init__(self, message: str, *, guess: bool = True) -> None:
+        super().__init__(message)
+        self.guess = guess
+
+
+class TokenVerifier(Protocol):
+    """What else than API keys is accepted."""
+
+    async def caller(self, token: bytes) -> Caller:
+        """Whose token it is; BadToken, or an ApiError of its own."""
+
+
+class KeySource(Protocol):
+    """The keys as they are now; `synced` once they were seen."""
+
+    @property
+    def synced(self) -> bool: ...
+
+    @property
+    def keys(self) -> ApiKeys: ...
+
+
+class Authenticator:
+    """Turns a request's Authorization into a Caller."""
+
+    def __init__(
+        self,
+        known: KeySource,
+        metrics: Metrics,
+        peers: TrustedProxies,
+        guesses: AuthThrottle,
+        tokens: TokenVerifier | None,
+    ) -> None:
+        self._known = known
+        self._metrics = metrics
+        self._peers = peers
+        self._guesses = guesses
+        self._tokens = tokens
+
+    async def caller(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
+        """The verified caller, or an ApiError: 503 while the keys are unknown, else 401 or 429."""
+        if not self._known.synced:
+            raise unavailable("starting", "the gateway is starting: it has not seen the models and keys yet", 1)
+        presented = bearer_token(headers.get(b"authorization"))
+        if presented is None:
+            raise self._no("missing", "an API key is needed: send it as 'Authorization: Bearer tm-...'")
+        message = "this API key is not valid: it was mistyped or revoked, ask your administrator for one"
+        key = self._known.keys.find(presented)
+        if key and not self._guesses.holds_back(self._peers.address(scope), key.caller.name):
+            if key.expires_s is not None and time.time() >= key.expires_s:
+                expired = f"the API key {key.caller.name!r} has expired: ask your administrator for a new one"
+                raise self._no("expired", expired, "expired_api_key")
+            return key.caller
+        if self._tokens and presented.count(b".") == 2:
+            try:
+                return await self._tokens.caller(presented)
+            except BadToken as bad:
+                if not bad.guess:
+                    raise self._no("expired", str(bad), "expired_api_key") from None
+                message = str(bad)
+        wait_s = self._guesses.failed(self._peers.address(scope))
+        if wait_s is None:
+            raise self._no("unknown", message)
+        self._metrics.authentication_failures.labels("throttled").inc()
+        raise ApiError(
+            429,
+            "too_many_failures",
+            f"too many wrong API keys came from your address: correct the key, then try again in {wait_s} s",
+            headers=((b"retry-after", str(wait_s).encode()),),
+        )
+
+    def _no(self, reason: str, message: str, code: str = "invalid_api_key") -> ApiError:
+        self._metrics.authentication_failures.labels(reason).inc()
+        return ApiError(401, code, message, headers=((b"www-authenticate", b"Bearer"),))

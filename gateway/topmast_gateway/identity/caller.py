@@ -1,0 +1,65 @@
+"""Who calls, and what that caller may do. Made by identity, read by everything behind it; plain values.
+
+Nothing here comes from a header that a caller can set: a name is the name of a verified key or token.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+from fnmatch import fnmatchcase
+
+
+class Priority(IntEnum):
+    """Priority: a lower one goes first. The engine knows the same three numbers."""
+
+    INTERACTIVE = 0
+    NORMAL = 1
+    BATCH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Upper bounds for one caller; None is no bound. Tokens are prompt and answer together.
+
+    A budget is `budget_tokens` per calendar period (UTC): "day", "month", or "total" for the life of the key.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    budget_tokens: int | None = None
+    budget_period: str = "month"
+    max_streams: int | None = None  # requests at once
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`models` are patterns of `namespace/name` ("team-a/*"); empty is every model. `weight` is a share's size."""
+
+    name: str
+    models: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    weight: float = 1.0
+    band: Priority = Priority.NORMAL  # the best one that this caller may ask for
+
+    def may_call(self, model: str) -> bool:
+        """Whether `model`, a key `namespace/name`, is allowed."""
+        return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
+
+
+# As keys and tokens carry them: `namespace/name` with `*` and `?`, or `*` alone.
+
+_PATTERN = re.compile(r"\*|[a-z0-9.*?-]+/[a-z0-9.*?-]+")
+
+
+def parse_patterns(value: object) -> tuple[str, ...]:
+    """The patterns in a decoded JSON list; ValueError with the remedy when it is none.
+
+    An empty list is refused: `Caller` takes no patterns for every model, and whoever wrote it meant none.
+    """
+    if not isinstance(value, list) or not value:
+        raise ValueError('must be a list of at least one pattern, such as ["team-a/*"]')
+    if not all(isinstance(item, str) and _PATTERN.fullmatch(item) for item in value):
+        raise ValueError("must be patterns of namespace/name in lower case, such as team-a/*, or * for every model")
+    return tuple(value)

@@ -1,0 +1,127 @@
+"""What the gateway knows of the cluster at this moment: routes, keys, and pods that just refused a connection.
+
+The only place where watched facts become a routing table. It can be rebuilt from the API server at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from topmast_gateway.identity.api_keys import ApiKeys
+from topmast_gateway.kubernetes.client import KubeClient
+from topmast_gateway.kubernetes.informer import Informer
+from topmast_gateway.kubernetes.resources import MANAGED_LABEL, MODEL_LABEL, keys_of, model_of, pod_of
+from topmast_gateway.routing.endpoint_load import EndpointLoads
+from topmast_gateway.routing.endpoint_picker import EndpointPicker
+from topmast_gateway.routing.model_table import Model, ModelTable, Pod, Route
+from topmast_gateway.routing.outlier_detection import OutlierDetector
+
+_PODS = f"{MODEL_LABEL},{MANAGED_LABEL}"
+
+
+class ClusterState:
+    """Live routes and keys from mirrors of LLMDeployments, engine pods and the Secret of API keys."""
+
+    def __init__(
+        self,
+        namespaces: Sequence[str],
+        keys_namespace: str,
+        keys_secret: str,
+        loads: EndpointLoads,
+        picker: EndpointPicker,
+    ) -> None:
+        self.routes = ModelTable()
+        self.keys = ApiKeys()
+        self.outliers = OutlierDetector(time.monotonic)
+        self._loads = loads
+        self._picker = picker
+        self._suspects: dict[str, tuple[Pod, float]] = {}  # by uid: the pod as it was, and until when (loop time)
+        self._changed = asyncio.Event()
+        self._models: list[Informer[Model]] = []
+        self._pods: list[Informer[Pod]] = []
+        for namespace in namespaces or [""]:
+            inside = f"/namespaces/{namespace}" if namespace else ""
+            where = f" in {namespace}" if namespace else ""
+            path = f"/apis/topmast.dev/v1alpha1{inside}/llmdeployments"
+            self._models.append(Informer(f"llmdeployments{where}", path, model_of, self._reroute))
+            path = f"/api/v1{inside}/pods"
+            self._pods.append(Informer(f"pods{where}", path, pod_of, self._reroute, {"labelSelector": _PODS}))
+        self._secret: Informer[ApiKeys] = Informer(
+            f"secret {keys_namespace}/{keys_secret}",
+            f"/api/v1/namespaces/{keys_namespace}/secrets",
+            keys_of,
+            self._rekey,
+            {"fieldSelector": f"metadata.name={keys_secret}"},
+        )
+
+    @property
+    def mirrors(self) -> list[Informer[Model] | Informer[Pod] | Informer[ApiKeys]]:
+        """Everything that is watched."""
+        return [*self._models, *self._pods, self._secret]
+
+    @property
+    def synced(self) -> bool:
+        """Whether every first list has succeeded, so that a 404 or a 401 is the truth."""
+        return all(mirror.synced for mirror in self.mirrors)
+
+    async def follow(self, kube: KubeClient) -> None:
+        """Keep everything up to date until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for mirror in self.mirrors:
+                group.create_task(mirror.follow(kube), name=f"watch {mirror.name}")
+
+    def usable(self, route: Route) -> list[Pod]:
+        """The route's pods without those that refused a connection a moment ago; doubted and failing ones only where
+        there is no other.
+        """
+        now = asyncio.get_running_loop().time()
+        pods = [pod for pod in route.pods if not self._is_suspect(pod, now)]
+        pods = [pod for pod in pods if not pod.doubted] or pods
+        return self.outliers.usable(pods) or pods
+
+    def pods(self) -> list[Pod]:
+        """All that may be picked, of all models."""
+        return [pod for route in self.routes for pod in route.pods]
+
+    def suspect(self, pod: Pod, seconds: float) -> None:
+        """Leave the pod alone for a while, or until the API server reports that it became ready again.
+
+        A killed container refuses connections before its pod turns unready: without this it would be picked first,
+        because it has nothing in flight.
+        """
+        self._suspects[pod.uid] = (pod, asyncio.get_running_loop().time() + seconds)
+
+    async def news(self, timeout_s: float) -> None:
+        """Return after the next change of routes, or after `timeout_s`."""
+        changed = self._changed
+        try:
+            async with asyncio.timeout(timeout_s):
+                await changed.wait()
+        except TimeoutError:
+            pass
+
+    def _is_suspect(self, pod: Pod, now: float) -> bool:
+        if (entry := self._suspects.get(pod.uid)) is None:
+            return False
+        seen, until = entry
+        if now < until and seen.ready_since == pod.ready_since:
+            return True
+        del self._suspects[pod.uid]
+        return False
+
+    def _reroute(self) -> None:
+        models = [model for mirror in self._models for model in mirror.items.values()]
+        pods = [pod for mirror in self._pods for pod in mirror.items.values()]
+        self.routes = ModelTable(models, pods)
+        present = {pod.uid for pod in pods}
+        self._loads.forget(present)
+        self._picker.forget(present, {route.model.key for route in self.routes})
+        self.outliers.know(self.pods())
+        self._suspects = {uid: entry for uid, entry in self._suspects.items() if uid in present}
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _rekey(self) -> None:
+        self.keys = next(iter(self._secret.items.values()), ApiKeys())

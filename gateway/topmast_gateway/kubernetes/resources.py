@@ -1,0 +1,89 @@
+"""What the gateway takes from Kubernetes objects: models, pods that may be picked, keys.
+
+Pure functions over the API server's JSON. A pod that lacks something is not routable; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from topmast_gateway.identity.api_keys import ApiKeys, from_secret
+from topmast_gateway.routing.model_status import model_status
+from topmast_gateway.routing.model_table import Model, Pod
+
+Json = dict[str, Any]
+
+MODEL_LABEL = "topmast.dev/model"
+REVISION_LABEL = "topmast.dev/revision"
+MANAGED_LABEL = "app.kubernetes.io/managed-by=topmast"
+DRAINING_ANNOTATION = "topmast.dev/draining"
+ENGINE_PORT = 8000
+
+
+def model_of(resource: Json) -> Model:
+    """An LLMDeployment as a routing fact."""
+    meta, spec = resource["metadata"], resource.get("spec") or {}
+    suspended = spec.get("suspend") is True
+    return Model(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        created=_unix(meta.get("creationTimestamp")),
+        suspended=suspended,
+        sleeps=spec.get("sleep") is not None and not suspended,
+        outlook=model_status(resource.get("status") or {}),
+        weights=_weights(resource.get("status") or {}),
+    )
+
+
+def pod_of(pod: Json) -> Pod | None:
+    """An engine pod, or None while nothing may be sent to it: not ready, leaving, or told to drain.
+
+    A kubelet that cannot report makes the node controller set Ready to False while ContainersReady stays True. After
+    an outage of the API server that hits every pod at once although all of them work: such a pod is only doubted.
+    """
+    meta, status = pod["metadata"], pod.get("status") or {}
+    ready = _condition(status, "Ready")
+    is_ready = ready.get("status") == "True"
+    doubted = ready.get("status") == "False" and _condition(status, "ContainersReady").get("status") == "True"
+    labels = meta.get("labels") or {}
+    name = labels.get(MODEL_LABEL)
+    draining = (meta.get("annotations") or {}).get(DRAINING_ANNOTATION) == "true"
+    ip = status.get("podIP")
+    if not name or not ip or draining or meta.get("deletionTimestamp") or not (is_ready or doubted):
+        return None
+    return Pod(
+        uid=meta["uid"],
+        namespace=meta["namespace"],
+        name=meta["name"],
+        model=f"{meta['namespace']}/{name}",
+        address=f"[{ip}]:{ENGINE_PORT}" if ":" in ip else f"{ip}:{ENGINE_PORT}",
+        ready_since=ready.get("lastTransitionTime") or "",
+        doubted=doubted,
+        revision=labels.get(REVISION_LABEL, ""),
+    )
+
+
+def keys_of(secret: Json) -> ApiKeys:
+    """The Secret of API keys."""
+    return from_secret(secret.get("data") or {})
+
+
+def _weights(status: Json) -> tuple[tuple[str, int], ...]:
+    """By revision, from `status.revisions`. A revision without a weight gets requests only when no other can."""
+    told = [(one.get("name"), one.get("weight")) for one in status.get("revisions") or ()]
+    return tuple((name, weight) for name, weight in told if isinstance(name, str) and isinstance(weight, int))
+
+
+def _condition(status: Json, kind: str) -> Json:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == kind:
+            return condition  # type: ignore[no-any-return]
+    return {}
+
+
+def _unix(timestamp: str | None) -> int:
+    try:
+        return int(datetime.fromisoformat(timestamp or "").timestamp())
+    except ValueError:
+        return 0

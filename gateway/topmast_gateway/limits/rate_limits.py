@@ -1,0 +1,117 @@
+"""What a caller is told about its limits: 429s, when to come back, and the headers that OpenAI's clients read.
+
+Pure functions over numbers. A sliding window counts the current minute in full and the one before by the part of it
+that lies within the last 60 s.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from topmast_gateway.limits import periods
+from topmast_gateway.limits.periods import MINUTE_S
+from topmast_gateway.messages.asgi import Header
+from topmast_gateway.messages.errors import ApiError
+
+_NO_RETRY: Header = (b"x-should-retry", b"false")  # OpenAI's clients retry a 429 by themselves unless told not to
+
+
+@dataclass(frozen=True, slots=True)
+class MinuteWindow:
+    """The last 60 s at `now` (Unix seconds), from the counts of two minutes."""
+
+    before: int
+    current: int
+    now: float
+
+    @property
+    def used(self) -> float:
+        """What counts at this moment."""
+        return self.current + self.before * (1 - self._passed_s / MINUTE_S)
+
+    def wait_s(self, limit: int, wanted: int) -> float:
+        """Seconds until `wanted` more fits, when nothing else comes; `wanted` is at most the limit."""
+        room = limit - wanted
+        left_s = MINUTE_S - self._passed_s
+        if self.current <= room:
+            return max(0.0, left_s - MINUTE_S * (room - self.current) / self.before) if self.before else 0.0
+        return left_s + MINUTE_S * (1 - room / self.current)
+
+    @property
+    def empty_in_s(self) -> float:
+        """Seconds until nothing counts any more."""
+        left_s = MINUTE_S - self._passed_s
+        return left_s + MINUTE_S if self.current > 0 else left_s if self.before > 0 else 0.0
+
+    @property
+    def _passed_s(self) -> float:
+        return self.now % MINUTE_S
+
+
+def check_rate(what: str, window: MinuteWindow, limit: int, wanted: int) -> None:
+    """429 when `wanted` more `what` ("requests", "tokens") would cross the limit per minute."""
+    headers = tuple(rate_headers(what, window, limit))
+    if wanted > limit:
+        message = (
+            f"this request needs about {wanted} {what}, and this key may use {limit} a minute: "
+            "shorten the prompt or lower max_completion_tokens"
+        )
+        raise _refusal("rate_limit_exceeded", what, message, (*headers, _NO_RETRY))
+    if window.used + wanted > limit:
+        wait_s = max(1, math.ceil(window.wait_s(limit, wanted)))
+        message = (
+            f"this key may use {limit} {what} a minute and has used {math.ceil(window.used)}; "
+            f"this request needs about {wanted}: try again in {wait_s} s"
+        )
+        raise _refusal("rate_limit_exceeded", what, message, (*headers, (b"retry-after", b"%d" % wait_s)))
+
+
+def check_budget(taken: int, budget: int, wanted: int, period: str, now: float) -> None:
+    """429 when `wanted` more tokens would cross the budget of the period."""
+    if taken + wanted <= budget:
+        return
+    left_s = periods.seconds_left(period, now)
+    span = "in total" if left_s is None else f"a {period}"
+    remedy = "ask your administrator for more" if left_s is None else f"it is renewed in {_span(left_s)}"
+    message = (
+        f"this key has a budget of {budget} tokens {span}, of which {max(0, budget - taken)} are left, and this "
+        f"request needs about {wanted}: {remedy}, or lower max_completion_tokens"
+    )
+    back = () if left_s is None else ((b"retry-after", b"%d" % math.ceil(left_s)),)
+    headers = (*budget_headers(taken, budget, period, now), *back, _NO_RETRY)
+    raise _refusal("insufficient_quota", "insufficient_quota", message, headers)
+
+
+def too_many_at_once(limit: int) -> ApiError:
+    """429 for a caller whose requests take all the places that it may have."""
+    message = f"this key may have {limit} requests open at once and has them: wait for one to end"
+    return _refusal("rate_limit_exceeded", "requests", message, ((b"retry-after", b"1"),))
+
+
+def rate_headers(what: str, window: MinuteWindow, limit: int) -> list[Header]:
+    """Limit, what remains of it, and when all of it will be back."""
+    return _headers(what, limit, limit - math.ceil(window.used), window.empty_in_s)
+
+
+def budget_headers(taken: int, budget: int, period: str, now: float) -> list[Header]:
+    """The same for a budget; one without an end has no reset."""
+    return _headers("budget", budget, budget - taken, periods.seconds_left(period, now))
+
+
+def _headers(what: str, limit: int, remaining: int, reset_s: float | None) -> list[Header]:
+    values = {"limit": str(limit), "remaining": str(max(0, remaining))}
+    if reset_s is not None:
+        values["reset"] = _span(reset_s)
+    return [(f"x-ratelimit-{name}-{what}".encode(), value.encode()) for name, value in values.items()]
+
+
+def _refusal(code: str, kind: str, message: str, headers: tuple[Header, ...]) -> ApiError:
+    return ApiError(429, code, message, kind=kind, headers=headers)
+
+
+def _span(seconds: float) -> str:
+    """As OpenAI writes durations: 7s, 6m0s, 1h0m7s."""
+    whole = math.ceil(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if whole >= 60 else "") + f"{whole % 60}s"

@@ -1,0 +1,132 @@
+"""Keeps the ledgers of several gateways in step: each asks the others every second what changed.
+
+Pulled, not pushed: nobody can write into a ledger from outside. A peer that cannot be reached is left out, and its
+counted part stays known; nothing here can stop a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import aiohttp
+
+from topmast_gateway.identity.shared_token import SharedToken
+from topmast_gateway.limits.counters import Counters
+from topmast_gateway.limits.quota import OpenRequests, QuotaEnforcer
+
+log = logging.getLogger(__name__)
+
+EVERY_S: Final = 1.0
+_ANSWER_S: Final = 2.0
+_LARGEST_BYTES: Final = 64 * 1024 * 1024
+_BELIEVED_S: Final = 5.0  # a peer that has not answered for so long is taken for gone, with its open requests
+
+
+@dataclass(slots=True)
+class _Peer:
+    """One address: who answered there, up to which version its counts are known, and when it answered last."""
+
+    replica: str = ""
+    version: int = 0
+    answered_at: float = 0.0
+    trouble: str = ""  # what was last said about it
+
+
+class CounterReplication:
+    """Tells peers what this gateway knows, and asks them."""
+
+    def __init__(self, counters: Counters, ledger: QuotaEnforcer) -> None:
+        self._counters = counters
+        self._ledger = ledger
+        self._peers: dict[str, _Peer] = {}
+        self._trouble = ""  # what was last said about finding peers
+
+    def answer(self, query: bytes) -> bytes:
+        """What `GET /usage` gives; `since=<replica>:<version>` leaves out what the asker has had from this process."""
+        replica, _, version = parse_qs(query.decode("latin-1")).get("since", [""])[0].rpartition(":")
+        known = replica == self._counters.replica and version.isdecimal() and len(version) < 20
+        return json.dumps(
+            {
+                "replica": self._counters.replica,
+                "version": self._counters.version,
+                "counts": self._counters.changes(int(version) if known else 0),
+                "open": {caller: [held.streams, held.tokens] for caller, held in self._ledger.open.items()},
+            }
+        ).encode()
+
+    async def follow(self, peers: str | None, client: aiohttp.ClientSession, token: SharedToken) -> None:
+        """Ask every address of `peers` (DNS name and port) once a second, until cancelled; None is nobody."""
+        while True:
+            self._counters.forget(time.time())
+            if peers:
+                addresses = await self._resolve(peers)
+                await asyncio.gather(*(self._ask(address, client, token) for address in addresses))
+                self._drop_the_silent(addresses)
+            await asyncio.sleep(EVERY_S)
+
+    async def _resolve(self, peers: str) -> set[str]:
+        host, _, port = peers.rpartition(":")
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                log.warning("cannot find other gateways by %s (%s): limits count what this one sees", host, error)
+            return set(self._peers)
+        self._trouble = ""
+        addresses = [str(where[0]) for *_, where in found]
+        return {f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in addresses}
+
+    async def _ask(self, address: str, client: aiohttp.ClientSession, token: SharedToken) -> None:
+        peer = self._peers.setdefault(address, _Peer())
+        if peer.replica == self._counters.replica:
+            return  # this gateway's own address
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                url = f"http://{address}/usage?since={peer.replica}:{peer.version}"
+                told = await _fetch(url, client, token.header())
+            self._learn(peer, told)
+            peer.trouble = ""
+        except Exception as error:  # whatever it is: a peer must not be able to end this gateway
+            if (trouble := f"{type(error).__name__}: {error}") != peer.trouble:
+                peer.trouble = trouble  # once for each gateway: two that are away must not drown the log in turns
+                log.warning("the gateway at %s does not tell its usage (%s)", address, trouble)
+
+    def _learn(self, peer: _Peer, told: Mapping[str, Any]) -> None:
+        replica, version = str(told["replica"]), int(told["version"])
+        if replica != self._counters.replica:
+            held = {
+                str(caller): OpenRequests(int(streams), int(tokens))
+                for caller, (streams, tokens) in told["open"].items()
+            }
+            self._counters.merge(told["counts"], time.time())
+            if peer.replica != replica:
+                self._ledger.peers.pop(peer.replica, None)  # another process has taken over this address
+            self._ledger.peers[replica] = held
+        peer.replica, peer.version, peer.answered_at = replica, version, time.monotonic()
+
+    def _drop_the_silent(self, addresses: set[str]) -> None:
+        for address, peer in list(self._peers.items()):
+            if time.monotonic() - peer.answered_at > _BELIEVED_S:
+                self._ledger.peers.pop(peer.replica, None)
+                if address not in addresses:
+                    del self._peers[address]
+
+
+async def _fetch(url: str, client: aiohttp.ClientSession, headers: Mapping[str, str]) -> Mapping[str, Any]:
+    async with client.get(url, headers=headers, allow_redirects=False) as response:
+        if response.status == 401:
+            raise ValueError("it has another token: give all gateways one; a new one takes a minute to reach them")
+        response.raise_for_status()
+        if (response.content_length or 0) > _LARGEST_BYTES:
+            raise ValueError(f"its answer has {response.content_length} bytes")
+        told: Mapping[str, Any] = json.loads(await response.read())
+    return told

@@ -1,0 +1,59 @@
+"""What a request will take, before an engine has read it: from its bytes and from earlier requests of the model.
+
+Learned from exact tallies alone, so a model whose engine tells nothing keeps the first guess.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+from topmast_gateway.messages.completion import BYTES_PER_TOKEN, CompletionRequest
+from topmast_gateway.messages.token_usage import TokenUsage
+
+_WEIGHT: Final = 0.05  # of one request: about the last 20 count
+_MOST_BYTES: Final = 4 * BYTES_PER_TOKEN  # what else a body holds must not make everybody's prompts look free
+_MOST_MODELS: Final = 1000
+
+
+@dataclasses.dataclass(slots=True)
+class _Seen:
+    """Means of a model's requests: bytes of the body per token of the prompt, tokens of prompt, cache, and answer."""
+
+    bytes_per_token: float
+    prompt: float
+    cached: float
+    answer: float
+
+
+class TokenEstimator:
+    """What was seen of each model."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Seen] = {}
+
+    def better(self, ask: CompletionRequest, model: str) -> CompletionRequest:
+        """The request with what is known of its model."""
+        if (seen := self._seen.get(model)) is None:
+            return ask
+        prompt = max(1, round(len(ask.body) / seen.bytes_per_token))
+        return dataclasses.replace(
+            ask,
+            prompt=prompt,
+            tokens=ask.tokens - ask.prompt + prompt,
+            fresh=round(prompt * (1 - seen.cached / seen.prompt)),
+            answer=round(seen.answer),
+        )
+
+    def learn(self, body_bytes: int, model: str, tally: TokenUsage) -> None:
+        """Take what a request really had into account."""
+        if not tally.exact or tally.prompt <= 0:
+            return
+        if (seen := self._seen.get(model)) is None:
+            if len(self._seen) >= _MOST_MODELS:
+                return
+            seen = self._seen[model] = _Seen(float(BYTES_PER_TOKEN), tally.prompt, tally.cached, tally.output)
+        seen.bytes_per_token += _WEIGHT * (min(body_bytes / tally.prompt, _MOST_BYTES) - seen.bytes_per_token)
+        seen.prompt += _WEIGHT * (tally.prompt - seen.prompt)
+        seen.cached += _WEIGHT * (tally.cached - seen.cached)
+        seen.answer += _WEIGHT * (tally.output - seen.answer)

@@ -1,0 +1,38 @@
+"""A completion request as the gateway sees it: its bytes, and the few facts that decide how it is carried.
+
+A plain value that every station on its way reads. The body is passed on as it came.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from topmast_gateway.identity.caller import Priority
+from topmast_gateway.routing.prefix_hash import EMPTY_CHAIN, PrefixChain
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+BYTES_PER_TOKEN = 4  # English text; a guess that only has to rank pods
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """A request for `model`; `tokens` estimates what it will cost a pod, prompt and answer together.
+
+    `no_journal` says why its answer cannot go on elsewhere once it was begun, and is empty where it can: the state of a
+    grammar, and several answers at once, are not in the tokens that were passed on.
+    `chain` is what its prompt begins with, `session` a digest of what the caller named; both only help to pick a pod.
+    """
+
+    path: str
+    body: bytes
+    model: str
+    stream: bool
+    tokens: int
+    no_journal: str = ""
+    timeout_s: float | None = None  # the body's own, from the request's arrival
+    prompt: int = 0  # of `tokens`
+    band: Priority | None = None  # that it asks for
+    chain: PrefixChain = EMPTY_CHAIN
+    session: bytes = b""
+    fresh: int = 0  # of `prompt`: what no cache is expected to have
+    answer: int = 0  # tokens that its answer is expected to have

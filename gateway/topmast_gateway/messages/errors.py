@@ -1,0 +1,54 @@
+"""Every answer that is not a model's: OpenAI's error envelope, its code and its headers.
+
+A message says what happened, to what, and what to do next. It never carries a key, an address or a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+
+
+class ApiError(Exception):
+    """The gateway's own answer to a request that it does not pass on."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.kind = kind
+        self.param = param
+        self.headers = headers
+
+    def body(self) -> bytes:
+        """The envelope that OpenAI's clients turn into their exceptions."""
+        return error_envelope(str(self), self.kind, self.code, self.param)
+
+
+def error_envelope(message: str, kind: str, code: str, param: str | None = None) -> bytes:
+    """`{"error": {"message", "type", "param", "code"}}` as JSON."""
+    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()
+
+
+def sse_error(message: str, code: str, kind: str = "server_error") -> bytes:
+    """A last event for a stream that cannot go on: clients raise it instead of taking a torso for the answer."""
+    return b"data: " + error_envelope(message, kind, code) + b"\n\n"
+
+
+def unavailable(code: str, message: str, retry_after_s: int) -> ApiError:
+    """503 that says when another try is worth it."""
+    return ApiError(
+        503,
+        code,
+        message,
+        kind="service_unavailable_error",
+        headers=((b"retry-after", str(retry_after_s).encode()),),
+    )

@@ -1,0 +1,52 @@
+"""Which headers cross the gateway, in either direction.
+
+Towards an engine only a short list passes: whoever calls is decided by the key, so nothing that claims an identity, a
+credential or an address gets through, whatever it is called.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Mapping
+
+from topmast_gateway.messages.asgi import Header
+
+TIMEOUT = "x-request-timeout"
+_TERMS = (TIMEOUT.encode(), b"x-request-timing")
+_PASSED_ON = (b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate", *_TERMS)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+# Connection handling is each hop's own; date, server and the request id are the gateway's.
+_NOT_PASSED_BACK = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
+    b"upgrade date server x-request-id content-length".split()
+)
+
+
+def request_id(headers: Mapping[bytes, bytes]) -> str:
+    """The caller's id where it is short and plain, else a new one."""
+    given = headers.get(b"x-request-id", b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else f"req-{random.getrandbits(128):032x}"
+
+
+def towards_engine(headers: Mapping[bytes, bytes], identity: str) -> dict[str, str]:
+    """What an engine is told: the content, the trace, the request's id, and on which terms it is served."""
+    passed = {name.decode(): headers[name].decode("latin-1") for name in _PASSED_ON if name in headers}
+    return {**passed, "x-request-id": identity, "accept-encoding": "identity"}
+
+
+def seconds_of(headers: Mapping[str, str]) -> float | None:
+    """The timeout in headers towards an engine; None where there is none that makes sense."""
+    try:
+        seconds = float(headers.get(TIMEOUT, ""))
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < 1e9 else None
+
+
+def towards_client(raw: Iterable[Header]) -> list[Header]:
+    """An engine's headers without those that belong to its connection."""
+    kept = [(name.lower(), value) for name, value in raw]
+    named = {token.strip().lower() for name, value in kept if name == b"connection" for token in value.split(b",")}
+    return [(name, value) for name, value in kept if name not in _NOT_PASSED_BACK and name not in named]

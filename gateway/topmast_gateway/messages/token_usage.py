@@ -1,0 +1,51 @@
+"""What one request has really used, counted while its answer passes by. Fairness and budgets settle by it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(slots=True)
+class TokenUsage:
+    """Tokens, each counted once however many pods worked on the answer. `exact` is False while they are estimates:
+    an engine that keeps no journal tells them at the end of a stream at best.
+    """
+
+    prompt: int = 0
+    cached: int = 0  # of the prompt: not computed again
+    output: int = 0
+    exact: bool = False
+
+
+_USAGE: Final = b'"usage":'
+
+
+def count_events(events: bytes, tally: TokenUsage) -> None:
+    """Count whole events of a stream; the last one has the usage where the client asked for it."""
+    tally.output += events.startswith(b"data: {") + events.count(b"\ndata: {")
+    if _USAGE in events:
+        for line in events.splitlines():
+            if line.startswith(b"data: {") and _USAGE in line:
+                read_usage(line.removeprefix(b"data: "), tally)
+
+
+def read_usage(body: bytes, tally: TokenUsage) -> None:
+    """Take over what a JSON answer says; one without usage changes nothing."""
+    if _USAGE not in body:
+        return
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return
+    usage: Any = answer.get("usage") if isinstance(answer, dict) else None
+    prompt, output = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    if prompt is not None and output is not None:
+        cached = _count(usage.get("prompt_tokens_details"), "cached_tokens") or 0
+        tally.prompt, tally.cached, tally.output, tally.exact = prompt, min(cached, prompt), output, True
+
+
+def _count(fields: Any, name: str) -> int | None:
+    value = fields.get(name) if isinstance(fields, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -1,0 +1,66 @@
+"""The access log: one JSON object for every request on the public port. Never a prompt, an answer or a key."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from topmast_gateway.messages.asgi import Scope
+from topmast_gateway.messages.response import ResponseWriter
+from topmast_gateway.messages.token_usage import TokenUsage
+from topmast_gateway.observability.log_writer import LogWriter
+
+_LONGEST_PATH = 200
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What is known of a request when it has ended. `model` and `caller` are empty where they were never known."""
+
+    arrived_at: float  # monotonic
+    model: str = ""
+    caller: str = ""
+    tally: TokenUsage = field(default_factory=TokenUsage)
+
+
+class AccessLog:
+    """Writes to a file, or with "-" to standard output."""
+
+    def __init__(self, where: str) -> None:
+        self._lines = LogWriter(None if where == "-" else Path(where), "access log")
+
+    def write(self, scope: Scope, headers: Mapping[bytes, bytes], visit: RequestRecord, reply: ResponseWriter) -> None:
+        """One line, without waiting for anything."""
+        now = time.time()
+        fields = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z",
+            "request": reply.request_id,
+            "trace": _trace(headers.get(b"traceparent", b"")),
+            "method": scope["method"],
+            "path": scope["path"][:_LONGEST_PATH],
+            "status": reply.status or 499,
+            "seconds": round(time.monotonic() - visit.arrived_at, 4),
+            "first": None if reply.answered_at is None else round(reply.answered_at - visit.arrived_at, 4),
+            "caller": visit.caller,
+            "model": visit.model,
+            "pod": reply.pod,
+            "tries": reply.tries,
+            "prompt": visit.tally.prompt,
+            "cached": visit.tally.cached,
+            "output": visit.tally.output,
+        }
+        told = {name: value for name, value in fields.items() if value not in (None, "")}
+        self._lines.write(json.dumps(told).encode() + b"\n")
+
+    def close(self) -> None:
+        """Write what is left, for a moment."""
+        self._lines.close()
+
+
+def _trace(traceparent: bytes) -> str:
+    """The id of the trace in a W3C header; empty where that is none."""
+    parts = traceparent.split(b"-")
+    return parts[1].decode("ascii", "replace") if len(parts) == 4 and len(parts[1]) == 32 else ""

@@ -1,0 +1,99 @@
+"""What waits at this gateway, by model, and what went away without a turn: the operator scales by it.
+
+An engine is given no more requests than it runs at once, so it never sees how many there would be. Counts alone: who is
+next is decided in fair_queue.py, and who waits for a pod in hold.py.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from topmast_gateway.messages.completion import CompletionRequest
+
+
+@dataclass(slots=True)
+class WaitingWork:
+    """Requests, tokens of their prompts that are still to be computed, and tokens of their answers, by estimate."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, ask: CompletionRequest, times: int = 1) -> None:
+        """One request more, or with -1 one less."""
+        self.requests += times
+        self.prompt_tokens += times * ask.fresh
+        self.output_tokens += times * ask.answer
+
+
+@dataclass(slots=True)
+class _Model:
+    """`gone`: all that ever went without a turn, less what came back. `since`: when those who wait came, by ticket."""
+
+    waiting: WaitingWork = field(default_factory=WaitingWork)
+    gone: WaitingWork = field(default_factory=WaitingWork)
+    since: dict[object, float] = field(default_factory=dict)  # in the order of arrival
+
+
+class Backlog:
+    """`replica` names this process: what is counted begins anew with every other one."""
+
+    def __init__(self, replica: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._replica = replica
+        self._clock = clock
+        self._models: dict[str, _Model] = {}
+
+    @contextmanager
+    def waiting(self, model: str, ask: CompletionRequest, *, again: bool = False) -> Iterator[Callable[[], None]]:
+        """Count a request as waiting until the block ends, or calls what this gives, because its turn has come.
+
+        A block that fails before has sent its request away. `again`: it was sent away once, so it is no new work.
+        """
+        queue, ticket = self._models.setdefault(model, _Model()), object()
+        if again:
+            queue.gone.add(ask, -1)
+        queue.waiting.add(ask)
+        queue.since[ticket] = self._clock()
+
+        def served() -> None:
+            if queue.since.pop(ticket, None) is not None:
+                queue.waiting.add(ask, -1)
+
+        try:
+            yield served
+        except BaseException:
+            if ticket in queue.since:
+                queue.gone.add(ask)
+            raise
+        finally:
+            served()
+
+    def answer(self, models: Container[str]) -> bytes:
+        """What `GET /queue` gives. `models` are all that exist: of others nothing is kept once nobody waits."""
+        for model, queue in list(self._models.items()):
+            if not queue.since and (queue.gone == WaitingWork() or model not in models):
+                del self._models[model]
+        now = self._clock()
+        return json.dumps(
+            {
+                "replica": self._replica,
+                "models": {model: _told(queue, now) for model, queue in self._models.items()},
+            }
+        ).encode()
+
+
+def _told(queue: _Model, now: float) -> dict[str, object]:
+    oldest = next(iter(queue.since.values()), now)
+    return {"waiting": _numbers(queue.waiting), "oldest_s": round(now - oldest, 3), "gone": _numbers(queue.gone)}
+
+
+def _numbers(work: WaitingWork) -> dict[str, int]:
+    return {
+        "requests": work.requests,
+        "prompt_tokens": work.prompt_tokens,
+        "output_tokens": work.output_tokens,
+    }

@@ -1,0 +1,69 @@
+"""Gauges of the live state: read when somebody scrapes, kept nowhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from topmast_gateway.kubernetes.cluster_state import ClusterState
+from topmast_gateway.limits.overload import OverloadGuard
+from topmast_gateway.observability.metrics import Metrics
+from topmast_gateway.routing.endpoint_load import EndpointLoads
+
+
+class LiveGauges(Collector):
+    """Of the pods, the watches and the requests that are open."""
+
+    def __init__(self, metrics: Metrics, fleet: ClusterState, loads: EndpointLoads, admission: OverloadGuard) -> None:
+        self._metrics, self._fleet, self._loads, self._admission = metrics, fleet, loads, admission
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return ()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        yield _gauge("requests_in_flight", "Requests from admission to last byte", self._admission.streams)
+        yield _gauge("requests_held", "Requests that wait for a ready pod", self._metrics.held)
+        yield _gauge("body_bytes_reserved", "Memory promised to request bodies", self._admission.held_bytes)
+        yield _gauge("api_keys", "Valid entries in the Secret of API keys", len(self._fleet.keys))
+
+        tokens = GaugeMetricFamily(
+            "topmast_gateway_tokens_in_flight",
+            "Estimated tokens that a pod is working on for this gateway",
+            labels=["model", "pod"],
+        )
+        requests = GaugeMetricFamily(
+            "topmast_gateway_pod_requests_in_flight",
+            "Requests that a pod is working on for this gateway",
+            labels=["model", "pod"],
+        )
+        for load in self._loads:
+            tokens.add_metric([load.pod.model, load.pod.name], load.tokens)
+            requests.add_metric([load.pod.model, load.pod.name], load.requests)
+        yield tokens
+        yield requests
+
+        pods = GaugeMetricFamily("topmast_gateway_ready_pods", "Pods that may be picked", labels=["model"])
+        for route in self._fleet.routes:
+            pods.add_metric([route.model.key], len(route.pods))
+        yield pods
+
+        out = GaugeMetricFamily(
+            "topmast_gateway_ejected_pods", "Pods left alone because they fail or are slow", labels=["model"]
+        )
+        for model, number in Counter(pod.model for pod in self._fleet.outliers.out()).items():
+            out.add_metric([model], number)
+        yield out
+
+        age = GaugeMetricFamily(
+            "topmast_gateway_watch_age_seconds", "Since the API server last said something", labels=["resource"]
+        )
+        for mirror in self._fleet.mirrors:
+            age.add_metric([mirror.name], mirror.age_s)
+        yield age
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"topmast_gateway_{name}", text, value=value)

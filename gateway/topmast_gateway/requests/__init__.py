@@ -1,0 +1,1 @@
+"""What a request asks for, and the stations on its way: read, parsed, limited, queued, charged."""

@@ -1,0 +1,55 @@
+"""On which terms a request may wait: its band, and how long. Fields of the body, headers, and the caller's best band.
+
+A caller that asks for a better band than its own is served in its own, as OpenAI does with service tiers; the engine is
+told by a field at the body's end, because the last one of two counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Final
+
+from topmast_gateway.identity.caller import Priority
+from topmast_gateway.messages.completion import CompletionRequest
+from topmast_gateway.messages.headers import TIMEOUT, seconds_of
+
+_TIMEOUT: Final = TIMEOUT.encode()
+_RETRY_COUNT: Final = b"x-stainless-retry-count"  # OpenAI's clients send it, and others that are made by Stainless
+
+
+def effective_priority(ask: CompletionRequest, best: Priority) -> Priority:
+    """The band that a request is served in: what it asks for, or NORMAL, and never better than the caller's."""
+    return max(Priority.NORMAL if ask.band is None else ask.band, best)
+
+
+def with_priority(ask: CompletionRequest, band: Priority) -> CompletionRequest:
+    """The request with its band in the body, where an engine would take it for another one."""
+    if band is (Priority.NORMAL if ask.band is None else ask.band):
+        return ask
+    body = ask.body.rstrip()[:-1] + b', "priority": %d}' % band
+    return dataclasses.replace(ask, body=body, band=band)
+
+
+def requested_timeout_s(ask: CompletionRequest, headers: Mapping[bytes, bytes]) -> float | None:
+    """How long the caller waits for an answer, of body and header the shorter; None when it does not say."""
+    said = [one for one in (ask.timeout_s, _header(headers)) if one is not None]
+    return min(said, default=None)
+
+
+def with_remaining_timeout(
+    headers: Mapping[bytes, bytes], timeout_s: float | None, waited_s: float
+) -> Mapping[bytes, bytes]:
+    """The headers for the engine, which counts a timeout from when it gets the request."""
+    if timeout_s is None or (_header(headers) is None and _TIMEOUT in headers):
+        return headers  # one that is nonsense is for the engine to refuse
+    return {**headers, _TIMEOUT: b"%.3f" % max(0.001, timeout_s - waited_s)}
+
+
+def is_retry(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the client says that it has sent this request before."""
+    return headers.get(_RETRY_COUNT, b"0") != b"0"
+
+
+def _header(headers: Mapping[bytes, bytes]) -> float | None:
+    return seconds_of({TIMEOUT: headers.get(_TIMEOUT, b"").decode("latin-1")})

@@ -1,0 +1,113 @@
+"""The routing table: which pods may serve the model that a request names.
+
+Pure values and functions; it knows neither Kubernetes nor HTTP. A table never changes: new facts make a new one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from topmast_gateway.routing.model_status import UNKNOWN_STATUS, ModelStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One LLMDeployment. `created` is in Unix seconds; a suspended model is not worth waiting for, and one that may
+    sleep wakes when it is called. `weights` are shares of its requests by revision; without any all are equal.
+    """
+
+    namespace: str
+    name: str
+    created: int = 0
+    suspended: bool = False
+    sleeps: bool = False
+    outlook: ModelStatus = UNKNOWN_STATUS
+    weights: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The name that is never ambiguous."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One engine pod that may be picked. `ready_since` tells a pod that came back from the one that was lost.
+
+    A `doubted` pod is one whose node the cluster has lost sight of: for when there is no other.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    model: str  # the key of its Model
+    address: str  # host:port
+    ready_since: str = ""
+    doubted: bool = False
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A model and its pods, in a fixed order."""
+
+    model: Model
+    pods: tuple[Pod, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownModel:
+    """Nothing has this name."""
+
+    asked: str
+
+
+@dataclass(frozen=True, slots=True)
+class AmbiguousModel:
+    """Several namespaces have a model of this name; `choices` are the names that work."""
+
+    asked: str
+    choices: tuple[str, ...]
+
+
+class ModelTable:
+    """All models of this gateway. Pods without a model are left out: what was deleted is not served."""
+
+    def __init__(self, models: Iterable[Model] = (), pods: Iterable[Pod] = ()) -> None:
+        known = {model.key: model for model in models}
+        pods_of: dict[str, list[Pod]] = defaultdict(list)
+        for pod in pods:
+            if pod.model in known:
+                pods_of[pod.model].append(pod)
+        self._routes = {
+            key: Route(model, tuple(sorted(pods_of[key], key=lambda pod: (pod.name, pod.uid))))
+            for key, model in sorted(known.items())
+        }
+        self._keys: dict[str, list[str]] = defaultdict(list)
+        for route in self._routes.values():
+            self._keys[route.model.name].append(route.model.key)
+
+    def find(self, asked: str) -> Route | UnknownModel | AmbiguousModel:
+        """The route for a request's `model`: a name that one namespace has, or `namespace/name`."""
+        if route := self._routes.get(asked):
+            return route
+        keys = self._keys.get(asked, ())
+        if len(keys) == 1:
+            return self._routes[keys[0]]
+        return AmbiguousModel(asked, tuple(keys)) if keys else UnknownModel(asked)
+
+    def by_key(self, key: str) -> Route | None:
+        """The route of a model that was found before, or None when it is gone."""
+        return self._routes.get(key)
+
+    def public_name(self, model: Model) -> str:
+        """The shortest name that `find` resolves to this model."""
+        return model.name if len(self._keys[model.name]) == 1 else model.key
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._routes.values())
+
+    def __len__(self) -> int:
+        return len(self._routes)

@@ -1,0 +1,155 @@
+"""Puts the gateway together, and takes it apart in the right order.
+
+SIGTERM: not ready at once, and every answer says that its connection ends; still serving while routing notices; then
+no new connections; open streams finish.
+A second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+
+import aiohttp
+
+from topmast_access.signing import EngineTokens
+from topmast_gateway.access import AccessControl
+from topmast_gateway.activation.hold_queue import HoldQueue
+from topmast_gateway.activation.waker import Waker
+from topmast_gateway.config import GatewayConfig
+from topmast_gateway.fairness.capacity import ModelCapacity
+from topmast_gateway.http.admin import Admin
+from topmast_gateway.http.app import App
+from topmast_gateway.http.cors import Cors
+from topmast_gateway.http.listener import listener
+from topmast_gateway.identity.shared_token import SharedToken
+from topmast_gateway.kubernetes.client import connect_to_cluster
+from topmast_gateway.kubernetes.cluster_state import ClusterState
+from topmast_gateway.limits.overload import OverloadGuard
+from topmast_gateway.observability.access_log import AccessLog
+from topmast_gateway.observability.live_gauges import LiveGauges
+from topmast_gateway.observability.metrics import Metrics
+from topmast_gateway.observability.tracing import Tracing
+from topmast_gateway.requests.pipeline import Pipeline
+from topmast_gateway.routing.endpoint_load import EndpointLoads
+from topmast_gateway.routing.endpoint_picker import EndpointPicker
+from topmast_gateway.routing.load_scraper import LoadScraper
+from topmast_gateway.upstream.connection_pool import ConnectionPool
+from topmast_gateway.upstream.proxy import Proxy
+
+log = logging.getLogger(__name__)
+
+_ADMIN_LAST_S = 1.0
+_IDLE_S = 30.0
+
+
+async def serve(
+    public: socket.socket,
+    admin: socket.socket,
+    config: GatewayConfig,
+    access: AccessControl,
+    token: SharedToken,
+    engine_tokens: EngineTokens,
+    access_log: AccessLog | None = None,
+    tracing: Tracing | None = None,
+) -> None:
+    """Run until a signal, then drain. Raises kube.NoCluster when there is nothing to watch."""
+    watch, leave, signals = config.watch, config.leave, _Signals()
+    loads = EndpointLoads()
+    picker = EndpointPicker(loads)
+    fleet = ClusterState(watch.namespaces, watch.keys_namespace, watch.keys_secret, loads, picker)
+    metrics, admission = Metrics(), OverloadGuard(config.max_streams)
+    metrics.registry.register(LiveGauges(metrics, fleet, loads, admission))
+    shares = Pipeline(config.sharing, ModelCapacity(fleet, loads, config.sharing.requests_per_pod).free_places)
+    metrics.registry.register(shares.usage)
+
+    def why_not_ready() -> str:
+        if signals.leave.is_set():
+            return "leaving: open streams finish, new requests belong elsewhere"
+        waiting = [mirror.name for mirror in fleet.mirrors if not mirror.synced]
+        if waiting:
+            return f"starting: no list yet of {', '.join(waiting)}"
+        return "" if shares.caught_up else "starting: the usage log is being read"
+
+    def queue() -> bytes:
+        return shares.backlog.answer({route.model.key for route in fleet.routes})
+
+    connection = await connect_to_cluster()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(connection.close)
+        client = await stack.enter_async_context(_aside())
+        stack.callback((engines := ConnectionPool(engine_tokens)).close)
+        shares.open()
+        stack.push_async_callback(shares.close)
+        waker = Waker(client, metrics, token, config.wake.operator_url)
+        hall = HoldQueue(config.wake.max_held)
+        proxy = Proxy(engines, fleet, picker, metrics, config.patience, hall, shares.backlog, waker)
+        for log_or_trace in (access_log, tracing):
+            if log_or_trace is not None:
+                stack.push_async_callback(asyncio.to_thread, log_or_trace.close)
+        app = App(fleet, access.identity(fleet, metrics), proxy, admission, shares, metrics, access_log, tracing)
+        door = listener(Cors(app, access.cors_origins), drain_timeout_s=leave.drain, tls=access.tls)
+        admin_app = Admin(metrics, why_not_ready, shares.exchange, queue, token)
+        side = listener(admin_app, drain_timeout_s=_ADMIN_LAST_S)
+        watching = asyncio.create_task(fleet.follow(connection))
+        renewing = asyncio.create_task(access.follow())
+        counting = asyncio.create_task(shares.follow(client, token))
+        scraping = asyncio.create_task(LoadScraper(client, fleet.pods, loads, engine_tokens).follow())
+        serving = asyncio.create_task(door.serve(sockets=[public]))
+        telling = asyncio.create_task(side.serve(sockets=[admin]))
+        log.info("listening on %s, admin on %s", _address(public), _address(admin))
+        leaving = asyncio.create_task(signals.leave.wait())
+        # None of them ends by itself; if one does, its exception ends the process.
+        tasks = {leaving, watching, renewing, counting, scraping, serving, telling}
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        log.info("leaving: %d requests are open", admission.streams)
+        if leaving.done():
+            door.leave()
+            await signals.hurry_or(leave.notice)
+        door.should_exit = True
+        await signals.hurry_or(None, serving)
+        side.should_exit = side.force_exit = True
+        for task in (watching, renewing, counting, scraping, leaving):
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+
+class _Signals:
+    """The first SIGTERM or SIGINT asks to leave, the second to hurry."""
+
+    def __init__(self) -> None:
+        self.leave = asyncio.Event()
+        self._hurry = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        (self._hurry if self.leave.is_set() else self.leave).set()
+
+    async def hurry_or(self, seconds: float | None, task: asyncio.Task[None] | None = None) -> None:
+        """Return after `seconds`, at the end of the task, or when told to hurry; the latter cancels the task."""
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({hurry, task} if task else {hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if task and hurry.done():
+            task.cancel()
+        hurry.cancel()
+
+
+def _aside() -> aiohttp.ClientSession:
+    """The client for everything but requests: scrapes, calls at the operator, other gateways."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S, use_dns_cache=False)
+    skip = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+    cookies = aiohttp.DummyCookieJar()
+    return aiohttp.ClientSession(connector=connector, cookie_jar=cookies, auto_decompress=False, skip_auto_headers=skip)
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

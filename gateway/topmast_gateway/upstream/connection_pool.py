@@ -1,0 +1,128 @@
+"""The gateway's connections to engines: kept open between requests, and let go after a while without one.
+
+Every request carries the gateway's own token for its model, where there is one, and no credential of a caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+from topmast_access.signing import EngineTokens
+from topmast_gateway.routing.model_table import Pod
+from topmast_gateway.upstream.failures import ConnectionRefused, Unreachable
+from topmast_gateway.upstream.http_client import EngineConnection, EngineResponse
+
+CONNECT_S: Final = 2.0
+_IDLE_S: Final = 30.0  # below the engine's keep-alive, so that we close first and a reused connection is rarely dead
+_DEAD_AFTER_S: Final = 25  # a node that is gone answers nothing, and without this a silent generation would hide it
+
+
+class ConnectionPool:
+    """Idle connections by address, the one used last in the end. How many are open is the gateway's admission's."""
+
+    def __init__(self, tokens: EngineTokens | None = None, idle_s: float = _IDLE_S) -> None:
+        self._tokens = tokens or EngineTokens()
+        self._idle_s = idle_s
+        self._idle: dict[str, list[tuple[float, EngineConnection]]] = defaultdict(list)
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def posted(
+        self, pod: Pod, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> AsyncIterator[EngineResponse]:
+        """Send the request and give its answer, the head read; an UpstreamFailure where there is none to give.
+
+        Leaving the block before the body's end closes the connection.
+        """
+        head = _head(pod.address, path, len(body), {**headers, **self._tokens.header(pod.model)})
+        wire = self._take(pod.address) or await _connect(pod.address)
+        try:
+            yield await wire.ask(head, body)
+        finally:
+            if wire.reusable:
+                self._keep(pod.address, wire)
+            else:
+                wire.close()
+
+    def close(self) -> None:
+        """No connection is left but those in use."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for wires in self._idle.values():
+            for _, wire in wires:
+                wire.close()
+        self._idle.clear()
+
+    def _take(self, address: str) -> EngineConnection | None:
+        wires = self._idle.get(address)
+        while wires:
+            _, wire = wires.pop()
+            if wire.reusable:
+                return wire
+        return None
+
+    def _keep(self, address: str, wire: EngineConnection) -> None:
+        loop = asyncio.get_running_loop()
+        self._idle[address].append((loop.time(), wire))
+        if self._sweeping is None:
+            self._sweeping = loop.call_later(self._idle_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what was idle for too long, and forget what the engine has closed."""
+        loop = asyncio.get_running_loop()
+        before_s = loop.time() - self._idle_s
+        for address, wires in list(self._idle.items()):
+            for since_s, wire in wires:
+                if since_s <= before_s:
+                    wire.close()
+            if young := [(since_s, wire) for since_s, wire in wires if since_s > before_s and wire.reusable]:
+                self._idle[address] = young
+            else:
+                del self._idle[address]
+        oldest_s = min((wires[0][0] for wires in self._idle.values()), default=None)
+        self._sweeping = None if oldest_s is None else loop.call_at(oldest_s + self._idle_s, self._sweep)
+
+
+def _head(address: str, path: str, length: int, headers: Mapping[str, str]) -> bytes:
+    fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if fields.count("\n") != len(headers):
+        raise ValueError("a header holds a line break")
+    return f"POST {path} HTTP/1.1\r\nhost: {address}\r\n{fields}content-length: {length}\r\n\r\n".encode("latin-1")
+
+
+async def _connect(address: str) -> EngineConnection:
+    loop = asyncio.get_running_loop()
+    host, _, port = address.rpartition(":")
+    sock = _socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            await loop.sock_connect(sock, (host.strip("[]"), int(port)))
+        _, wire = await loop.create_connection(EngineConnection, sock=sock)
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, TimeoutError):
+            raise Unreachable(f"{address} did not answer within {CONNECT_S:g} s") from error
+        if isinstance(error, OSError):
+            raise ConnectionRefused(f"{address}: {error.strerror or error}") from error
+        raise
+    return wire
+
+
+def _socket(family: socket.AddressFamily) -> socket.socket:
+    """Its keep-alive probes find a lost node."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_AFTER_S * 1000)
+    return sock

@@ -1,0 +1,102 @@
+"""What the failures of a try mean for the next one.
+
+A miss is a failure before the answer was complete. Which miss may be tried again is decided in retry_policy.py.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from topmast_access.terms import REFUSED
+from topmast_gateway.messages.response import EngineAnswer
+
+
+class UpstreamFailure(Exception):
+    """A try that did not finish the answer. `kind` labels metrics; for `suspect_s` nobody should try this pod again.
+
+    `ran`: the request may have been worked on, and may even be the reason. `broken`: it speaks against the pod itself.
+    """
+
+    kind = "miss"
+    suspect_s = 0.0
+    ran = False
+    broken = False
+
+
+class ConnectionRefused(UpstreamFailure):
+    """No connection: the request certainly did not run."""
+
+    kind = "refused"
+    suspect_s = 1.0
+    broken = True
+
+
+class Unreachable(ConnectionRefused):
+    """Not even a refusal within the time to connect. It cost that time, so the pod is left alone for longer."""
+
+    kind = "unreachable"
+    suspect_s = 5.0
+
+
+class NotServing(UpstreamFailure):
+    """The engine says that it is starting, leaving or broken. It did not run the request."""
+
+    kind = "not_serving"
+    suspect_s = 1.0
+
+
+class ConnectionLost(UpstreamFailure):
+    """The connection broke before the answer was complete."""
+
+    kind = "lost"
+    ran = True
+    broken = True
+
+
+class EngineGone(UpstreamFailure):
+    """The engine itself says that it cannot finish: it is leaving, or its model process died."""
+
+    kind = "engine_gone"
+    suspect_s = 1.0
+    ran = True
+
+
+class EngineSilent(UpstreamFailure):
+    """The connection stands and nothing comes: the pod, its node or the way there hangs."""
+
+    kind = "silent"
+    suspect_s = 5.0
+    ran = True
+    broken = True
+
+
+class EngineFull(UpstreamFailure):
+    """The engine has no room. Its own answer says when to come back."""
+
+    kind = "full"
+
+    def __init__(self, answer: EngineAnswer) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+class TokenRejected(UpstreamFailure):
+    """The engine does not take this gateway's token. That is between the two of them, and no matter of the caller's."""
+
+    kind = "not_let_in"
+    suspect_s = 1.0
+
+
+def failure_of(answer: EngineAnswer) -> UpstreamFailure | None:
+    """What an engine's refusal means, where it is about the engine and not about the request."""
+    if answer.status not in (401, 503):
+        return None
+    try:
+        error: Any = json.loads(answer.body)["error"]
+        code, message = error["code"], error["message"]
+    except (ValueError, KeyError, TypeError):
+        code = message = None
+    if answer.status == 401:
+        return TokenRejected(str(message)[:300]) if code == REFUSED else None
+    return NotServing(str(code)) if code in ("not_ready", "draining", "engine_failed") else EngineFull(answer)

@@ -1,0 +1,188 @@
+"""One connection to an engine: a request, its answer as it comes, then the next request.
+
+Owns the framing of HTTP/1.1, which httptools parses, and nothing of what is said. A general client takes more time for
+a request than all of the gateway's own work (docs/decisions/0009).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, cast
+
+import httptools
+
+from topmast_gateway.messages.asgi import Header
+from topmast_gateway.upstream.failures import ConnectionLost
+
+_MOST_HEAD_BYTES: Final = 64 * 1024
+_MOST_AHEAD_BYTES: Final = 256 * 1024  # read and not yet passed on; then the engine has to wait
+
+
+class EngineResponse:
+    """An answer, from the first byte of its head on. Names of headers are in lower case.
+
+    What came before a break is still given; then it is ConnectionLost.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.status = 0  # until the head is complete
+        self.headers: list[Header] = []
+        self._transport = transport
+        self._pieces: list[bytes] = []
+        self._ahead_bytes = 0
+        self._complete = self._paused = False
+        self._trouble = ""
+        self._waiting: asyncio.Future[None] | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first one of that name."""
+        return next((value for known, value in self.headers if known == name), None)
+
+    async def head(self) -> None:
+        """Return when status and headers are known."""
+        while not self.status:
+            await self._something()
+
+    async def piece(self) -> bytes:
+        """What has come since the last one; empty at the body's end."""
+        while not self._pieces:
+            if self._complete:
+                return b""
+            await self._something()
+        found = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._ahead_bytes = 0
+        self._resume()
+        return found
+
+    async def read(self) -> bytes:
+        """The whole body, where no piece was taken before."""
+        pieces = []
+        while piece := await self.piece():
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def add(self, piece: bytes) -> None:
+        """The wire has more of the body. It comes no faster than it is passed on."""
+        self._pieces.append(piece)
+        self._ahead_bytes += len(piece)
+        if self._ahead_bytes > _MOST_AHEAD_BYTES and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def end(self, trouble: str = "") -> None:
+        """The wire has all of it, or all that will ever come."""
+        self._complete, self._trouble = not trouble, trouble
+        self._resume()  # who reads no further must not leave a connection that is deaf
+        self.tell()
+
+    def tell(self) -> None:
+        """Wake who waits."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _resume(self) -> None:
+        if self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._paused = False
+
+    async def _something(self) -> None:
+        if self._trouble:
+            raise ConnectionLost(self._trouble)
+        self._waiting = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+
+
+class EngineConnection(asyncio.Protocol):
+    """Carries one answer at a time."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport
+        self._parser: Any = None
+        self._response: EngineResponse | None = None  # that is not complete yet
+        self._head_bytes = 0
+        self._until_close = False  # the answer's end is the connection's
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may be sent: nothing is under way, and nobody has said good-bye."""
+        idle = self._response is None and not self._transport.get_write_buffer_size()
+        return idle and not self._transport.is_closing()
+
+    async def ask(self, head: bytes, body: bytes) -> EngineResponse:
+        """Send a request, and give its answer when the head of that is here."""
+        response = self._response = EngineResponse(self._transport)
+        self._parser = httptools.HttpResponseParser(self)
+        self._head_bytes, self._until_close = 0, False
+        self._transport.writelines((head, body))
+        await response.head()
+        return response
+
+    def close(self) -> None:
+        """At once, whatever is under way: this is how an engine learns that it may stop."""
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._until_close and error is None:
+            self._end()
+        else:
+            self._end(f"{type(error).__name__}: {error}" if error else "the engine closed the connection")
+
+    def data_received(self, data: bytes) -> None:
+        response = self._response
+        if response is None:  # nobody asked
+            self.close()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._break(f"the engine's answer is not HTTP: {error}")
+        if not response.status:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MOST_HEAD_BYTES:
+                self._break("the head of the engine's answer is too large")
+        response.tell()
+
+    def on_message_begin(self) -> None:
+        if self._response is None:  # there is more behind the answer: whose would that be?
+            self.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._response is not None and not self._response.status:  # else a trailer
+            self._response.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        response, status = self._response, self._parser.get_status_code()
+        if response is None:
+            return
+        if status < 200:  # on the way to the answer
+            response.headers.clear()
+            return
+        response.status = status
+        framed = response.header(b"content-length") or response.header(b"transfer-encoding")
+        self._until_close = framed is None and status not in (204, 304)
+
+    def on_body(self, body: bytes) -> None:
+        if self._response is not None:
+            self._response.add(body)
+
+    def on_message_complete(self) -> None:
+        if self._response is not None and self._response.status:
+            if not self._parser.should_keep_alive():
+                self.close()
+            self._end()
+
+    def _break(self, why: str) -> None:
+        self._end(why)
+        self.close()
+
+    def _end(self, trouble: str = "") -> None:
+        if self._response is not None:
+            self._response.end(trouble)
+            self._response = None

@@ -1,0 +1,142 @@
+"""Where a request goes next: a pod it has not tried, the same pod again, a wait, or the end.
+
+Holds the memory of one request's misses, and nothing longer than that. The rules, in order:
+another pod first; an engine that is full answers for itself, unless the answer was begun or the request has waited for
+this pod with others; a request that may have run is worth two more tries, and as many again after every token that came
+of them; without a pod that can be reached the request waits for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from topmast_gateway.activation.hold import Hold
+from topmast_gateway.continuation.answer_state import AnswerState
+from topmast_gateway.kubernetes.cluster_state import ClusterState
+from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.response import EngineAnswer
+from topmast_gateway.observability.metrics import Metrics
+from topmast_gateway.routing.endpoint_picker import Choice, EndpointPicker
+from topmast_gateway.routing.model_table import Pod, Route
+from topmast_gateway.upstream.connection_pool import CONNECT_S
+from topmast_gateway.upstream.failures import EngineFull, UpstreamFailure
+
+MAX_SENDS = 3  # without a new token, of a request that may have run: one that kills its engine must not kill them all
+MAX_MOVES = 32  # of one answer
+_PAUSE_S, _FULL_PAUSE_S = 0.05, 0.25
+
+
+class RetryPolicy:
+    """One request's way to the end of its answer."""
+
+    def __init__(
+        self,
+        errand: AnswerState,
+        fleet: ClusterState,
+        picker: EndpointPicker,
+        metrics: Metrics,
+        retries: RetryBudget,
+        wait: Hold,
+    ) -> None:
+        self._errand = errand
+        self._model = errand.model
+        self._fleet = fleet
+        self._picker = picker
+        self._metrics = metrics
+        self._retries = retries
+        self._wait = wait
+        self._tried: set[str] = set()
+        self._sends = self._moves = 0
+        self._last: UpstreamFailure | None = None
+        self._full: EngineFull | None = None
+
+    async def next_stop(self) -> Choice | EngineAnswer:
+        """The pod to try, or the engine's own refusal to hand on; an ApiError when it ends here."""
+        while True:
+            route = self._route()
+            usable = self._fleet.usable(route)
+            if self._sends >= MAX_SENDS or self._moves > MAX_MOVES:
+                return self._give_up()
+            if fresh := [pod for pod in usable if pod.uid not in self._tried]:
+                return self._pick(route, fresh)
+            if usable and self._full and not self._errand.begun:
+                if not await self._wait.for_room(self._full.answer, route):
+                    return self._full.answer
+                self._full = None
+                self._tried.clear()
+                continue
+            if usable:
+                self._tried.clear()
+                await asyncio.sleep(_FULL_PAUSE_S if self._full else _PAUSE_S)
+                return self._pick(route, usable)
+            await self._wait.for_a_pod(self._route)
+
+    def missed(self, pod: Pod, miss: UpstreamFailure, *, progressed: bool) -> None:
+        """Remember a try that did not finish the answer; `progressed` where it made some of it."""
+        kinds = self._metrics.moves if self._errand.begun else self._metrics.retries
+        kinds.labels(self._model, miss.kind).inc()
+        if progressed:
+            self._moves += 1
+            self._sends = 0
+            self._tried.clear()
+            self._full = None
+            self._wait.begins_anew()
+        self._last = miss
+        self._tried.add(pod.uid)
+        if miss.ran:
+            may_go_on = self._errand.begun or self._retries.spend()
+            self._sends = self._sends + 1 if may_go_on else MAX_SENDS
+        if miss.broken:
+            self._fleet.outliers.failed(pod)
+        if miss.suspect_s:
+            self._fleet.suspect(pod, miss.suspect_s)
+        if miss.suspect_s or isinstance(miss, EngineFull):
+            self._wait.begins()
+        if isinstance(miss, EngineFull):
+            self._full = miss
+            self._picker.was_full(pod)
+
+    def _pick(self, route: Route, pods: list[Pod]) -> Choice:
+        choice = self._picker.choose(route, pods, self._errand.ask)
+        self._fleet.outliers.sent(choice.pod)
+        self._metrics.routed.labels(self._model, choice.reason).inc()
+        return choice
+
+    def _route(self) -> Route:
+        if (route := self._fleet.routes.by_key(self._model)) is None:
+            raise ApiError(404, "model_not_found", f"the model {self._model} was just deleted", param="model")
+        if self._wait.left_s(route.model) < -CONNECT_S:
+            raise self._wait.nobody(route)
+        return route
+
+    def _give_up(self) -> EngineAnswer:
+        if isinstance(self._last, EngineFull):
+            return self._last.answer
+        message = "the model's servers broke the connection before they answered; ask again"
+        if self._errand.begun:
+            message = "the model's servers broke off this answer again and again, and it is not complete; ask again"
+        raise ApiError(502, "upstream_lost", message, kind="server_error")
+
+
+class RetryBudget:
+    """A fifth of a second try for every request, saved up to `most`: one engine's death is paid for, a storm is not.
+
+    Only tries that may have run count. A refused connection costs nobody anything, and an answer that was begun has a
+    limit of its own.
+    """
+
+    def __init__(self, share: float = 0.2, most: float = 100.0) -> None:
+        self._share = share
+        self._most = most
+        self._left = most
+
+    def earn(self) -> None:
+        """A request has come."""
+        self._left = min(self._most, self._left + self._share)
+
+    def spend(self) -> bool:
+        """Whether another try may be made; it is paid for."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

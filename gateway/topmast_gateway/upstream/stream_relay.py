@@ -1,0 +1,103 @@
+"""Passes an event stream on, unbuffered and never torn: the client only ever sees whole events.
+
+With a journal a stream that breaks goes on elsewhere; without one a failure after the first byte becomes an error event
+that every client notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from topmast_gateway.config import Timeouts
+from topmast_gateway.continuation.answer_state import AnswerState
+from topmast_gateway.continuation.journal import JOURNAL_HEADER, Journal
+from topmast_gateway.messages.disconnect import ClientDisconnected
+from topmast_gateway.messages.errors import sse_error
+from topmast_gateway.messages.headers import towards_client
+from topmast_gateway.messages.token_usage import count_events
+from topmast_gateway.routing.outlier_detection import AttemptResult
+from topmast_gateway.upstream.failures import ConnectionLost, EngineSilent
+from topmast_gateway.upstream.http_client import EngineResponse
+from topmast_gateway.upstream.idle_timeout import IdleTimeout
+
+_LONGEST_EVENT_BYTES = 4 * 1024 * 1024
+_LAST_WORD_S = 5.0  # for a client that does not read
+_CLIENT_SILENCE_S = 10.0  # after which a waiting client, and the proxies before it, are told that there is work
+
+
+class StreamBroken(Exception):
+    """The stream ended early; the client was told by an error event."""
+
+
+async def relay_journal(
+    response: EngineResponse, journal: Journal, errand: AnswerState, patience: Timeouts, trial: AttemptResult
+) -> None:
+    """Read a journal to its end, and pass on what a client that streams may have.
+
+    Afterwards the journal is done or has an error. ConnectionLost or EngineSilent where the connection ended before.
+    """
+    headers = [header for header in towards_client(response.headers) if header[0] != JOURNAL_HEADER.encode()]
+    reply, stream, writing, made = errand.reply, errand.ask.stream, False, errand.made
+    try:
+        async with IdleTimeout(patience.silence) as silence:
+            while piece := await response.piece():
+                writing, silence.limit_s = True, patience.progress  # from here on it is the client who may be slow
+                if (events := journal.feed(piece)) and stream:
+                    await reply.stream(headers, events)
+                elif stream and reply.quiet_s() > _CLIENT_SILENCE_S:
+                    await reply.comment("working")
+                writing, silence.limit_s = False, patience.silence
+                silence.heard()
+                errand.heard()
+                if errand.made > made:
+                    trial.first_token()
+    except TimeoutError:
+        if writing:
+            raise ClientDisconnected from None  # it has read nothing for a long time: nobody waits for the rest
+        raise EngineSilent(f"nothing came for {patience.silence:.0f} s") from None
+    if not journal.done and journal.error is None:
+        raise ConnectionLost("the stream ended before the answer did")
+
+
+async def relay_stream(
+    response: EngineResponse, errand: AnswerState, progress_s: float, why_no_journal: str, trial: AttemptResult
+) -> None:
+    """Send a stream without a journal to the client. ConnectionLost before its first byte; StreamBroken after it."""
+    events, reply = EventBuffer(), errand.reply
+    headers = towards_client(response.headers)
+    try:
+        async with IdleTimeout(progress_s) as silence:
+            while piece := await response.piece():
+                if complete := events.feed(piece):
+                    trial.first_token()
+                    count_events(complete, errand.tally)
+                    await reply.stream(headers, complete)
+                silence.heard()
+    except (ConnectionLost, TimeoutError) as error:
+        if reply.status is None:
+            raise
+        what = str(error) if isinstance(error, ConnectionLost) else f"nothing came or went for {progress_s:.0f} s"
+        message = f"the connection to the model broke and this answer is not complete ({why_no_journal}); ask again"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_S):
+                await reply.break_off(sse_error(message, "stream_lost"))
+        raise StreamBroken(what) from error
+    await reply.stream(headers, events.rest)
+    await reply.end()
+
+
+class EventBuffer:
+    """Cuts a byte stream after its last complete event. Engines write whole events, so this rarely waits."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Everything up to the last blank line; what follows it stays in `rest`."""
+        data = self.rest + piece if self.rest else piece
+        end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
+        if end < 4:  # neither was found: -1 + 2 and -1 + 4 are both smaller
+            end = len(data) if len(data) > _LONGEST_EVENT_BYTES else 0
+        complete, self.rest = data[:end], data[end:]
+        return complete
