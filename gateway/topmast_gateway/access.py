@@ -45,8 +45,8 @@ class AccessControl:
 
     def identity(self, known: KeySource, metrics: Metrics) -> Authenticator:
         """Who decides about each request."""
-        peers, guesses = TrustedProxies(self.trusted_proxies), AuthThrottle(self.failures_per_minute)
-        return Authenticator(known, metrics, peers, guesses, self.tokens)
+        proxies, throttle = TrustedProxies(self.trusted_proxies), AuthThrottle(self.failures_per_minute)
+        return Authenticator(known, metrics, proxies, throttle, self.tokens)
 
     async def follow(self) -> None:
         """Keep the certificate and the tokens' keys up to date until cancelled."""

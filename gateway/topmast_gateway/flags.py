@@ -22,10 +22,10 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 def parser() -> argparse.ArgumentParser:
     """All flags of `topmast gateway`."""
-    made = argparse.ArgumentParser(
+    flags = argparse.ArgumentParser(
         prog="topmast gateway", description="The data path in front of all engine pods.", allow_abbrev=False
     )
-    add = made.add_argument
+    add = flags.add_argument
     add(
         "--namespace",
         action="append",
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--keys-secret", required=True, type=_name, metavar="NAME", help="the Secret of API keys")
     add("--keys-namespace", type=_name, metavar="NS", help="where it is; default: the pod's own")
-    _add_access(made)
+    _add_access(flags)
     add("--host", default="::", help="default :: is every address, of IPv4 and IPv6")
     add("--port", default=8080, type=_port)
     add("--admin-host", default="::")
@@ -101,8 +101,8 @@ def parser() -> argparse.ArgumentParser:
         type=_positive,
         help="then let open streams finish (default %(default)s)",
     )
-    _add_sharing(made)
-    return made
+    _add_sharing(flags)
+    return flags
 
 
 def _add_access(parser: argparse.ArgumentParser) -> None:

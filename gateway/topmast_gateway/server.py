@@ -60,44 +60,44 @@ async def serve(
     watch, leave, signals = config.watch, config.leave, _Signals()
     loads = EndpointLoads()
     picker = EndpointPicker(loads)
-    fleet = ClusterState(watch.namespaces, watch.keys_namespace, watch.keys_secret, loads, picker)
-    metrics, admission = Metrics(), OverloadGuard(config.max_streams)
-    metrics.registry.register(LiveGauges(metrics, fleet, loads, admission))
-    shares = Pipeline(config.sharing, ModelCapacity(fleet, loads, config.sharing.requests_per_pod).free_places)
-    metrics.registry.register(shares.usage)
+    cluster = ClusterState(watch.namespaces, watch.keys_namespace, watch.keys_secret, loads, picker)
+    metrics, overload = Metrics(), OverloadGuard(config.max_streams)
+    metrics.registry.register(LiveGauges(metrics, cluster, loads, overload))
+    pipeline = Pipeline(config.sharing, ModelCapacity(cluster, loads, config.sharing.requests_per_pod).free_places)
+    metrics.registry.register(pipeline.caller_usage)
 
     def why_not_ready() -> str:
         if signals.leave.is_set():
             return "leaving: open streams finish, new requests belong elsewhere"
-        waiting = [mirror.name for mirror in fleet.mirrors if not mirror.synced]
+        waiting = [informer.name for informer in cluster.informers if not informer.synced]
         if waiting:
             return f"starting: no list yet of {', '.join(waiting)}"
-        return "" if shares.caught_up else "starting: the usage log is being read"
+        return "" if pipeline.caught_up else "starting: the usage log is being read"
 
     def queue() -> bytes:
-        return shares.backlog.answer({route.model.key for route in fleet.routes})
+        return pipeline.backlog.answer({route.model.key for route in cluster.routes})
 
-    connection = await connect_to_cluster()
+    kube = await connect_to_cluster()
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(connection.close)
+        stack.push_async_callback(kube.close)
         client = await stack.enter_async_context(_aside())
-        stack.callback((engines := ConnectionPool(engine_tokens)).close)
-        shares.open()
-        stack.push_async_callback(shares.close)
+        stack.callback((pool := ConnectionPool(engine_tokens)).close)
+        pipeline.open()
+        stack.push_async_callback(pipeline.close)
         waker = Waker(client, metrics, token, config.wake.operator_url)
-        hall = HoldQueue(config.wake.max_held)
-        proxy = Proxy(engines, fleet, picker, metrics, config.patience, hall, shares.backlog, waker)
+        hold_queue = HoldQueue(config.wake.max_held)
+        proxy = Proxy(pool, cluster, picker, metrics, config.timeouts, hold_queue, pipeline.backlog, waker)
         for log_or_trace in (access_log, tracing):
             if log_or_trace is not None:
                 stack.push_async_callback(asyncio.to_thread, log_or_trace.close)
-        app = App(fleet, access.identity(fleet, metrics), proxy, admission, shares, metrics, access_log, tracing)
+        app = App(cluster, access.identity(cluster, metrics), proxy, overload, pipeline, metrics, access_log, tracing)
         door = listener(Cors(app, access.cors_origins), drain_timeout_s=leave.drain, tls=access.tls)
-        admin_app = Admin(metrics, why_not_ready, shares.exchange, queue, token)
+        admin_app = Admin(metrics, why_not_ready, pipeline.replication, queue, token)
         side = listener(admin_app, drain_timeout_s=_ADMIN_LAST_S)
-        watching = asyncio.create_task(fleet.follow(connection))
+        watching = asyncio.create_task(cluster.follow(kube))
         renewing = asyncio.create_task(access.follow())
-        counting = asyncio.create_task(shares.follow(client, token))
-        scraping = asyncio.create_task(LoadScraper(client, fleet.pods, loads, engine_tokens).follow())
+        counting = asyncio.create_task(pipeline.follow(client, token))
+        scraping = asyncio.create_task(LoadScraper(client, cluster.pods, loads, engine_tokens).follow())
         serving = asyncio.create_task(door.serve(sockets=[public]))
         telling = asyncio.create_task(side.serve(sockets=[admin]))
         log.info("listening on %s, admin on %s", _address(public), _address(admin))
@@ -105,7 +105,7 @@ async def serve(
         # None of them ends by itself; if one does, its exception ends the process.
         tasks = {leaving, watching, renewing, counting, scraping, serving, telling}
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        log.info("leaving: %d requests are open", admission.streams)
+        log.info("leaving: %d requests are open", overload.streams)
         if leaving.done():
             door.leave()
             await signals.hurry_or(leave.notice)

@@ -34,7 +34,7 @@ class Job:
     caller: Caller
     prompt: int
     output: int
-    band: Priority = Priority.NORMAL
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass
@@ -121,13 +121,13 @@ class Engine:
                     continue
                 ttft_s = now_s + _HOP_S - one.job.at_s
                 self.outcome.ttft_s.setdefault(one.job.caller.name, []).append((one.job.at_s, ttft_s))
-            one.ticket.tally.output += 1
-            if one.ticket.tally.output == one.job.output:
+            one.ticket.usage.output += 1
+            if one.ticket.usage.output == one.job.output:
                 self._answers.remove(one)
                 self._turnstile.finish(one.ticket)
 
     def _arrive(self, job: Job) -> None:
-        ticket = QueueEntry(job.caller, job.band, job.prompt, TokenUsage(), job.at_s)
+        ticket = QueueEntry(job.caller, job.priority, job.prompt, TokenUsage(), job.at_s)
         self._jobs[ticket] = job
         bumped = self._turnstile.arrive(ticket)
         if isinstance(bumped, QueueFull):
@@ -139,6 +139,6 @@ class Engine:
     def _let_through(self, now_s: float) -> None:
         while ticket := self._turnstile.next(now_s, self._places - self._turnstile.running):
             job = self._jobs.pop(ticket)
-            ticket.tally.prompt = job.prompt  # an engine's journal begins with it
+            ticket.usage.prompt = job.prompt  # an engine's journal begins with it
             self._answers.append(_Answer(ticket, job, now_s + _HOP_S, job.prompt))
             self.outcome.order.append(job.caller.name)

@@ -37,7 +37,7 @@ AGAIN = {b"x-stainless-retry-count": b"1"}
 PROMPT, ANSWER = len(BODY) // 4, 50
 
 
-def an_ask() -> CompletionRequest:
+def a_request() -> CompletionRequest:
     return parse.parse_completion("/v1/completions", BODY)
 
 
@@ -57,7 +57,7 @@ class Door:
 
     def __init__(self, places: int = 1, **sharing: float) -> None:
         self.places = places
-        self.shares = Pipeline(SharingConfig(**sharing), lambda _, running: self.places - running)  # type: ignore[arg-type]
+        self.pipeline = Pipeline(SharingConfig(**sharing), lambda _, running: self.places - running)  # type: ignore[arg-type]
         self.leave = asyncio.Event()
 
     def send(self, headers: Mapping[bytes, bytes] | None = None) -> asyncio.Task[None]:
@@ -66,25 +66,25 @@ class Door:
     async def _serve(self, headers: Mapping[bytes, bytes]) -> None:
         async def nowhere(_: object) -> None: ...
 
-        async with self.shares.turn(
-            Caller("alice"), KEY, an_ask(), headers, ResponseWriter(nowhere, "r"), TokenUsage()
+        async with self.pipeline.turn(
+            Caller("alice"), KEY, a_request(), headers, ResponseWriter(nowhere, "r"), TokenUsage()
         ):
             await self.leave.wait()
 
     def waiting(self) -> int:
-        return int(told(self.shares.backlog).get(KEY, {"waiting": numbers(0)})["waiting"]["requests"])
+        return int(told(self.pipeline.backlog).get(KEY, {"waiting": numbers(0)})["waiting"]["requests"])
 
     def gone(self) -> dict[str, int]:
-        found: dict[str, int] = told(self.shares.backlog)[KEY]["gone"]
+        found: dict[str, int] = told(self.pipeline.backlog)[KEY]["gone"]
         return found
 
 
 def test_a_request_counts_from_its_arrival_until_its_turn() -> None:
     now = 100.0
     backlog = Backlog("one", lambda: now)
-    with backlog.waiting(KEY, an_ask()) as served:
+    with backlog.waiting(KEY, a_request()) as served:
         now = 101.0
-        with backlog.waiting(KEY, an_ask()):
+        with backlog.waiting(KEY, a_request()):
             now = 103.5
             assert told(backlog)[KEY] == {"waiting": numbers(2), "oldest_s": 3.5, "gone": numbers(0)}
             served()
@@ -95,13 +95,13 @@ def test_a_request_counts_from_its_arrival_until_its_turn() -> None:
 
 def test_who_went_away_counts_until_it_comes_back_and_once_alone() -> None:
     backlog = Backlog("one")
-    with pytest.raises(TimeoutError), backlog.waiting(KEY, an_ask()):
+    with pytest.raises(TimeoutError), backlog.waiting(KEY, a_request()):
         raise TimeoutError
     assert told(backlog)[KEY] == {"waiting": numbers(0), "oldest_s": 0, "gone": numbers(1)}
-    with backlog.waiting(KEY, an_ask(), again=True):
+    with backlog.waiting(KEY, a_request(), again=True):
         assert told(backlog)[KEY]["waiting"] == numbers(1)
         assert told(backlog)[KEY]["gone"] == numbers(0)
-    with pytest.raises(TimeoutError), backlog.waiting(KEY, an_ask()) as served:
+    with pytest.raises(TimeoutError), backlog.waiting(KEY, a_request()) as served:
         served()
         raise TimeoutError  # an engine's fault: its turn had come
     assert told(backlog) == {}
@@ -109,9 +109,9 @@ def test_who_went_away_counts_until_it_comes_back_and_once_alone() -> None:
 
 def test_a_model_that_was_deleted_is_forgotten_once_nobody_waits() -> None:
     backlog = Backlog("one")
-    with pytest.raises(TimeoutError), backlog.waiting(KEY, an_ask()):
+    with pytest.raises(TimeoutError), backlog.waiting(KEY, a_request()):
         raise TimeoutError
-    with backlog.waiting(KEY, an_ask()):
+    with backlog.waiting(KEY, a_request()):
         assert told(backlog, "ns/another")[KEY]["gone"] == numbers(1)
     assert told(backlog, "ns/another") == {} and told(backlog) == {}
 
@@ -120,16 +120,16 @@ async def test_all_who_wait_for_a_turn_are_told_with_the_tokens_that_they_will_t
     door = Door()
     tasks = [door.send() for _ in range(4)]
     await soon(lambda: door.waiting() == 3, "one has the place")
-    assert told(door.shares.backlog)[KEY]["waiting"] == numbers(3)
+    assert told(door.pipeline.backlog)[KEY]["waiting"] == numbers(3)
     door.leave.set()
     await asyncio.gather(*tasks)
-    assert told(door.shares.backlog) == {}
+    assert told(door.pipeline.backlog) == {}
 
 
 async def test_refused_timed_out_and_departed_clients_have_gone_until_they_ask_again() -> None:
     door = Door(queue_s=0.2, queue_requests=2)
     holder = door.send()
-    await soon(lambda: bool(door.shares.turns.waiting()), "it is there")
+    await soon(lambda: bool(door.pipeline.dispatcher.waiting()), "it is there")
     late, departing = door.send(FIRST), door.send()
     await soon(lambda: door.waiting() == 2, "both wait")
     with pytest.raises(ApiError):
@@ -149,10 +149,10 @@ async def test_refused_timed_out_and_departed_clients_have_gone_until_they_ask_a
 async def test_what_a_model_s_answers_and_caches_were_like_is_in_the_numbers() -> None:
     door = Door()
     for _ in range(200):
-        door.shares._estimates.learn(len(BODY), KEY, TokenUsage(prompt=1000, cached=900, output=30, exact=True))
+        door.pipeline._estimates.learn(len(BODY), KEY, TokenUsage(prompt=1000, cached=900, output=30, exact=True))
     tasks = [door.send() for _ in range(3)]
     await soon(lambda: door.waiting() == 2, "one has the place")
-    assert told(door.shares.backlog)[KEY]["waiting"] == {"requests": 2, "prompt_tokens": 200, "output_tokens": 60}
+    assert told(door.pipeline.backlog)[KEY]["waiting"] == {"requests": 2, "prompt_tokens": 200, "output_tokens": 60}
     door.leave.set()
     await asyncio.gather(*tasks)
 
@@ -160,16 +160,16 @@ async def test_what_a_model_s_answers_and_caches_were_like_is_in_the_numbers() -
 async def test_who_is_held_until_a_pod_comes_waits_too() -> None:
     async def nothing(_: object) -> None: ...
 
-    loads, backlog, ask = EndpointLoads(), Backlog("one"), an_ask()
-    fleet = ClusterState([], "system", "keys", loads, EndpointPicker(loads))
-    errand = AnswerState(ask, KEY, {}, ResponseWriter(nothing, "r"), TokenUsage(), lambda _: None)
+    loads, backlog, request = EndpointLoads(), Backlog("one"), a_request()
+    cluster = ClusterState([], "system", "keys", loads, EndpointPicker(loads))
+    state = AnswerState(request, KEY, {}, ResponseWriter(nothing, "r"), TokenUsage(), lambda _: None)
     metrics = Metrics()
     waker = Waker(None, metrics, SharedToken(), "")  # type: ignore[arg-type]
-    wait = Hold(errand, Timeouts(), fleet, HoldQueue(10), backlog, waker, metrics, nothing)
+    wait = Hold(state, Timeouts(), cluster, HoldQueue(10), backlog, waker, metrics, nothing)
     model = Model("ns", "m")
-    waiting = asyncio.create_task(wait.for_a_pod(lambda: fleet.routes.by_key(KEY) or Route(model, ())))
+    waiting = asyncio.create_task(wait.until_pod_usable(lambda: cluster.routes.by_key(KEY) or Route(model, ())))
     await soon(lambda: KEY in told(backlog), "it waits")
     assert told(backlog)[KEY]["waiting"] == numbers(1)
-    fleet.routes = ModelTable([model], [Pod("u", "ns", "p", KEY, "127.0.0.1:1")])
+    cluster.routes = ModelTable([model], [Pod("u", "ns", "p", KEY, "127.0.0.1:1")])
     await waiting
     assert told(backlog) == {}

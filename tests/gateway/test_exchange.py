@@ -41,12 +41,12 @@ class Replica:
 
     def __init__(self, name: str, peers: list[str], ip: str, token_file: Path | None) -> None:
         self.counters = Counters(name)
-        self.ledger = QuotaEnforcer(self.counters, time.time)
-        self.exchange = CounterReplication(self.counters, self.ledger)
-        self.exchange._resolve = self._resolve  # type: ignore[method-assign]
+        self.quota = QuotaEnforcer(self.counters, time.time)
+        self.replication = CounterReplication(self.counters, self.quota)
+        self.replication._resolve = self._resolve  # type: ignore[method-assign]
         self.peers, self.ip = peers, ip
         self.token = SharedToken(token_file)
-        self.admin = Admin(Metrics(), str, self.exchange, lambda: json.dumps(QUEUE).encode(), self.token)
+        self.admin = Admin(Metrics(), str, self.replication, lambda: json.dumps(QUEUE).encode(), self.token)
         self.garbage = b""
         self.rounds = self.answered = 0
 
@@ -67,7 +67,7 @@ class Replica:
         serving = asyncio.create_task(server.serve(sockets=[bind(self.ip, PORT)]))
         await soon(lambda: server.started, "listening")
         async with aiohttp.ClientSession() as client:
-            following = asyncio.create_task(self.exchange.follow("gateways:1", client, self.token))
+            following = asyncio.create_task(self.replication.follow("gateways:1", client, self.token))
             try:
                 yield self
             finally:
@@ -77,7 +77,7 @@ class Replica:
                 await serving
 
     def use(self, tokens: int) -> None:
-        with self.ledger.reserved(ALICE, tokens, TokenUsage(output=tokens, exact=True)):
+        with self.quota.reserved(ALICE, tokens, TokenUsage(output=tokens, exact=True)):
             pass
 
 
@@ -102,27 +102,27 @@ async def test_budgets_and_places_hold_over_all_gateways_and_outlive_a_restart(f
         async with Replica("one", addresses, addresses[0], token_file).running() as one:
             one.use(300)
             two.use(200)
-            await soon(lambda: one.ledger.used(ALICE) == two.ledger.used(ALICE) == 500, "both know both")
-            with one.ledger.reserved(ALICE, 400, TokenUsage()):
-                await soon(lambda: two.ledger.held("alice").tokens == 400, "reservations are known, too")
+            await soon(lambda: one.quota.used(ALICE) == two.quota.used(ALICE) == 500, "both know both")
+            with one.quota.reserved(ALICE, 400, TokenUsage()):
+                await soon(lambda: two.quota.held("alice").tokens == 400, "reservations are known, too")
                 with pytest.raises(ApiError) as refused:
                     two.use(101)
                 assert refused.value.code == "insufficient_quota"
-            await soon(lambda: two.ledger.held("alice").tokens == 0, "and their end")
+            await soon(lambda: two.quota.held("alice").tokens == 0, "and their end")
         async with Replica("one-again", addresses, addresses[0], token_file).running() as one:
-            await soon(lambda: one.ledger.used(ALICE) == 500, "the restarted one is told")
+            await soon(lambda: one.quota.used(ALICE) == 500, "the restarted one is told")
             one.use(7)
-            await soon(lambda: two.ledger.used(ALICE) == 507, "and counts on")
+            await soon(lambda: two.quota.used(ALICE) == 507, "and counts on")
 
 
 async def test_what_a_gateway_held_when_it_died_is_given_back_soon(fast: None, token_file: Path) -> None:
     addresses = [free_address(), free_address()]
     async with Replica("two", addresses, addresses[1], token_file).running() as two:
         async with Replica("one", addresses, addresses[0], token_file).running() as one:
-            held = one.ledger.reserved(ALICE, 1000, TokenUsage())
+            held = one.quota.reserved(ALICE, 1000, TokenUsage())
             held.__enter__()
-            await soon(lambda: two.ledger.held("alice").tokens == 1000, "it is known")
-        await soon(lambda: two.ledger.held("alice").tokens == 0, "it is given back", 3)
+            await soon(lambda: two.quota.held("alice").tokens == 1000, "it is known")
+        await soon(lambda: two.quota.held("alice").tokens == 0, "it is given back", 3)
         two.use(1000)
 
 
@@ -138,10 +138,10 @@ async def test_nonsense_of_a_peer_changes_nothing(fast: None, token_file: Path, 
     two.garbage = garbage
     async with one.running(), two.running():
         await soon(lambda: two.answered >= 3, "it was told nonsense")
-        assert len(one.counters) == 0 and one.ledger.peers == {}
+        assert len(one.counters) == 0 and one.quota.peers == {}
         two.garbage = b""
         two.use(5)
-        await soon(lambda: one.ledger.used(ALICE) == 5, "it goes on asking")
+        await soon(lambda: one.quota.used(ALICE) == 5, "it goes on asking")
 
 
 def test_only_what_changed_is_told_to_those_who_asked_before() -> None:
@@ -214,9 +214,9 @@ async def test_gateways_go_on_adding_up_after_the_token_was_replaced(fast: None,
     async with one.running(), two.running():
         two.use(200)
         await soon(lambda: two.answered >= 3, "it was refused")
-        assert one.ledger.used(ALICE) == 0
+        assert one.quota.used(ALICE) == 0
         rewrite(late, TOKEN)
-        await soon(lambda: one.ledger.used(ALICE) == 200, "what was missed is made up for")
+        await soon(lambda: one.quota.used(ALICE) == 200, "what was missed is made up for")
 
 
 async def test_gateways_that_are_away_are_named_once_each(

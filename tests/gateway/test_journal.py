@@ -31,12 +31,12 @@ def feed(journal: Journal, data: bytes, cuts: list[int]) -> bytes:
 
 @given(st.lists(st.integers(0, 10_000), max_size=8))
 def test_a_journal_may_be_cut_anywhere(cuts: list[int]) -> None:
-    tally = TokenUsage()
-    journal = Journal(tally, whole=False)
+    usage = TokenUsage()
+    journal = Journal(usage, whole=False)
     assert feed(journal, STREAM, cuts) == SHOWN
     assert journal.done
     assert journal.token_ids == [7, 8, 9, 10, 11, 2]
-    assert (tally.prompt, tally.cached, tally.output, tally.exact) == (12, 8, 6, True)
+    assert (usage.prompt, usage.cached, usage.output, usage.exact) == (12, 8, 6, True)
 
 
 @given(st.integers(0, len(STREAM) - 1), st.lists(st.integers(0, 10_000), max_size=4))
@@ -54,7 +54,7 @@ def test_what_was_shown_is_what_the_tokens_stand_for(end: int, cuts: list[int]) 
     else:
         assert body == {"model": "m"}
     before = len(journal.token_ids)
-    journal.begin_again()
+    journal.restart()
     rest = journal.feed(b": prompt 12 1800000000\n\n: cached 4\n\n: + 1\n\ndata: [DONE]\n\n")
     assert (rest, journal.created or 1700000000) == (b"data: [DONE]\n\n", journal.created)
     assert len(journal.token_ids) == before + 1
@@ -71,20 +71,20 @@ def test_an_error_is_kept_with_its_status() -> None:
     journal = Journal(TokenUsage(), whole=False)
     assert journal.feed(b': prompt 3 1\n\n: error 503 4\n\ndata: {"error":{"code":"draining"}}\n\n') == b""
     assert journal.error is not None
-    assert (journal.error.status, journal.error.retry_after_s, journal.error.may_move) == (503, 4, True)
+    assert (journal.error.status, journal.error.retry_after_s, journal.error.retryable) == (503, 4, True)
 
 
 def test_a_prompt_without_an_answer_is_no_estimate() -> None:
-    tally = TokenUsage()
-    Journal(tally, whole=False).feed(b": prompt 12 1700000000\n\n")
-    assert tally == TokenUsage(prompt=12, exact=True)
+    usage = TokenUsage()
+    Journal(usage, whole=False).feed(b": prompt 12 1700000000\n\n")
+    assert usage == TokenUsage(prompt=12, exact=True)
 
 
 def test_an_answer_began_when_the_pod_that_made_its_first_token_says() -> None:
     journal = Journal(TokenUsage(), whole=False)
     journal.feed(b": prompt 12 1700000000\n\n")
-    journal.begin_again()
+    journal.restart()
     journal.feed(b": prompt 12 1700000005\n\n: + 1\n\n")  # its first text has told this time to the client
-    journal.begin_again()
+    journal.restart()
     journal.feed(b": prompt 12 1700000009\n\n: + 2\n\n")
     assert json.loads(journal.continued(b"{}").replace(b"{,", b"{"))["continuation"]["created"] == 1700000005

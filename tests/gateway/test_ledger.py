@@ -37,15 +37,15 @@ def a_caller(**limits: int | str) -> Caller:
     return Caller("alice", limits=Limits(**limits))  # type: ignore[arg-type]
 
 
-def refusal(ledger: QuotaEnforcer, caller: Caller, tokens: int = 1) -> ApiError:
-    with pytest.raises(ApiError) as refused, ledger.reserved(caller, tokens, TokenUsage()):
+def refusal(quota: QuotaEnforcer, caller: Caller, tokens: int = 1) -> ApiError:
+    with pytest.raises(ApiError) as refused, quota.reserved(caller, tokens, TokenUsage()):
         pass
     assert refused.value.status == 429
     return refused.value
 
 
-def use(ledger: QuotaEnforcer, caller: Caller, reserve: int, prompt: int, output: int) -> None:
-    with ledger.reserved(caller, reserve, TokenUsage(prompt=prompt, output=output, exact=True)):
+def use(quota: QuotaEnforcer, caller: Caller, reserve: int, prompt: int, output: int) -> None:
+    with quota.reserved(caller, reserve, TokenUsage(prompt=prompt, output=output, exact=True)):
         pass
 
 
@@ -64,7 +64,7 @@ STEPS = st.lists(
 def test_whatever_the_order_used_is_what_the_tallies_say_and_nothing_stays_reserved(
     steps: list[tuple[str, int, int]],
 ) -> None:
-    ledger, counters, clock = a_ledger()
+    quota, counters, clock = a_ledger()
     caller = a_caller(budget_tokens=2000, budget_period="total", tokens_per_minute=1500, max_streams=5)
     running: list[tuple[contextlib.ExitStack, int, int]] = []
     used = 0
@@ -72,16 +72,16 @@ def test_whatever_the_order_used_is_what_the_tallies_say_and_nothing_stays_reser
         if what == "wait":
             clock.now += number
         elif what == "begin":
-            stack, tally = contextlib.ExitStack(), TokenUsage()
+            stack, usage = contextlib.ExitStack(), TokenUsage()
             held = sum(reserved for _, reserved, _ in running)
             fits = used + held + number <= 2000 and len(running) < 5
             try:
-                stack.enter_context(ledger.reserved(caller, number, tally))
+                stack.enter_context(quota.reserved(caller, number, usage))
             except ApiError as refused:
                 assert not fits or refused.kind == "tokens"
                 continue
             assert fits
-            tally.output = tokens
+            usage.output = tokens
             running.append((stack, number, tokens))
         elif running:
             stack, _, tokens = running.pop(number % len(running))
@@ -90,34 +90,34 @@ def test_whatever_the_order_used_is_what_the_tallies_say_and_nothing_stays_reser
                     raise RuntimeError
             stack.close()
             used += tokens
-        assert ledger.used(caller) == used
-        assert ledger.held("alice").tokens == sum(reserved for _, reserved, _ in running)
+        assert quota.used(caller) == used
+        assert quota.held("alice").tokens == sum(reserved for _, reserved, _ in running)
     for stack, _, tokens in running:
         stack.close()
         used += tokens
-    assert ledger.used(caller) == used and ledger.open == {}
+    assert quota.used(caller) == used and quota.open == {}
     minute, before = periods.name("minute", clock.now), periods.minute_before(clock.now)
     assert counters.tokens("alice", minute) >= 0 and counters.tokens("alice", before) >= 0
 
 
 async def test_budgets_are_exact_to_the_token_over_1000_mixed_requests_with_cancels() -> None:
-    ledger, _, _ = a_ledger()
+    quota, _, _ = a_ledger()
     rng = random.Random(7)
     callers = [
         Caller(name, limits=Limits(budget_tokens=10**9, tokens_per_minute=10**9, requests_per_minute=10**6))
         for name in ("alice", "bob", "carol")
     ]
-    tallies: dict[str, list[TokenUsage]] = {caller.name: [] for caller in callers}
+    usages: dict[str, list[TokenUsage]] = {caller.name: [] for caller in callers}
 
     async def request(caller: Caller, prompt: int, output: int, fails: bool) -> None:
-        tally = TokenUsage(exact=True)
-        tallies[caller.name].append(tally)
-        with ledger.reserved(caller, prompt // 2 + 256, tally):
+        usage = TokenUsage(exact=True)
+        usages[caller.name].append(usage)
+        with quota.reserved(caller, prompt // 2 + 256, usage):
             await asyncio.sleep(0)
-            tally.prompt = prompt
+            usage.prompt = prompt
             for _ in range(output):
                 await asyncio.sleep(0)
-                tally.output += 1
+                usage.output += 1
             if fails:
                 raise RuntimeError
 
@@ -131,98 +131,98 @@ async def test_budgets_are_exact_to_the_token_over_1000_mixed_requests_with_canc
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(end) for end in ends} == {type(None), RuntimeError, asyncio.CancelledError}
     for caller in callers:
-        assert ledger.used(caller) == sum(tally.prompt + tally.output for tally in tallies[caller.name])
-    assert ledger.open == {}
+        assert quota.used(caller) == sum(usage.prompt + usage.output for usage in usages[caller.name])
+    assert quota.open == {}
 
 
 def test_a_reservation_that_would_cross_the_budget_is_refused_until_it_is_renewed() -> None:
-    ledger, _, clock = a_ledger()
+    quota, _, clock = a_ledger()
     caller = a_caller(budget_tokens=1000, budget_period="day")
-    use(ledger, caller, 500, prompt=300, output=100)
-    with ledger.reserved(caller, 500, TokenUsage()):
-        refused = refusal(ledger, caller, 101)
+    use(quota, caller, 500, prompt=300, output=100)
+    with quota.reserved(caller, 500, TokenUsage()):
+        refused = refusal(quota, caller, 101)
     assert refused.code == "insufficient_quota" and "1000 tokens a day, of which 100 are left" in str(refused)
     headers = dict(refused.headers)
     left_s = periods.seconds_left("day", clock.now)
     assert left_s is not None and int(headers[b"retry-after"]) == left_s and headers[b"x-should-retry"] == b"false"
     assert headers[b"x-ratelimit-remaining-budget"] == b"100"
-    use(ledger, caller, 101, prompt=1, output=0)
+    use(quota, caller, 101, prompt=1, output=0)
     clock.now += left_s
-    assert ledger.used(caller) == 0
-    use(ledger, caller, 1000, prompt=1, output=0)
+    assert quota.used(caller) == 0
+    use(quota, caller, 1000, prompt=1, output=0)
 
 
 def test_requests_per_minute_slide_and_the_headers_say_where_they_stand() -> None:
-    ledger, _, clock = a_ledger()
+    quota, _, clock = a_ledger()
     caller = a_caller(requests_per_minute=10)
     clock.now += 30
     for left in range(9, -1, -1):
-        with ledger.reserved(caller, 1, TokenUsage()) as headers:
+        with quota.reserved(caller, 1, TokenUsage()) as headers:
             told = dict(headers)
             assert told[b"x-ratelimit-limit-requests"] == b"10"
             assert told[b"x-ratelimit-remaining-requests"] == b"%d" % left
             assert told[b"x-ratelimit-reset-requests"] == b"1m30s"
-    refused = refusal(ledger, caller)
+    refused = refusal(quota, caller)
     assert refused.code == "rate_limit_exceeded"
     wait_s = int(dict(refused.headers)[b"retry-after"])
     assert wait_s == 36  # to the next minute, and then a tenth of one
     clock.now += wait_s - 1
-    refusal(ledger, caller)
+    refusal(quota, caller)
     clock.now += 1
-    use(ledger, caller, 1, prompt=1, output=1)
+    use(quota, caller, 1, prompt=1, output=1)
 
 
 def test_tokens_reserved_too_much_are_given_back_to_the_minute() -> None:
-    ledger, _, _ = a_ledger()
+    quota, _, _ = a_ledger()
     caller = a_caller(tokens_per_minute=1000)
-    use(ledger, caller, 900, prompt=50, output=50)
-    use(ledger, caller, 900, prompt=50, output=1150)  # more than was reserved
-    assert refusal(ledger, caller, 1).code == "rate_limit_exceeded"
+    use(quota, caller, 900, prompt=50, output=50)
+    use(quota, caller, 900, prompt=50, output=1150)  # more than was reserved
+    assert refusal(quota, caller, 1).code == "rate_limit_exceeded"
 
 
 def test_a_request_above_the_whole_limit_is_told_that_waiting_does_not_help() -> None:
-    ledger, _, _ = a_ledger()
-    headers = dict(refusal(ledger, a_caller(tokens_per_minute=1000), 1001).headers)
+    quota, _, _ = a_ledger()
+    headers = dict(refusal(quota, a_caller(tokens_per_minute=1000), 1001).headers)
     assert headers[b"x-should-retry"] == b"false" and b"retry-after" not in headers
 
 
 @given(st.integers(1, 500), st.integers(0, 500), st.integers(0, 119), st.integers(1, 500))
 def test_after_the_wait_that_it_was_told_a_request_fits(limit: int, first: int, gap_s: int, wanted: int) -> None:
-    ledger, _, clock = a_ledger()
+    quota, _, clock = a_ledger()
     caller, wanted = a_caller(tokens_per_minute=limit), min(wanted, limit)
     for tokens in (min(first, limit), limit // 2):
         with contextlib.suppress(ApiError):
-            use(ledger, caller, max(1, tokens), prompt=tokens, output=0)
+            use(quota, caller, max(1, tokens), prompt=tokens, output=0)
         clock.now += gap_s
     try:
-        use(ledger, caller, wanted, prompt=wanted, output=0)
+        use(quota, caller, wanted, prompt=wanted, output=0)
     except ApiError as refused:
         clock.now += int(dict(refused.headers)[b"retry-after"])
-        use(ledger, caller, wanted, prompt=wanted, output=0)
+        use(quota, caller, wanted, prompt=wanted, output=0)
 
 
 def test_places_at_once_count_at_all_gateways_together() -> None:
-    ledger, _, _ = a_ledger()
+    quota, _, _ = a_ledger()
     caller = a_caller(max_streams=3)
-    ledger.peers["two"] = {"alice": OpenRequests(streams=2, tokens=10)}
-    with ledger.reserved(caller, 1, TokenUsage()):
-        assert "3 requests open at once" in str(refusal(ledger, caller))
-    ledger.peers.clear()
-    with ledger.reserved(caller, 1, TokenUsage()), ledger.reserved(caller, 1, TokenUsage()):
+    quota.peers["two"] = {"alice": OpenRequests(streams=2, tokens=10)}
+    with quota.reserved(caller, 1, TokenUsage()):
+        assert "3 requests open at once" in str(refusal(quota, caller))
+    quota.peers.clear()
+    with quota.reserved(caller, 1, TokenUsage()), quota.reserved(caller, 1, TokenUsage()):
         pass
 
 
 def test_what_a_peer_has_reserved_counts_against_the_budget() -> None:
-    ledger, counters, _ = a_ledger()
+    quota, counters, _ = a_ledger()
     caller = a_caller(budget_tokens=1000, budget_period="total")
     counters.merge([["two", "alice", "total", 0, 600, 0]], NOON)
-    ledger.peers["two"] = {"alice": OpenRequests(streams=1, tokens=300)}
-    assert "100 are left" in str(refusal(ledger, caller, 101))
-    assert ledger.used(caller) == 600
+    quota.peers["two"] = {"alice": OpenRequests(streams=1, tokens=300)}
+    assert "100 are left" in str(refusal(quota, caller, 101))
+    assert quota.used(caller) == 600
 
 
 def test_who_has_no_limits_is_neither_refused_nor_counted() -> None:
-    ledger, counters, _ = a_ledger()
-    with ledger.reserved(Caller("free"), 10**9, TokenUsage(prompt=5)) as headers:
-        assert headers == () and ledger.held("free") == OpenRequests(1, 10**9)
-    assert len(counters) == 0 and ledger.open == {}
+    quota, counters, _ = a_ledger()
+    with quota.reserved(Caller("free"), 10**9, TokenUsage(prompt=5)) as headers:
+        assert headers == () and quota.held("free") == OpenRequests(1, 10**9)
+    assert len(counters) == 0 and quota.open == {}

@@ -25,7 +25,7 @@ COSTS = st.lists(st.integers(1, 10_000), min_size=1, max_size=60)
 SYSTEM = "You are the assistant of a shop that sells everything. " * 100  # 5500 bytes, about 1400 tokens
 
 
-def ask(tokens: int = 300, *turns: str, system: str = SYSTEM, session: str = "") -> CompletionRequest:
+def request(tokens: int = 300, *turns: str, system: str = SYSTEM, session: str = "") -> CompletionRequest:
     """A chat with these turns, the user's and the assistant's in turn; without turns a request without a prompt."""
     roles = ("user", "assistant")
     messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(turns)]
@@ -40,7 +40,7 @@ def choose(picker: EndpointPicker, asked: CompletionRequest, pods: list[Pod] = P
 
 def least(loads: EndpointLoads, pods: list[Pod] = PODS) -> Pod:
     """Where a request that shares nothing goes."""
-    return choose(EndpointPicker(loads), ask(1), pods).pod
+    return choose(EndpointPicker(loads), request(1), pods).pod
 
 
 def tokens(loads: EndpointLoads) -> dict[str, int]:
@@ -103,7 +103,7 @@ def test_a_conversation_stays_where_its_history_is() -> None:
     for user in range(20):
         turns, homes = [f"Question {user}: " + "words " * 60], set()
         for turn in range(4):
-            choice = choose(picker, ask(300, *turns))
+            choice = choose(picker, request(300, *turns))
             homes.add(choice.pod.name)
             if turn:
                 assert choice.matched > choice.blocks // 2
@@ -117,7 +117,7 @@ def test_a_shared_system_prompt_does_not_pin_everybody_to_one_pod() -> None:
     with ExitStack() as stack:
         homes: Counter[str] = Counter()
         for user in range(40):
-            asked = ask(300, f"I am user {user}")
+            asked = request(300, f"I am user {user}")
             choice = choose(picker, asked)
             stack.enter_context(picker.sending(choice, asked))
             homes[choice.pod.name] += 1
@@ -126,7 +126,7 @@ def test_a_shared_system_prompt_does_not_pin_everybody_to_one_pod() -> None:
 
 def test_a_cache_is_not_worth_an_endless_queue() -> None:
     picker = EndpointPicker(loads := EndpointLoads())
-    asked = ask(300, "hello")
+    asked = request(300, "hello")
     home = choose(picker, asked).pod
     assert choose(picker, asked) == Choice(home, "prefix", len(asked.chain.blocks), len(asked.chain.blocks))
     with loads.sending(home, 2000):
@@ -137,7 +137,7 @@ def test_a_cache_is_not_worth_an_endless_queue() -> None:
 
 def strangers() -> Iterator[CompletionRequest]:
     """Chats that begin differently, each of them."""
-    return (ask(0, f"{number} asks", system=f"prompt {number} " * 100) for number in itertools.count())
+    return (request(0, f"{number} asks", system=f"prompt {number} " * 100) for number in itertools.count())
 
 
 @pytest.fixture(scope="module")
@@ -184,18 +184,18 @@ def test_two_gateways_send_a_conversation_to_the_same_pod() -> None:
     here, there = EndpointPicker(EndpointLoads()), EndpointPicker(EndpointLoads())
     for picker in (here, there):
         for _ in range(100):
-            choose(picker, ask(300, "the same again and again"))
+            choose(picker, request(300, "the same again and again"))
     same = 0
     for user in range(50):
-        first = ask(300, f"user {user} " * 100)
-        later = ask(300, f"user {user} " * 100, "yes " * 200, "why? " * 50)
+        first = request(300, f"user {user} " * 100)
+        later = request(300, f"user {user} " * 100, "yes " * 200, "why? " * 50)
         same += choose(here, first).pod == choose(there, later).pod
     assert same >= 45
 
 
 def test_a_pod_that_came_back_has_an_empty_cache() -> None:
     picker = EndpointPicker(EndpointLoads())
-    asked = ask(300, "hello")
+    asked = request(300, "hello")
     home = choose(picker, asked).pod
     assert choose(picker, asked).matched == len(asked.chain.blocks)
     again = [replace(pod, ready_since="later") if pod == home else pod for pod in PODS]
@@ -204,12 +204,12 @@ def test_a_pod_that_came_back_has_an_empty_cache() -> None:
 
 def test_a_session_stays_at_its_pod_until_that_one_is_overloaded() -> None:
     picker = EndpointPicker(loads := EndpointLoads())
-    chosen = [choose(picker, ask(300, f"something new {turn}", session="s-1")) for turn in range(10)]
+    chosen = [choose(picker, request(300, f"something new {turn}", session="s-1")) for turn in range(10)]
     assert {choice.pod for choice in chosen} == {chosen[0].pod}
     assert {choice.reason for choice in chosen} == {"affinity"}
-    assert len({choose(picker, ask(300, "hi", session=f"s-{user}")).pod for user in range(30)}) == 4
+    assert len({choose(picker, request(300, "hi", session=f"s-{user}")).pod for user in range(30)}) == 4
     with loads.sending(chosen[0].pod, 1_000_000):
-        assert choose(picker, ask(300, "hi", session="s-1")).pod != chosen[0].pod
+        assert choose(picker, request(300, "hi", session="s-1")).pod != chosen[0].pod
 
 
 def test_a_pod_that_leaves_moves_only_its_own_conversations() -> None:
@@ -240,7 +240,7 @@ def test_a_revision_without_weight_serves_only_where_no_other_can() -> None:
     assert of_revision(PODS, {}, b"key") == PODS
     weighted = replace(MODEL, weights=(("new", 0), ("old", 100)))
     mixed = [replace(PODS[0], revision="old"), *(replace(pod, revision="new") for pod in PODS[1:])]
-    choice = choose(EndpointPicker(EndpointLoads()), ask(300, "hello"), mixed, weighted)
+    choice = choose(EndpointPicker(EndpointLoads()), request(300, "hello"), mixed, weighted)
     assert (choice.pod, choice.reason) == (mixed[0], "only")
 
 

@@ -115,7 +115,7 @@ def application() -> App:
     """The real one, with a key and a model."""
     metrics = Metrics()
     fleet = ClusterState(["ns"], "ns", "keys", EndpointLoads(), EndpointPicker(EndpointLoads()))
-    for mirror in fleet.mirrors:
+    for mirror in fleet.informers:
         mirror.synced = True
     fleet.routes, fleet.keys = ModelTable([Model("ns", "m")]), ApiKeys([parse_entry("fuzz", hashed(KEY))])
     identity = Authenticator(fleet, metrics, TrustedProxies(), AuthThrottle(0), None)

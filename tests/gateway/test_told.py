@@ -11,17 +11,17 @@ USAGE = b'{"usage":{"prompt_tokens":12,"completion_tokens":7,"prompt_tokens_deta
 
 
 def test_an_answers_usage_is_exact() -> None:
-    tally = TokenUsage()
-    token_usage.read_usage(USAGE, tally)
-    assert tally == TokenUsage(12, 5, 7, exact=True)
+    usage = TokenUsage()
+    token_usage.read_usage(USAGE, usage)
+    assert usage == TokenUsage(12, 5, 7, exact=True)
 
 
 def test_a_stream_counts_its_events_until_its_usage_comes() -> None:
-    tally = TokenUsage()
-    token_usage.count_events(b'data: {"a": 1}\n\ndata: {"usage":null}\n\n: alive\n\n', tally)
-    assert tally == TokenUsage(output=2)
-    token_usage.count_events(b"data: " + USAGE + b"\n\ndata: [DONE]\n\n", tally)
-    assert tally == TokenUsage(12, 5, 7, exact=True)
+    usage = TokenUsage()
+    token_usage.count_events(b'data: {"a": 1}\n\ndata: {"usage":null}\n\n: alive\n\n', usage)
+    assert usage == TokenUsage(output=2)
+    token_usage.count_events(b"data: " + USAGE + b"\n\ndata: [DONE]\n\n", usage)
+    assert usage == TokenUsage(12, 5, 7, exact=True)
 
 
 NONSENSE = [
@@ -38,13 +38,13 @@ NONSENSE = [
 
 @pytest.mark.parametrize("body", NONSENSE, ids=range(len(NONSENSE)))
 def test_nonsense_is_no_usage(body: bytes) -> None:
-    tally = TokenUsage()
-    token_usage.read_usage(body, tally)
-    assert tally == TokenUsage()
+    usage = TokenUsage()
+    token_usage.read_usage(body, usage)
+    assert usage == TokenUsage()
 
 
 def test_an_answer_about_event_streams_is_no_more_tokens_for_it() -> None:
-    tally = TokenUsage()
-    token_usage.count_events(b'data: {"text": "write data: {} and again data: {}"}\n\n', tally)
-    token_usage.count_events(b'data: {"text": "so"}\r\n\r\ndata: {"text": "."}\r\n\r\n', tally)
-    assert tally == TokenUsage(output=3)
+    usage = TokenUsage()
+    token_usage.count_events(b'data: {"text": "write data: {} and again data: {}"}\n\n', usage)
+    token_usage.count_events(b'data: {"text": "so"}\r\n\r\ndata: {"text": "."}\r\n\r\n', usage)
+    assert usage == TokenUsage(output=3)

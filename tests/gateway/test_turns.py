@@ -32,8 +32,8 @@ class Stage:
         self.served: list[str] = []
         self.most = self.holding = 0
 
-    async def request(self, caller: Caller, *, hold_s: float = 0.0, patience_s: float = 5.0) -> None:
-        async with self.turns.turn("ns/m", QueueRequest(caller, Priority.NORMAL, 10, patience_s), TokenUsage()):
+    async def request(self, caller: Caller, *, hold_s: float = 0.0, longest_wait_s: float = 5.0) -> None:
+        async with self.turns.turn("ns/m", QueueRequest(caller, Priority.NORMAL, 10, longest_wait_s), TokenUsage()):
             self.served.append(caller.name)
             self.holding += 1
             self.most = max(self.most, self.holding)
@@ -82,7 +82,7 @@ async def test_who_waits_too_long_hears_it_in_time_and_with_retry_after() -> Non
     async with stage.busy():
         start = asyncio.get_running_loop().time()
         with pytest.raises(ApiError) as refused:
-            await stage.request(ALICE, patience_s=0.1)
+            await stage.request(ALICE, longest_wait_s=0.1)
         assert asyncio.get_running_loop().time() - start == pytest.approx(0.1)
     assert (refused.value.status, refused.value.code) == (503, "deadline_exceeded")
     assert int(dict(refused.value.headers)[b"retry-after"]) >= 1
@@ -119,7 +119,7 @@ async def test_nothing_is_left_of_1000_requests_with_cancels_and_timeouts() -> N
     stage, rng = Stage(5, max_waiting=50), random.Random(3)
     tasks = []
     for number in range(1000):
-        asking = stage.request(Caller(f"c{number % 7}"), hold_s=rng.random() / 500, patience_s=rng.random() / 20)
+        asking = stage.request(Caller(f"c{number % 7}"), hold_s=rng.random() / 500, longest_wait_s=rng.random() / 20)
         tasks.append(asyncio.create_task(asking))
         if rng.random() < 0.2:
             await asyncio.sleep(0)
@@ -132,10 +132,10 @@ async def test_nothing_is_left_of_1000_requests_with_cancels_and_timeouts() -> N
 async def test_a_pod_that_says_it_is_full_gets_fewer_for_a_while() -> None:
     pods = [Pod(str(number), "ns", f"pod-{number}", "ns/m", "127.0.0.1:8000") for number in range(2)]
     loads = EndpointLoads()
-    fleet = ClusterState([], "ns", "keys", loads, EndpointPicker(loads))
-    room = ModelCapacity(fleet, loads, per_pod=48)
+    cluster = ClusterState([], "ns", "keys", loads, EndpointPicker(loads))
+    room = ModelCapacity(cluster, loads, per_pod=48)
     assert room.free_places("ns/m", 0) > 1000  # without a pod others hold requests, and wake one
-    fleet.routes = ModelTable([Model("ns", "m")], pods)
+    cluster.routes = ModelTable([Model("ns", "m")], pods)
     assert room.free_places("ns/m", 6) == 90
     with contextlib.ExitStack() as open_requests:
         for _ in range(20):
@@ -143,5 +143,5 @@ async def test_a_pod_that_says_it_is_full_gets_fewer_for_a_while() -> None:
         loads.was_full(pods[0])
     assert room.free_places("ns/m", 0) == 48 + 20
     for pod in pods:  # both refused a connection a moment ago: their queue is not poured out
-        fleet.suspect(pod, 5)
+        cluster.suspect(pod, 5)
     assert room.free_places("ns/m", 68) == 0

@@ -16,8 +16,8 @@ ALICE, BOB = Caller("alice"), Caller("bob")
 SIZES = st.tuples(st.integers(1, 500), st.integers(0, 100))
 
 
-def ticket(caller: Caller, prompt: int = 100, band: Priority = Priority.NORMAL, at_s: float = 0.0) -> QueueEntry:
-    return QueueEntry(caller, band, prompt, TokenUsage(), at_s)
+def ticket(caller: Caller, prompt: int = 100, priority: Priority = Priority.NORMAL, at_s: float = 0.0) -> QueueEntry:
+    return QueueEntry(caller, priority, prompt, TokenUsage(), at_s)
 
 
 @given(
@@ -43,7 +43,7 @@ def test_the_gap_of_weighted_service_between_two_who_wait_is_bounded(
         service[one.caller.name] += (sizes[one][0] + W_OUT * sizes[one][1]) / one.caller.weight
         if len(running) == slots:
             done = running.pop(0)
-            done.tally.prompt, done.tally.output = sizes[done]
+            done.usage.prompt, done.usage.output = sizes[done]
             line.finish(done)
         # What a running request will still be charged is all that the counters cannot know: slots times the largest.
         assert abs(service["light"] - service["heavy"]) <= (slots + 1) * largest / min(1.0, weight)
@@ -67,65 +67,65 @@ def test_who_was_away_gets_no_credit_for_it() -> None:
 @settings(max_examples=50)
 @given(st.integers(1, 40), st.lists(st.sampled_from("abc"), min_size=1, max_size=120), st.booleans())
 def test_no_place_is_idle_while_one_who_may_have_it_waits(slots: int, names: list[str], several: bool) -> None:
-    turnstile, running = FairQueue(1000), list[QueueEntry]()
+    queue, running = FairQueue(1000), list[QueueEntry]()
     for name in names if several else ["a"] * len(names):
-        turnstile.arrive(ticket(Caller(name)))
-    while turnstile.waiting:
-        while one := turnstile.next(0.0, slots - turnstile.running):
+        queue.arrive(ticket(Caller(name)))
+    while queue.waiting:
+        while one := queue.next(0.0, slots - queue.running):
             running.append(one)
-            one.tally.output = 1  # its prompt is computed
-        idle = slots - turnstile.running
-        if turnstile.waiting:
+            one.usage.output = 1  # its prompt is computed
+        idle = slots - queue.running
+        if queue.waiting:
             callers = {one.caller.name for one in running}
             # Kept back for those below their share; a caller who is alone gets all.
             assert idle <= (kept_back(slots) if several and len(set(names)) > 1 else 0), callers
-        turnstile.finish(running.pop(0))
+        queue.finish(running.pop(0))
 
 
 def test_a_batch_band_has_its_turns_under_a_flood_of_better_ones_and_not_more() -> None:
-    turnstile = FairQueue(10_000)
-    for band in Priority:
+    queue = FairQueue(10_000)
+    for priority in Priority:
         for _ in range(200):
-            turnstile.arrive(ticket(Caller(band.name), band=band))
+            queue.arrive(ticket(Caller(priority.name), priority=priority))
     order = []
     for number in range(160):
-        one = turnstile.next(number * 0.5, 1)
+        one = queue.next(number * 0.5, 1)
         assert one is not None
-        order.append(one.band)
-        turnstile.finish(one)
+        order.append(one.priority)
+        queue.finish(one)
     early, late = order[: int(PATIENCE_S / 0.5)], order[int(PATIENCE_S / 0.5) :]
     assert set(early) == {Priority.INTERACTIVE}
-    for band in (Priority.NORMAL, Priority.BATCH):
-        assert len(late) / (PASSES + 2) - 1 <= late.count(band) <= len(late) / PASSES
+    for priority in (Priority.NORMAL, Priority.BATCH):
+        assert len(late) / (PASSES + 2) - 1 <= late.count(priority) <= len(late) / PASSES
     assert late.count(Priority.INTERACTIVE) >= len(late) * (PASSES - 1) / (PASSES + 1) - 1
 
 
 def test_a_full_queue_takes_the_quiet_and_the_noisy_has_to_go() -> None:
-    turnstile = FairQueue(10)
+    queue = FairQueue(10)
     waiting = [ticket(ALICE, at_s=number) for number in range(10)]
-    assert [turnstile.arrive(one) for one in waiting] == [None] * 10
-    assert turnstile.arrive(ticket(ALICE)) == QueueFull(own=False)  # it is alone: this is the model's fault
-    assert [turnstile.arrive(ticket(BOB)) for _ in range(5)] == waiting[:4:-1]
-    assert turnstile.arrive(ticket(BOB)) == turnstile.arrive(ticket(ALICE)) == QueueFull(own=True)
-    assert turnstile.waiting == 10
+    assert [queue.arrive(one) for one in waiting] == [None] * 10
+    assert queue.arrive(ticket(ALICE)) == QueueFull(own=False)  # it is alone: this is the model's fault
+    assert [queue.arrive(ticket(BOB)) for _ in range(5)] == waiting[:4:-1]
+    assert queue.arrive(ticket(BOB)) == queue.arrive(ticket(ALICE)) == QueueFull(own=True)
+    assert queue.waiting == 10
 
 
 def test_of_one_callers_requests_the_newest_batch_goes_first() -> None:
-    turnstile = FairQueue(2)
-    turnstile.arrive(batch := ticket(ALICE, band=Priority.BATCH))
-    turnstile.arrive(ticket(ALICE, at_s=1.0))
-    assert turnstile.arrive(ticket(BOB)) is batch
+    queue = FairQueue(2)
+    queue.arrive(batch := ticket(ALICE, priority=Priority.BATCH))
+    queue.arrive(ticket(ALICE, at_s=1.0))
+    assert queue.arrive(ticket(BOB)) is batch
 
 
 def test_the_wait_is_told_from_how_the_queue_drains() -> None:
-    turnstile = FairQueue(1000)
+    queue = FairQueue(1000)
     for _ in range(100):
-        turnstile.arrive(ticket(ALICE))
-    assert turnstile.wait_s(ALICE, 0.0) is None
+        queue.arrive(ticket(ALICE))
+    assert queue.wait_s(ALICE, 0.0) is None
     for number in range(20):
-        turnstile.next(number * 0.1, 1)
-    assert turnstile.wait_s(ALICE, 2.0) == pytest.approx(8.1, rel=0.05)
-    assert turnstile.wait_s(BOB, 2.0) == pytest.approx(0.2, rel=0.1)  # half of the turns, and nobody before it
+        queue.next(number * 0.1, 1)
+    assert queue.wait_s(ALICE, 2.0) == pytest.approx(8.1, rel=0.05)
+    assert queue.wait_s(BOB, 2.0) == pytest.approx(0.2, rel=0.1)  # half of the turns, and nobody before it
 
 
 QUIET, NOISY = Caller("quiet"), Caller("noisy")

@@ -28,8 +28,8 @@ from topmast_gateway.requests.pipeline import Pipeline
 
 
 def a_use(caller: str = "alice", prompt: int = 10, output: int = 5, at: float | None = None) -> UsageRecord:
-    tally = TokenUsage(prompt, cached=4, output=output, exact=True)
-    return UsageRecord(time.time() if at is None else at, "req-1", caller, "ns/m", tally, 200, "answered", 1.5, 0.25)
+    usage = TokenUsage(prompt, cached=4, output=output, exact=True)
+    return UsageRecord(time.time() if at is None else at, "req-1", caller, "ns/m", usage, 200, "answered", 1.5, 0.25)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -112,15 +112,15 @@ async def test_gateways_that_share_a_directory_find_what_all_of_them_wrote(tmp_p
         log.write(a_use())
         log.close()
     (tmp_path / "usage-two.jsonl").rename(tmp_path / "usage-two.jsonl.1")
-    shares = Pipeline(SharingConfig(usage_log=str(tmp_path)), lambda *_: 1)
-    shares.open()
+    pipeline = Pipeline(SharingConfig(usage_log=str(tmp_path)), lambda *_: 1)
+    pipeline.open()
     limited = Caller("alice", limits=Limits(budget_tokens=100, budget_period="day"))
     async with aiohttp.ClientSession() as client:
-        following = asyncio.create_task(shares.follow(client, SharedToken()))
-        await soon(lambda: shares.caught_up, "the log is read")
+        following = asyncio.create_task(pipeline.follow(client, SharedToken()))
+        await soon(lambda: pipeline.caught_up, "the log is read")
         following.cancel()
-    assert shares.ledger.used(limited) == 30
-    await shares.close()
+    assert pipeline.quota.used(limited) == 30
+    await pipeline.close()
 
 
 def test_metrics_count_by_key_and_cannot_grow_without_end() -> None:

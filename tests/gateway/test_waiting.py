@@ -44,15 +44,15 @@ def loading(percent: int, eta_s: int) -> dict[str, Any]:
 def test_a_client_is_told_phase_percent_and_time_left(
     status: dict[str, Any], after_s: float, line: str, eta_s: float | None
 ) -> None:
-    outlook = model_status(status)
-    assert (outlook.text(BEGAN_UNIX + after_s), outlook.eta_s(BEGAN_UNIX + after_s)) == (line, eta_s)
+    status = model_status(status)
+    assert (status.text(BEGAN_UNIX + after_s), status.eta_s(BEGAN_UNIX + after_s)) == (line, eta_s)
 
 
 def test_only_spec_sleep_makes_a_model_one_that_wakes_and_suspend_overrules_it() -> None:
     def model(**spec: Any) -> Any:
         return model_of({"metadata": {"namespace": "n", "name": "m"}, "spec": spec, "status": {"sleep": WAKING}})
 
-    assert model(sleep={"idleSeconds": 600}).sleeps and model(sleep={}, replicas=0).outlook.phase == "waking"
+    assert model(sleep={"idleSeconds": 600}).sleeps and model(sleep={}, replicas=0).status.phase == "waking"
     assert not model(replicas=0).sleeps and not model(sleep={}, suspend=True).sleeps
 
 
@@ -64,29 +64,29 @@ def test_a_refusal_carries_the_measured_time() -> None:
 
 
 def test_the_hall_bounds_requests_and_bytes_of_each_model_and_gives_everything_back() -> None:
-    hall = HoldQueue(2, max_bytes=100)
+    hold_queue = HoldQueue(2, max_bytes=100)
     with ExitStack() as inside:
         for _ in range(2):
-            inside.enter_context(hall.enter(hall.ticket("m", 10), ModelStatus()))
+            inside.enter_context(hold_queue.enter(hold_queue.ticket("m", 10), ModelStatus()))
         with pytest.raises(ApiError) as refused:
-            inside.enter_context(hall.enter(hall.ticket("m", 10), ModelStatus(left_s=7)))
+            inside.enter_context(hold_queue.enter(hold_queue.ticket("m", 10), ModelStatus(left_s=7)))
         assert (refused.value.status, dict(refused.value.headers)[b"retry-after"]) == (503, b"7")
-        inside.enter_context(hall.enter(hall.ticket("other", 90), ModelStatus()))
+        inside.enter_context(hold_queue.enter(hold_queue.ticket("other", 90), ModelStatus()))
         with pytest.raises(ApiError):
-            inside.enter_context(hall.enter(hall.ticket("other", 11), ModelStatus()))
-        inside.enter_context(hall.enter(hall.ticket("large", 1000), ModelStatus()))  # alone, it may
-        assert (hall.waiting("m"), hall.waiting("other")) == (2, 1)
-    assert (hall.waiting("m"), hall.waiting("other"), hall.waiting("large")) == (0, 0, 0)
+            inside.enter_context(hold_queue.enter(hold_queue.ticket("other", 11), ModelStatus()))
+        inside.enter_context(hold_queue.enter(hold_queue.ticket("large", 1000), ModelStatus()))  # alone, it may
+        assert (hold_queue.waiting("m"), hold_queue.waiting("other")) == (2, 1)
+    assert (hold_queue.waiting("m"), hold_queue.waiting("other"), hold_queue.waiting("large")) == (0, 0, 0)
 
 
 async def test_who_came_first_leaves_first_also_when_it_has_to_come_back() -> None:
-    hall, left = HoldQueue(10), []
-    tickets = [hall.ticket("m", 1) for _ in range(5)]
+    hold_queue, left = HoldQueue(10), []
+    tickets = [hold_queue.ticket("m", 1) for _ in range(5)]
 
     async def visit(number: int) -> None:
-        with hall.enter(tickets[number], ModelStatus()):
+        with hold_queue.enter(tickets[number], ModelStatus()):
             await asyncio.sleep(0)  # all are inside before anybody leaves
-            await hall.turn(tickets[number])
+            await hold_queue.turn(tickets[number])
             left.append(number)
 
     await asyncio.gather(*(visit(number) for number in (3, 0, 4, 1, 2)))

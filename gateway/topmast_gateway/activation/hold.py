@@ -1,6 +1,6 @@
 """One request's wait for a pod: how long it may last, whom to call meanwhile, and when waiting makes no sense.
 
-A model that is up and has lost its pods is waited for as long as `patience` says; one that may sleep is called, and
+A model that is up and has lost its pods is waited for as long as `timeouts` says; one that may sleep is called, and
 waited for while the request has time. An answer that was begun waits in no line and is refused by no estimate.
 """
 
@@ -33,19 +33,19 @@ class Hold:
 
     def __init__(
         self,
-        errand: AnswerState,
-        patience: Timeouts,
-        fleet: ClusterState,
-        hall: HoldQueue,
+        state: AnswerState,
+        timeouts: Timeouts,
+        cluster: ClusterState,
+        hold_queue: HoldQueue,
         backlog: Backlog,
         waker: Waker,
         metrics: Metrics,
         tell: Notify,
     ) -> None:
-        self._errand = errand
-        self._patience = patience
-        self._fleet = fleet
-        self._hall = hall
+        self._state = state
+        self._timeouts = timeouts
+        self._cluster = cluster
+        self._hold_queue = hold_queue
         self._backlog = backlog
         self._waker = waker
         self._metrics = metrics
@@ -53,72 +53,72 @@ class Hold:
         self._since: float | None = None  # loop time since when there was nobody to ask
         self._ticket: HoldTicket | None = None
 
-    def begins(self) -> None:
+    def start_clock(self) -> None:
         """Start the clock, if it does not run yet."""
         if self._since is None:
             self._since = asyncio.get_running_loop().time()
 
-    def begins_anew(self) -> None:
+    def reset_clock(self) -> None:
         """The answer has made progress: what was waited before no longer counts."""
         self._since = None
 
     def left_s(self, model: Model) -> float:
         """Seconds for which the request may still wait."""
-        own_s, patience = self._errand.time_left_s(), self._patience
-        longest_s = patience.hold
-        if self._errand.begun:
-            longest_s = patience.hold_begun
+        own_s, timeouts = self._state.time_left_s(), self._timeouts
+        longest_s = timeouts.hold
+        if self._state.started:
+            longest_s = timeouts.hold_started
         elif model.sleeps and own_s is not None:
             longest_s = own_s + self._waited_s()
-        elif model.sleeps and self._errand.ask.stream:
-            longest_s = patience.answer  # comments keep its connection alive, and tell what it waits for
+        elif model.sleeps and self._state.request.stream:
+            longest_s = timeouts.answer  # comments keep its connection alive, and tell what it waits for
         left_s = longest_s - self._waited_s()
         return left_s if own_s is None else min(left_s, own_s)
 
-    async def for_a_pod(self, route: Callable[[], Route]) -> None:
+    async def until_pod_usable(self, route: Callable[[], Route]) -> None:
         """Return when the route has a usable pod; an ApiError when nobody will start one, or not in time."""
-        self.begins()
-        if self._errand.begun:
+        self.start_clock()
+        if self._state.started:
             await self._until_there_is_one(route)
             return
-        self._ticket = self._ticket or self._hall.ticket(self._errand.model, len(self._errand.ask.body))
+        self._ticket = self._ticket or self._hold_queue.ticket(self._state.model, len(self._state.request.body))
         with self._place(self._ticket, route()):
             await self._until_there_is_one(route)
-            await self._hall.turn(self._ticket)
+            await self._hold_queue.turn(self._ticket)
 
-    async def for_room(self, full: EngineAnswer, route: Route) -> bool:
+    async def until_pod_has_room(self, full: EngineAnswer, route: Route) -> bool:
         """After a wait: let the first pod work off those who came before. False when there is no time, or no herd."""
         pause_s = min(_seconds(full), _LONGEST_PAUSE_S)
         if self._ticket is None or pause_s >= self.left_s(route.model):
             return False
         with self._place(self._ticket, route):
-            await self._tell(f"waiting for room on {self._fleet.routes.public_name(route.model)}")
+            await self._tell(f"waiting for room on {self._cluster.routes.public_name(route.model)}")
             await asyncio.sleep(pause_s)
-            await self._hall.turn(self._ticket)
+            await self._hold_queue.turn(self._ticket)
         return True
 
-    def nobody(self, route: Route) -> ApiError:
+    def no_pod_error(self, route: Route) -> ApiError:
         """503 at the end of the wait."""
-        name, outlook = self._fleet.routes.public_name(route.model), self._waker.outlook(route.model)
+        name, status = self._cluster.routes.public_name(route.model), self._waker.status(route.model)
         if route.model.sleeps:
-            return too_late(name, outlook)
+            return too_late(name, status)
         message = f"no pod of the model {name} is ready; waited {self._waited_s():.0f} s, try again soon"
-        return unavailable("no_ready_pod", message, retry_after(outlook))
+        return unavailable("no_ready_pod", message, retry_after(status))
 
     @contextmanager
     def _place(self, ticket: HoldTicket, route: Route) -> Iterator[None]:
         """Among those who wait, for as long as the block runs."""
-        errand = self._errand
+        state = self._state
         with (
-            self._backlog.waiting(errand.model, errand.ask),
-            self._hall.enter(ticket, self._waker.outlook(route.model)),
+            self._backlog.waiting(state.model, state.request),
+            self._hold_queue.enter(ticket, self._waker.status(route.model)),
         ):
             yield
 
     async def _until_there_is_one(self, route: Callable[[], Route]) -> None:
         self._metrics.held += 1
         try:
-            while not self._fleet.usable(now := route()):
+            while not self._cluster.usable(now := route()):
                 await self._a_moment(now)
         finally:
             self._metrics.held -= 1
@@ -128,18 +128,18 @@ class Hold:
         if model.suspended:
             message = f"the model {model.key} is suspended: unset spec.suspend of its LLMDeployment"
             raise unavailable("model_suspended", message, _HUMAN_RETRY_S)
-        if model.outlook.stalled and not self._errand.begun:
+        if model.status.stalled and not self._state.started:
             message = f"the model {model.key} cannot start: its LLMDeployment's condition Stalled says why"
             raise unavailable("model_stalled", message, _HUMAN_RETRY_S)
         if model.sleeps:
             await self._waker.call(model.key)
-        left_s, outlook = self.left_s(model), self._waker.outlook(model)
-        hopeless = model.sleeps and not self._errand.begun and (outlook.eta_s() or 0.0) > left_s
+        left_s, status = self.left_s(model), self._waker.status(model)
+        hopeless = model.sleeps and not self._state.started and (status.eta_s() or 0.0) > left_s
         if left_s <= 0 or hopeless:
-            raise self.nobody(route)
-        await self._fleet.news(min(left_s, _LOOK_AGAIN_S))
-        doing = f": {outlook.text()}" if outlook.phase else ""
-        await self._tell(f"waiting for a pod of {self._fleet.routes.public_name(model)}{doing}")
+            raise self.no_pod_error(route)
+        await self._cluster.news(min(left_s, _LOOK_AGAIN_S))
+        doing = f": {status.text()}" if status.phase else ""
+        await self._tell(f"waiting for a pod of {self._cluster.routes.public_name(model)}{doing}")
 
     def _waited_s(self) -> float:
         return 0.0 if self._since is None else asyncio.get_running_loop().time() - self._since

@@ -57,13 +57,13 @@ class HoldQueue:
         return len(room.numbers) if room else 0
 
     @contextmanager
-    def enter(self, ticket: HoldTicket, outlook: ModelStatus) -> Iterator[None]:
+    def enter(self, ticket: HoldTicket, status: ModelStatus) -> Iterator[None]:
         """Hold a place while the block runs; 503 with the measured time when there is none."""
         room = self._rooms.setdefault(ticket.model, _Room())
         full = len(room.numbers) >= self._max_requests or room.held_bytes + ticket.body_bytes > self._max_bytes
         if full and room.numbers:  # a body that is larger than the whole room may wait alone
             count = f"{len(room.numbers)} requests wait for the model {ticket.model} already"
-            raise unavailable("too_many_waiting", f"{count} ({outlook.text()}): ask again later", retry_after(outlook))
+            raise unavailable("too_many_waiting", f"{count} ({status.text()}): ask again later", retry_after(status))
         insort(room.numbers, ticket.number)
         room.held_bytes += ticket.body_bytes
         try:
@@ -81,13 +81,13 @@ class HoldQueue:
             await asyncio.sleep(ahead * GAP_S)
 
 
-def too_late(name: str, outlook: ModelStatus) -> ApiError:
+def too_late(name: str, status: ModelStatus) -> ApiError:
     """503 for somebody whose time ends before the model should be ready. Its call has been made all the same."""
-    message = f"the model {name} is not ready yet ({outlook.text()}): ask again then"
-    return unavailable("model_waking", message, retry_after(outlook))
+    message = f"the model {name} is not ready yet ({status.text()}): ask again then"
+    return unavailable("model_waking", message, retry_after(status))
 
 
-def retry_after(outlook: ModelStatus) -> int:
+def retry_after(status: ModelStatus) -> int:
     """Whole seconds for a Retry-After header: the measured time, or a guess where there is none."""
-    eta_s = outlook.eta_s()
+    eta_s = status.eta_s()
     return _RETRY_S if eta_s is None else min(_LONGEST_RETRY_S, max(1, math.ceil(eta_s)))

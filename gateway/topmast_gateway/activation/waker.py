@@ -60,12 +60,12 @@ class Waker:
         if line.call:  # waited for, never cancelled: it is everybody's
             await asyncio.wait({line.call}, timeout=_WAIT_S)
 
-    def outlook(self, model: Model) -> ModelStatus:
+    def status(self, model: Model) -> ModelStatus:
         """What to tell those who wait: the model's status, unless the operator's answer is newer."""
         line = self._lines.get(model.key)
-        if model.outlook.asleep and line and time.monotonic() - line.accepted_at < _FRESH_S:
+        if model.status.asleep and line and time.monotonic() - line.accepted_at < _FRESH_S:
             return ModelStatus("waking", due=line.due)
-        return model.outlook
+        return model.status
 
     async def _call(self, model: str, line: _Line) -> None:
         try:

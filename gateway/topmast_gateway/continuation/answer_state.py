@@ -19,38 +19,38 @@ from topmast_gateway.messages.token_usage import TokenUsage
 class AnswerState:
     """`model` is the key of the model that was asked for; `journal` is None where the answer cannot have one.
 
-    `mended` is told the seconds from a break of the answer to its first new token.
+    `on_resumed` is told the seconds from a break of the answer to its first new token.
     """
 
     def __init__(
         self,
-        ask: CompletionRequest,
+        request: CompletionRequest,
         model: str,
         headers: Mapping[bytes, bytes],
-        reply: ResponseWriter,
-        tally: TokenUsage,
-        mended: Callable[[float], None],
+        writer: ResponseWriter,
+        usage: TokenUsage,
+        on_resumed: Callable[[float], None],
     ) -> None:
-        self.ask, self.model, self.reply, self.tally = ask, model, reply, tally
-        self.journal = None if ask.no_journal else Journal(tally, whole=not ask.stream)
-        self._headers = towards_engine(headers, reply.request_id)
+        self.request, self.model, self.writer, self.usage = request, model, writer, usage
+        self.journal = None if request.no_journal else Journal(usage, whole=not request.stream)
+        self._headers = towards_engine(headers, writer.request_id)
         if self.journal is not None:
             self._headers[JOURNAL_HEADER] = "1"
-        timeouts = [each for each in (ask.timeout_s, seconds_of(self._headers)) if each is not None]
+        timeouts = [each for each in (request.timeout_s, seconds_of(self._headers)) if each is not None]
         self._deadline = time.monotonic() + min(timeouts) if timeouts else None
-        self._mended = mended
-        self._broke_at: float | None = None
-        self._made_then = 0
+        self._on_resumed = on_resumed
+        self._interrupted_at: float | None = None
+        self._kept_then = 0
 
     @property
-    def made(self) -> int:
+    def tokens_kept(self) -> int:
         """Tokens that need not be made again."""
         return 0 if self.journal is None else len(self.journal.token_ids)
 
     @property
-    def begun(self) -> bool:
+    def started(self) -> bool:
         """Whether giving up now would lose something."""
-        return self.made > 0 or self.reply.answered_at is not None
+        return self.tokens_kept > 0 or self.writer.answered_at is not None
 
     def time_left_s(self) -> float | None:
         """Until its own deadline; None where it has none."""
@@ -69,17 +69,17 @@ class AnswerState:
     def body(self) -> bytes:
         """For the next try, which goes on after what was made."""
         if self.journal is None:
-            return self.ask.body
-        self.journal.begin_again()
-        return self.journal.continued(self.ask.body)
+            return self.request.body
+        self.journal.restart()
+        return self.journal.continued(self.request.body)
 
-    def broke(self) -> None:
+    def interrupted(self) -> None:
         """A pod that worked on it is lost."""
-        if self._broke_at is None and self.begun:
-            self._broke_at, self._made_then = time.monotonic(), self.made
+        if self._interrupted_at is None and self.started:
+            self._interrupted_at, self._kept_then = time.monotonic(), self.tokens_kept
 
-    def heard(self) -> None:
+    def note_progress(self) -> None:
         """A pod that works on it said something; cheap, for every piece of a stream."""
-        if self._broke_at is not None and self.made > self._made_then:
-            self._mended(time.monotonic() - self._broke_at)
-            self._broke_at = None
+        if self._interrupted_at is not None and self.tokens_kept > self._kept_then:
+            self._on_resumed(time.monotonic() - self._interrupted_at)
+            self._interrupted_at = None

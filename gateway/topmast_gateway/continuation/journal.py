@@ -33,7 +33,7 @@ class EngineError:
             return ""
 
     @property
-    def may_move(self) -> bool:
+    def retryable(self) -> bool:
         """Whether another pod would answer."""
         return self.code in _MOVABLE
 
@@ -43,17 +43,17 @@ class Journal:
     or, where the answer is `whole`, comes with the next pod's.
     """
 
-    def __init__(self, tally: TokenUsage, *, whole: bool) -> None:
+    def __init__(self, usage: TokenUsage, *, whole: bool) -> None:
         self.token_ids: list[int] = []
         self.created = 0  # Unix time of the answer's beginning, which all its parts must tell
         self.done = False
         self.error: EngineError | None = None
         self.body = b""  # the answer, where it is whole
-        self._tally = tally
+        self._usage = usage
         self._whole = whole
-        self.begin_again()
+        self.restart()
 
-    def begin_again(self) -> None:
+    def restart(self) -> None:
         """Another pod goes on: forget what the last one had begun to say."""
         self._rest = b""
         self._data: list[bytes] = []
@@ -95,17 +95,17 @@ class Journal:
         elif kind == b"end":  # counts with [DONE]
             self._ending = [int(token_id) for token_id in rest.split()]
         elif kind == b"prompt" and not self.token_ids:  # until then the answer begins anew with every pod
-            self._tally.prompt, self.created = (int(number) for number in rest.split())
-            self._tally.exact = True
+            self._usage.prompt, self.created = (int(number) for number in rest.split())
+            self._usage.exact = True
         elif kind == b"cached" and not self.token_ids:
-            self._tally.cached = int(rest)
+            self._usage.cached = int(rest)
         elif kind == b"error":
             status, retry_after_s = (int(number) for number in rest.split())
             self._status = status, retry_after_s
 
     def _commit(self, token_ids: list[int]) -> None:
         self.token_ids += token_ids
-        self._tally.output += len(token_ids)
+        self._usage.output += len(token_ids)
 
     def _finish(self, ready: list[bytes]) -> None:
         self._commit(self._ending)

@@ -23,8 +23,8 @@ _RECOVER_S: Final = 2.0  # per request, after a pod was full
 class ModelCapacity:
     """`per_pod` is what a pod gets that does not tell; `Loads` remembers what it had when it was full."""
 
-    def __init__(self, fleet: ClusterState, loads: EndpointLoads, per_pod: int) -> None:
-        self._fleet = fleet
+    def __init__(self, cluster: ClusterState, loads: EndpointLoads, per_pod: int) -> None:
+        self._cluster = cluster
         self._loads = loads
         self._per_pod = per_pod
 
@@ -33,8 +33,8 @@ class ModelCapacity:
 
         Without a pod there is nothing to wait for here: who holds requests until one is there is behind the turnstile.
         """
-        route = self._fleet.routes.by_key(model)
-        pods = (self._fleet.usable(route) or route.pods) if route else ()
+        route = self._cluster.routes.by_key(model)
+        pods = (self._cluster.usable(route) or route.pods) if route else ()
         return sum(self._limit(pod) for pod in pods) - running if pods else _NO_BOUND
 
     def _limit(self, pod: Pod) -> int:

@@ -28,9 +28,9 @@ class QueueRequest:
     """A turn that is asked for: whose, how urgent, with how long a prompt (tokens), and for how long to wait (s)."""
 
     caller: Caller
-    band: Priority
+    priority: Priority
     prompt: int
-    patience_s: float
+    longest_wait_s: float
 
 
 class Dispatcher:
@@ -39,75 +39,77 @@ class Dispatcher:
     def __init__(self, free_places: FreePlaces, max_waiting: int) -> None:
         self._free_places = free_places
         self._max_waiting = max_waiting
-        self._turnstiles: dict[str, FairQueue] = {}
+        self._queues: dict[str, FairQueue] = {}
         self._calls: dict[QueueEntry, asyncio.Future[None]] = {}
         self._ticking: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def turn(self, model: str, wanted: QueueRequest, tally: TokenUsage) -> AsyncIterator[float]:
+    async def turn(self, model: str, wanted: QueueRequest, usage: TokenUsage) -> AsyncIterator[float]:
         """Wait for a turn and hold it while the block runs; gives the seconds waited.
 
         An ApiError when the queue is full, or when the turn does not come in time.
         """
         loop = asyncio.get_running_loop()
-        turnstile = self._turnstiles.setdefault(model, FairQueue(self._max_waiting))
-        ticket = QueueEntry(wanted.caller, wanted.band, wanted.prompt, tally, loop.time())
-        self._arrive(turnstile, ticket, model, wanted)
-        call = self._calls[ticket] = loop.create_future()
+        queue = self._queues.setdefault(model, FairQueue(self._max_waiting))
+        entry = QueueEntry(wanted.caller, wanted.priority, wanted.prompt, usage, loop.time())
+        self._arrive(queue, entry, model, wanted)
+        call = self._calls[entry] = loop.create_future()
         try:
-            self._let_through(model, turnstile)
+            self._let_through(model, queue)
             if not call.done():
                 self._tick()
-                await self._called(call, turnstile, wanted, model)
-            yield loop.time() - ticket.arrived_s
+                await self._called(call, queue, wanted, model)
+            yield loop.time() - entry.arrived_s
         finally:
-            self._end(turnstile, ticket)
-            self._let_through(model, turnstile)
-            if turnstile.idle and self._turnstiles.get(model) is turnstile:
-                del self._turnstiles[model]
+            self._end(queue, entry)
+            self._let_through(model, queue)
+            if queue.idle and self._queues.get(model) is queue:
+                del self._queues[model]
 
     def waiting(self) -> dict[str, int]:
         """Requests that wait for their turn, by model."""
-        return {model: turnstile.waiting for model, turnstile in self._turnstiles.items()}
+        return {model: queue.waiting for model, queue in self._queues.items()}
 
-    def _arrive(self, turnstile: FairQueue, ticket: QueueEntry, model: str, wanted: QueueRequest) -> None:
-        expected_s = turnstile.wait_s(wanted.caller, ticket.arrived_s)
-        if expected_s is not None and expected_s > wanted.patience_s:
-            raise self._full(turnstile, wanted.caller, model, own=turnstile.share(wanted.caller) < 1)
-        outcome = turnstile.arrive(ticket)
+    def _arrive(self, queue: FairQueue, entry: QueueEntry, model: str, wanted: QueueRequest) -> None:
+        expected_s = queue.wait_s(wanted.caller, entry.arrived_s)
+        if expected_s is not None and expected_s > wanted.longest_wait_s:
+            raise self._full(queue, wanted.caller, model, own=queue.share(wanted.caller) < 1)
+        outcome = queue.arrive(entry)
         if isinstance(outcome, QueueFull):
-            raise self._full(turnstile, wanted.caller, model, own=outcome.own)
+            raise self._full(queue, wanted.caller, model, own=outcome.own)
         if outcome is not None:
-            refusal = self._full(turnstile, outcome.caller, model, own=True)
+            refusal = self._full(queue, outcome.caller, model, own=True)
             call = self._calls.pop(outcome)
             if not call.cancelled():
                 call.set_exception(refusal)
 
-    async def _called(self, call: asyncio.Future[None], turnstile: FairQueue, wanted: QueueRequest, model: str) -> None:
+    async def _called(self, call: asyncio.Future[None], queue: FairQueue, wanted: QueueRequest, model: str) -> None:
         try:
-            async with asyncio.timeout(wanted.patience_s):
+            async with asyncio.timeout(wanted.longest_wait_s):
                 await call
         except TimeoutError:
-            retry_s = self._retry_s(turnstile, wanted.caller)
-            message = f"the model {model} had no room for this request within {wanted.patience_s:g} s: try again later"
+            retry_s = self._retry_s(queue, wanted.caller)
+            message = (
+                f"the model {model} had no room for this request within {wanted.longest_wait_s:g} s: try again later"
+            )
             raise unavailable("deadline_exceeded", message, retry_s) from None
 
-    def _let_through(self, model: str, turnstile: FairQueue) -> None:
+    def _let_through(self, model: str, queue: FairQueue) -> None:
         now_s = asyncio.get_running_loop().time()
-        while turnstile.waiting:
-            ticket = turnstile.next(now_s, self._free_places(model, turnstile.running))
-            if ticket is None:
+        while queue.waiting:
+            entry = queue.next(now_s, self._free_places(model, queue.running))
+            if entry is None:
                 return
-            call = self._calls.pop(ticket)
+            call = self._calls.pop(entry)
             if not call.cancelled():  # a client that has just gone gives its turn back in a moment
                 call.set_result(None)
 
-    def _end(self, turnstile: FairQueue, ticket: QueueEntry) -> None:
+    def _end(self, queue: FairQueue, entry: QueueEntry) -> None:
         """Out of the queue, or out of the engine; one that was bumped is in neither."""
-        if self._calls.pop(ticket, None) is not None:
-            turnstile.leave(ticket)
-        elif turnstile.runs(ticket):
-            turnstile.finish(ticket)
+        if self._calls.pop(entry, None) is not None:
+            queue.leave(entry)
+        elif queue.runs(entry):
+            queue.finish(entry)
 
     def _tick(self) -> None:
         if self._ticking is None:
@@ -115,21 +117,21 @@ class Dispatcher:
 
     def _look(self) -> None:
         self._ticking = None
-        for model, turnstile in self._turnstiles.items():
-            self._let_through(model, turnstile)
+        for model, queue in self._queues.items():
+            self._let_through(model, queue)
         if self._calls:
             self._tick()
 
-    def _full(self, turnstile: FairQueue, caller: Caller, model: str, *, own: bool) -> ApiError:
-        retry_s = self._retry_s(turnstile, caller)
+    def _full(self, queue: FairQueue, caller: Caller, model: str, *, own: bool) -> ApiError:
+        retry_s = self._retry_s(queue, caller)
         if not own:
-            message = f"{turnstile.waiting} requests wait for the model {model}: try again in {retry_s} s"
+            message = f"{queue.waiting} requests wait for the model {model}: try again in {retry_s} s"
             return unavailable("queue_full", message, retry_s)
         message = f"this key's requests fill its share of the queue of {model}: try again in {retry_s} s, or send fewer"
         back = ((b"retry-after", str(retry_s).encode()),)
         return ApiError(429, "rate_limit_exceeded", message, kind="requests", headers=back)
 
-    def _retry_s(self, turnstile: FairQueue, caller: Caller) -> int:
-        wait_s = turnstile.wait_s(caller, asyncio.get_running_loop().time())
+    def _retry_s(self, queue: FairQueue, caller: Caller) -> int:
+        wait_s = queue.wait_s(caller, asyncio.get_running_loop().time())
         least, most = _RETRY_S
         return most if wait_s is not None and wait_s > most else max(least, math.ceil(wait_s or least))

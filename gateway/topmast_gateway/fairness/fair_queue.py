@@ -46,7 +46,7 @@ class FairQueue:
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
-        self._lines = {band: VirtualTokenCounter() for band in Priority}
+        self._by_priority = {priority: VirtualTokenCounter() for priority in Priority}
         self._passed = dict.fromkeys(Priority, 0)  # turns of better bands while this one waited
         self._running: set[QueueEntry] = set()
         self._prompts: dict[
@@ -68,31 +68,33 @@ class FairQueue:
         """Nobody waits and nothing runs: whatever else it knows has no effect on who comes next."""
         return not self.waiting and not self._running
 
-    def arrive(self, ticket: QueueEntry) -> QueueFull | QueueEntry | None:
+    def arrive(self, entry: QueueEntry) -> QueueFull | QueueEntry | None:
         """Stand in line. Full when there is no place; a ticket that lost its own place to this one, else None.
 
         Who waits with less than its share always gets in: the newest request of whoever has most has to go.
         """
-        name, weight = ticket.caller.name, ticket.caller.weight
+        name, weight = entry.caller.name, entry.caller.weight
         bumped = None
         if self.waiting >= self._max_waiting:
             lengths = self._lengths()
             mine = lengths[name][1] if name in lengths else 0
             if mine == self.waiting:
                 return QueueFull(own=False)
-            if mine + 1 > self._max_waiting * self.share(ticket.caller):
+            if mine + 1 > self._max_waiting * self.share(entry.caller):
                 return QueueFull(own=mine > 0)
             greediest = max(lengths, key=lambda other: lengths[other][1] / lengths[other][0])
-            bumped = next(found for band in reversed(Priority) if (found := self._lines[band].newest(greediest)))
+            bumped = next(
+                found for priority in reversed(Priority) if (found := self._by_priority[priority].newest(greediest))
+            )
             self.leave(bumped)
-        self._seen[name] = (weight, ticket.arrived_s)
-        self._lines[ticket.band].arrive(ticket)
+        self._seen[name] = (weight, entry.arrived_s)
+        self._by_priority[entry.priority].arrive(entry)
         self.waiting += 1
         return bumped
 
-    def leave(self, ticket: QueueEntry) -> None:
+    def leave(self, entry: QueueEntry) -> None:
         """Go without a turn."""
-        self._lines[ticket.band].leave(ticket)
+        self._by_priority[entry.priority].leave(entry)
         self._one_less()
 
     def next(self, now_s: float, free: int) -> QueueEntry | None:
@@ -101,39 +103,39 @@ class FairQueue:
             return None
         self.measure(now_s)
         allowed = self._allowed(now_s, free)
-        band = self._next_band(now_s, allowed)
-        if band is None:
+        priority = self._next_band(now_s, allowed)
+        if priority is None:
             return None
-        self._passed[band] = 0
+        self._passed[priority] = 0
         for worse in Priority:
-            if worse > band:
-                self._passed[worse] = self._passed[worse] + 1 if self._lines[worse] else 0
-        ticket = self._lines[band].pop(allowed)
-        self._running.add(ticket)
-        self._prompts[ticket] = now_s
-        self._places[ticket.caller.name] += 1
+            if worse > priority:
+                self._passed[worse] = self._passed[worse] + 1 if self._by_priority[worse] else 0
+        entry = self._by_priority[priority].pop(allowed)
+        self._running.add(entry)
+        self._prompts[entry] = now_s
+        self._places[entry.caller.name] += 1
         self._turns_s.append(now_s)
         self._one_less()
-        return ticket
+        return entry
 
-    def runs(self, ticket: QueueEntry) -> bool:
+    def runs(self, entry: QueueEntry) -> bool:
         """Whether the ticket had its turn and has not ended."""
-        return ticket in self._running
+        return entry in self._running
 
-    def finish(self, ticket: QueueEntry) -> None:
+    def finish(self, entry: QueueEntry) -> None:
         """A request that had its turn has ended."""
-        self._running.remove(ticket)
-        self._prompts.pop(ticket, None)
-        self._places -= Counter((ticket.caller.name,))  # this drops who has none left
-        self._lines[ticket.band].finish(ticket)
+        self._running.remove(entry)
+        self._prompts.pop(entry, None)
+        self._places -= Counter((entry.caller.name,))  # this drops who has none left
+        self._by_priority[entry.priority].finish(entry)
 
     def measure(self, now_s: float) -> None:
         """Charge what running requests have got since the last time, and see who still comes, now and then."""
         if now_s - self._measured_s < _MEASURE_S:
             return
         self._measured_s = now_s
-        for ticket in self._running:
-            self._lines[ticket.band].charge(ticket)
+        for entry in self._running:
+            self._by_priority[entry.priority].charge(entry)
         waiting = self._lengths()
         for name in [name for name, (_, at_s) in self._seen.items() if now_s - at_s > SEEN_S]:
             if name not in waiting and name not in self._places:
@@ -174,9 +176,9 @@ class FairQueue:
         up to half of its share of all places nobody is noisy. And where places are scarce, when it has what its share
         would be if one more like it came. `weights` are those of all who come.
         """
-        for ticket, since_s in list(self._prompts.items()):
-            if ticket.tally.output or (not ticket.tally.prompt and now_s - since_s > TOLD_S):
-                del self._prompts[ticket]
+        for entry, since_s in list(self._prompts.items()):
+            if entry.usage.output or (not entry.usage.prompt and now_s - since_s > TOLD_S):
+                del self._prompts[entry]
         computing = len(self._prompts) >= max(1, places // _PLACES_PER_PROMPT)
         noisy = set[str]()
         for name, held in self._places.items():
@@ -190,17 +192,17 @@ class FairQueue:
 
     def _next_band(self, now_s: float, allowed: Container[str]) -> Priority | None:
         """The best band that waits, unless a worse one has been passed over for too long."""
-        waiting = [band for band in Priority if self._lines[band].waits(allowed)]
-        for band in reversed(waiting):
-            if self._passed[band] >= PASSES and now_s - self._lines[band].oldest_s() >= PATIENCE_S:
-                return band
+        waiting = [priority for priority in Priority if self._by_priority[priority].waits(allowed)]
+        for priority in reversed(waiting):
+            if self._passed[priority] >= PASSES and now_s - self._by_priority[priority].oldest_s() >= PATIENCE_S:
+                return priority
         return waiting[0] if waiting else None
 
     def _lengths(self) -> dict[str, tuple[float, int]]:
         """Weight and waiting requests of every caller who waits, in all bands together."""
         found: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
-        for line in self._lines.values():
-            for name, weight, length in line.lengths():
+        for queue in self._by_priority.values():
+            for name, weight, length in queue.lengths():
                 found[name] = (weight, found[name][1] + length)
         return found
 

@@ -19,19 +19,19 @@ W_OUT: Final = 3.0  # what an output token costs, in prompt tokens: about what i
 
 @dataclass(eq=False, slots=True)
 class QueueEntry:
-    """One request, from its arrival to its end. `prompt` estimates its uncached tokens until `tally` knows."""
+    """One request, from its arrival to its end. `prompt` estimates its uncached tokens until `usage` knows."""
 
     caller: Caller
-    band: Priority
+    priority: Priority
     prompt: int
-    tally: TokenUsage
+    usage: TokenUsage
     arrived_s: float
     charged: float = 0.0
 
     def cost(self) -> float:
         """Service so far, in prompt tokens."""
-        prompt = self.tally.prompt - self.tally.cached if self.tally.prompt else self.prompt
-        return prompt + W_OUT * self.tally.output
+        prompt = self.usage.prompt - self.usage.cached if self.usage.prompt else self.prompt
+        return prompt + W_OUT * self.usage.output
 
 
 @dataclass(slots=True)
@@ -61,9 +61,9 @@ class VirtualTokenCounter:
         """Whether one of these callers waits."""
         return any(account.waiting and name in allowed for name, account in self._accounts.items())
 
-    def arrive(self, ticket: QueueEntry) -> None:
+    def arrive(self, entry: QueueEntry) -> None:
         """Stand in line. A caller who had nobody there is lifted to the lowest counter of those who had."""
-        name, weight = ticket.caller.name, ticket.caller.weight
+        name, weight = entry.caller.name, entry.caller.weight
         account = self._accounts.get(name)
         if account is None or not account.waiting:
             lowest = min((counter for _, counter in self.queued()), default=self._floor)
@@ -71,11 +71,11 @@ class VirtualTokenCounter:
                 account = self._accounts[name] = CallerAccount(weight, lowest)
             account.counter = max(account.counter, lowest)
         account.weight = weight
-        account.waiting.append(ticket)
+        account.waiting.append(entry)
 
-    def leave(self, ticket: QueueEntry) -> None:
+    def leave(self, entry: QueueEntry) -> None:
         """Go without a turn."""
-        self._accounts[ticket.caller.name].waiting.remove(ticket)
+        self._accounts[entry.caller.name].waiting.remove(entry)
         self._tidy()
 
     def pop(self, allowed: Container[str]) -> QueueEntry:
@@ -86,20 +86,20 @@ class VirtualTokenCounter:
         self._turns += 1
         account.turn = self._turns
         account.running += 1
-        ticket = account.waiting.popleft()
-        self.charge(ticket)
-        return ticket
+        entry = account.waiting.popleft()
+        self.charge(entry)
+        return entry
 
-    def charge(self, ticket: QueueEntry) -> None:
+    def charge(self, entry: QueueEntry) -> None:
         """Bring the counter up to what the request has got so far."""
-        account, cost = self._accounts[ticket.caller.name], ticket.cost()
-        account.counter += (cost - ticket.charged) / account.weight
-        ticket.charged = cost
+        account, cost = self._accounts[entry.caller.name], entry.cost()
+        account.counter += (cost - entry.charged) / account.weight
+        entry.charged = cost
 
-    def finish(self, ticket: QueueEntry) -> None:
+    def finish(self, entry: QueueEntry) -> None:
         """A ticket that was popped has ended."""
-        self.charge(ticket)
-        self._accounts[ticket.caller.name].running -= 1
+        self.charge(entry)
+        self._accounts[entry.caller.name].running -= 1
         self._tidy()
 
     def queued(self) -> Iterator[tuple[str, float]]:

@@ -27,33 +27,33 @@ class Admin:
         self,
         metrics: Metrics,
         why_not_ready: Callable[[], str],
-        exchange: CounterReplication,
+        replication: CounterReplication,
         queue: Callable[[], bytes],
         token: SharedToken,
     ) -> None:
         self._metrics = metrics
-        self._exchange = exchange
+        self._replication = replication
         self._queue = queue
         self._token = token
         self._why_not_ready = why_not_ready
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = ResponseWriter(send, "admin")
+        writer = ResponseWriter(send, "admin")
         match scope["path"]:
             case "/healthz":  # the loop turns, or this would not be answered
-                await reply.whole(200, b"ok\n", _TEXT)
+                await writer.whole(200, b"ok\n", _TEXT)
             case "/readyz":
                 why = self._why_not_ready()
-                await reply.whole(503 if why else 200, f"{why or 'ok'}\n".encode(), _TEXT)
+                await writer.whole(503 if why else 200, f"{why or 'ok'}\n".encode(), _TEXT)
             case "/metrics":
-                await reply.whole(200, self._metrics.text(), _PROMETHEUS)
+                await writer.whole(200, self._metrics.text(), _PROMETHEUS)
             case "/usage" | "/queue" if not self._token:
-                await reply.whole(404, _NO_TOKEN, _TEXT)
+                await writer.whole(404, _NO_TOKEN, _TEXT)
             case "/usage" | "/queue" if not self._token.is_known_to(scope):
-                await reply.whole(401, _WRONG_TOKEN, [*_TEXT, (b"www-authenticate", b"Bearer")])
+                await writer.whole(401, _WRONG_TOKEN, [*_TEXT, (b"www-authenticate", b"Bearer")])
             case "/usage":
-                await reply.json(200, self._exchange.answer(scope["query_string"]))
+                await writer.json(200, self._replication.answer(scope["query_string"]))
             case "/queue":
-                await reply.json(200, self._queue())
+                await writer.json(200, self._queue())
             case _:
-                await reply.whole(404, b"use /metrics, /usage, /queue, /healthz or /readyz\n", _TEXT)
+                await writer.whole(404, b"use /metrics, /usage, /queue, /healthz or /readyz\n", _TEXT)

@@ -40,89 +40,89 @@ class App:
 
     def __init__(
         self,
-        fleet: ClusterState,
+        cluster: ClusterState,
         identity: Authenticator,
         proxy: Proxy,
-        admission: OverloadGuard,
-        shares: Pipeline,
+        overload: OverloadGuard,
+        pipeline: Pipeline,
         metrics: Metrics,
         access_log: AccessLog | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        self._fleet = fleet
+        self._cluster = cluster
         self._identity = identity
         self._proxy = proxy
-        self._admission = admission
-        self._shares = shares
+        self._overload = overload
+        self._pipeline = pipeline
         self._metrics = metrics
         self._access_log = access_log
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        reply, visit = ResponseWriter(send, request_id(headers)), RequestRecord(time.monotonic())
+        writer, record = ResponseWriter(send, request_id(headers)), RequestRecord(time.monotonic())
         if self._tracing is None:
-            await self._serve(scope, headers, receive, reply, visit)
+            await self._serve(scope, headers, receive, writer, record)
             return
         with self._tracing.span(scope, headers) as span:
             try:
-                await self._serve(scope, headers, receive, reply, visit)
+                await self._serve(scope, headers, receive, writer, record)
             finally:
-                describe(span, visit, reply)
+                describe(span, record, writer)
 
     async def _serve(
         self,
         scope: Scope,
         headers: Mapping[bytes, bytes],
         receive: Receive,
-        reply: ResponseWriter,
-        visit: RequestRecord,
+        writer: ResponseWriter,
+        record: RequestRecord,
     ) -> None:
         try:
-            await self._answer(scope, headers, receive, reply, visit)
+            await self._answer(scope, headers, receive, writer, record)
         except ApiError as refusal:
-            await reply.refuse(refusal)
+            await writer.refuse(refusal)
             if refusal.status == 413 and headers.get(b"expect") is None:
                 await _read_on(receive)
-            await reply.end()
+            await writer.end()
         except ClientDisconnected:
-            reply.status = 499
+            writer.status = 499
         except Exception:
-            log.exception("%s: a bug of the gateway's own", reply.request_id)
-            if reply.status is not None:
+            log.exception("%s: a bug of the gateway's own", writer.request_id)
+            if writer.status is not None:
                 raise  # uvicorn closes the connection, which is the only honest end of a broken answer
             message = "the gateway failed because of a bug of its own; its log has the details"
-            await reply.refuse(ApiError(500, "internal", message, kind="server_error"))
-            await reply.end()
+            await writer.refuse(ApiError(500, "internal", message, kind="server_error"))
+            await writer.end()
         finally:
             # The model is one that was found: callers must not be able to make series.
-            self._metrics.requests.labels(visit.model, str(reply.status or 499)).inc()
+            self._metrics.requests.labels(record.model, str(writer.status or 499)).inc()
             if self._access_log is not None:
-                self._access_log.write(scope, headers, visit, reply)
+                self._access_log.write(scope, headers, record, writer)
 
     async def _answer(
         self,
         scope: Scope,
         headers: Mapping[bytes, bytes],
         receive: Receive,
-        reply: ResponseWriter,
-        visit: RequestRecord,
+        writer: ResponseWriter,
+        record: RequestRecord,
     ) -> None:
         path, method = scope["path"], scope["method"]
         caller = await self._identity.caller(scope, headers)
-        visit.caller = caller.name
+        record.caller = caller.name
         if path in _COMPLETIONS:
             _allow(method, "POST", path)
-            await self._complete(caller, path, headers, receive, reply, visit)
+            await self._complete(caller, path, headers, receive, writer, record)
         elif path == _MODELS:
             _allow(method, "GET", path)
-            await reply.json(200, self._catalogue(caller).listing())
+            await writer.json(200, self._visible_models(caller).listing())
         elif path.startswith(_MODELS + "/"):
             _allow(method, "GET", path)
-            catalogue = self._catalogue(caller)
-            route = catalogue.find(path.removeprefix(_MODELS + "/"))
-            visit.model = route.model.key
-            await reply.json(200, catalogue.card(route))
+            models = self._visible_models(caller)
+            route = models.find(path.removeprefix(_MODELS + "/"))
+            record.model = route.model.key
+            await writer.json(200, models.card(route))
         else:
             choices = ", ".join((*_COMPLETIONS, _MODELS))
             raise ApiError(404, "not_found", f"there is no route {path[:200]}: use {choices}")
@@ -133,29 +133,29 @@ class App:
         path: str,
         headers: Mapping[bytes, bytes],
         receive: Receive,
-        reply: ResponseWriter,
-        visit: RequestRecord,
+        writer: ResponseWriter,
+        record: RequestRecord,
     ) -> None:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise ApiError(415, "unsupported_encoding", "the body must not be compressed: leave out Content-Encoding")
-        with self._admission.admit(announced_length(headers)) as place:
+        with self._overload.admit(announced_length(headers)) as place:
             body = await read_body(receive, headers)
             place.settle(len(body))
-            ask = parse_completion(path, body, headers.get(b"x-session-id", b""))
-            route = self._catalogue(caller).find(ask.model)
-            model = visit.model = route.model.key
+            request = parse_completion(path, body, headers.get(b"x-session-id", b""))
+            route = self._visible_models(caller).find(request.model)
+            model = record.model = route.model.key
             try:
                 async with (
                     cancel_on_disconnect(receive),
-                    self._shares.turn(caller, model, ask, headers, reply, visit.tally) as (ask, headers),
+                    self._pipeline.turn(caller, model, request, headers, writer, record.usage) as (request, headers),
                 ):
-                    await self._proxy.forward(ask, model, headers, reply, visit.tally)
+                    await self._proxy.forward(request, model, headers, writer, record.usage)
             finally:
-                if reply.answered_at is not None and reply.status == 200:
-                    self._metrics.ttfb.labels(visit.model).observe(reply.answered_at - visit.arrived_at)
+                if writer.answered_at is not None and writer.status == 200:
+                    self._metrics.ttfb.labels(record.model).observe(writer.answered_at - record.arrived_at)
 
-    def _catalogue(self, caller: Caller) -> VisibleModels:
-        return VisibleModels(self._fleet.routes, caller)
+    def _visible_models(self, caller: Caller) -> VisibleModels:
+        return VisibleModels(self._cluster.routes, caller)
 
 
 def _allow(method: str, allowed: str, path: str) -> None:

@@ -20,7 +20,7 @@ _FIELDS = (
     "hash", "models", "expires", "weight", "priority", "requestsPerMinute", "tokensPerMinute", "budgetTokens",
     "budgetPeriod", "maxStreams",
 )  # fmt: skip
-_PRIORITIES = {band.name.lower(): band for band in Priority}
+_PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 _PERIODS = ("day", "month", "total")
 _LARGEST_COUNT = 10**15
 _LARGEST_WEIGHT = 1000
@@ -61,8 +61,8 @@ def _from_fields(name: str, fields: Mapping[str, Any]) -> ApiKey:
         budget_period=_choice(fields, "budgetPeriod", _PERIODS, "month"),
         max_streams=_count(fields, "maxStreams"),
     )
-    band = _PRIORITIES[_choice(fields, "priority", tuple(_PRIORITIES), "normal")]
-    caller = Caller(name, _models(fields), limits, _weight(fields), band)
+    priority = _PRIORITIES[_choice(fields, "priority", tuple(_PRIORITIES), "normal")]
+    caller = Caller(name, _models(fields), limits, _weight(fields), priority)
     return ApiKey(_digest(fields.get("hash")), caller, _expiry(fields))
 
 

@@ -50,14 +50,14 @@ class Authenticator:
         self,
         known: KeySource,
         metrics: Metrics,
-        peers: TrustedProxies,
-        guesses: AuthThrottle,
+        proxies: TrustedProxies,
+        throttle: AuthThrottle,
         tokens: TokenVerifier | None,
     ) -> None:
         self._known = known
         self._metrics = metrics
-        self._peers = peers
-        self._guesses = guesses
+        self._proxies = proxies
+        self._throttle = throttle
         self._tokens = tokens
 
     async def caller(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
@@ -69,7 +69,7 @@ class Authenticator:
             raise self._no("missing", "an API key is needed: send it as 'Authorization: Bearer tm-...'")
         message = "this API key is not valid: it was mistyped or revoked, ask your administrator for one"
         key = self._known.keys.find(presented)
-        if key and not self._guesses.holds_back(self._peers.address(scope), key.caller.name):
+        if key and not self._throttle.holds_back(self._proxies.address(scope), key.caller.name):
             if key.expires_s is not None and time.time() >= key.expires_s:
                 expired = f"the API key {key.caller.name!r} has expired: ask your administrator for a new one"
                 raise self._no("expired", expired, "expired_api_key")
@@ -81,7 +81,7 @@ class Authenticator:
                 if not bad.guess:
                     raise self._no("expired", str(bad), "expired_api_key") from None
                 message = str(bad)
-        wait_s = self._guesses.failed(self._peers.address(scope))
+        wait_s = self._throttle.failed(self._proxies.address(scope))
         if wait_s is None:
             raise self._no("unknown", message)
         self._metrics.authentication_failures.labels("throttled").inc()

@@ -41,7 +41,7 @@ class Caller:
     models: tuple[str, ...] = ()
     limits: Limits = Limits()
     weight: float = 1.0
-    band: Priority = Priority.NORMAL  # the best one that this caller may ask for
+    priority: Priority = Priority.NORMAL  # the best one that this caller may ask for
 
     def may_call(self, model: str) -> bool:
         """Whether `model`, a key `namespace/name`, is allowed."""

@@ -57,20 +57,20 @@ class ClusterState:
         )
 
     @property
-    def mirrors(self) -> list[Informer[Model] | Informer[Pod] | Informer[ApiKeys]]:
+    def informers(self) -> list[Informer[Model] | Informer[Pod] | Informer[ApiKeys]]:
         """Everything that is watched."""
         return [*self._models, *self._pods, self._secret]
 
     @property
     def synced(self) -> bool:
         """Whether every first list has succeeded, so that a 404 or a 401 is the truth."""
-        return all(mirror.synced for mirror in self.mirrors)
+        return all(informer.synced for informer in self.informers)
 
-    async def follow(self, kube: KubeClient) -> None:
+    async def follow(self, client: KubeClient) -> None:
         """Keep everything up to date until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for mirror in self.mirrors:
-                group.create_task(mirror.follow(kube), name=f"watch {mirror.name}")
+            for informer in self.informers:
+                group.create_task(informer.follow(client), name=f"watch {informer.name}")
 
     def usable(self, route: Route) -> list[Pod]:
         """The route's pods without those that refused a connection a moment ago; doubted and failing ones only where
@@ -112,8 +112,8 @@ class ClusterState:
         return False
 
     def _reroute(self) -> None:
-        models = [model for mirror in self._models for model in mirror.items.values()]
-        pods = [pod for mirror in self._pods for pod in mirror.items.values()]
+        models = [model for informer in self._models for model in informer.items.values()]
+        pods = [pod for informer in self._pods for pod in informer.items.values()]
         self.routes = ModelTable(models, pods)
         present = {pod.uid for pod in pods}
         self._loads.forget(present)

@@ -54,15 +54,15 @@ class Informer(Generic[T]):
         """Seconds since the API server last said something about these objects."""
         return time.monotonic() - self._heard_at
 
-    async def follow(self, kube: KubeClient) -> None:
+    async def follow(self, client: KubeClient) -> None:
         """Run until cancelled. Every failure ends in a new list after a pause that grows to three seconds."""
         backoff = _FIRST_BACKOFF_S
         while True:
             try:
-                version = await self._list(kube)
+                version = await self._list(client)
                 backoff = _FIRST_BACKOFF_S
                 while True:
-                    version = await self._watch(kube, version)
+                    version = await self._watch(client, version)
             except KubeError as error:
                 self._complain(error)
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -70,11 +70,11 @@ class Informer(Generic[T]):
             await asyncio.sleep(backoff * random.uniform(0.5, 1))
             backoff = min(backoff * 2, _LONGEST_BACKOFF_S)
 
-    async def _list(self, kube: KubeClient) -> str:
+    async def _list(self, client: KubeClient) -> str:
         found: dict[str, T] = {}
         query = {**self._query, "limit": self._page_size}
         while True:
-            page = await kube.get(self._path, query)
+            page = await client.get(self._path, query)
             for item in page.get("items") or ():
                 self._put(found, item)
             if not (rest := page["metadata"].get("continue")):
@@ -87,10 +87,10 @@ class Informer(Generic[T]):
             self._changed()
         return str(page["metadata"]["resourceVersion"])
 
-    async def _watch(self, kube: KubeClient, version: str) -> str:
+    async def _watch(self, client: KubeClient, version: str) -> str:
         """Follow events from `version` to the end of one watch; returns where the next one goes on."""
         query = {**self._query, "resourceVersion": version}
-        events = kube.watch(self._path, query, last_s=random.randint(_WATCH_S * 3 // 4, _WATCH_S))
+        events = client.watch(self._path, query, last_s=random.randint(_WATCH_S * 3 // 4, _WATCH_S))
         async with aclosing(events):  # type: ignore[type-var]
             async for event in events:
                 kind, item = event["type"], event["object"]

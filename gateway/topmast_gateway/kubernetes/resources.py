@@ -31,7 +31,7 @@ def model_of(resource: Json) -> Model:
         created=_unix(meta.get("creationTimestamp")),
         suspended=suspended,
         sleeps=spec.get("sleep") is not None and not suspended,
-        outlook=model_status(resource.get("status") or {}),
+        status=model_status(resource.get("status") or {}),
         weights=_weights(resource.get("status") or {}),
     )
 

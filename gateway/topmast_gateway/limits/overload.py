@@ -46,11 +46,11 @@ class OverloadGuard:
 class Reservation:
     """One request's share of the gateway."""
 
-    def __init__(self, admission: OverloadGuard, reserved_bytes: int) -> None:
-        self._admission = admission
+    def __init__(self, overload: OverloadGuard, reserved_bytes: int) -> None:
+        self._overload = overload
         self.reserved_bytes = reserved_bytes
 
     def settle(self, body_bytes: int) -> None:
         """The body is here and has this size: give back what was reserved beyond it."""
-        self._admission.held_bytes += body_bytes - self.reserved_bytes
+        self._overload.held_bytes += body_bytes - self.reserved_bytes
         self.reserved_bytes = body_bytes

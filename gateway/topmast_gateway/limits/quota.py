@@ -44,7 +44,7 @@ class QuotaEnforcer:
         self.peers: dict[str, dict[str, OpenRequests]] = {}
 
     @contextmanager
-    def reserved(self, caller: Caller, tokens: int, tally: TokenUsage) -> Iterator[tuple[Header, ...]]:
+    def reserved(self, caller: Caller, tokens: int, usage: TokenUsage) -> Iterator[tuple[Header, ...]]:
         """Hold one request and `tokens` while the block runs, then charge what the tally says.
 
         Gives the headers that tell the caller what is left; a 429 when a limit would be crossed.
@@ -53,7 +53,7 @@ class QuotaEnforcer:
         try:
             yield self._headers(caller)
         finally:
-            self._settle(caller, tokens, tally.prompt + tally.output, minute)
+            self._settle(caller, tokens, usage.prompt + usage.output, minute)
 
     def used(self, caller: Caller) -> int:
         """Tokens of the current budget period, without what is reserved."""

@@ -43,9 +43,9 @@ class _Peer:
 class CounterReplication:
     """Tells peers what this gateway knows, and asks them."""
 
-    def __init__(self, counters: Counters, ledger: QuotaEnforcer) -> None:
+    def __init__(self, counters: Counters, quota: QuotaEnforcer) -> None:
         self._counters = counters
-        self._ledger = ledger
+        self._quota = quota
         self._peers: dict[str, _Peer] = {}
         self._trouble = ""  # what was last said about finding peers
 
@@ -58,7 +58,7 @@ class CounterReplication:
                 "replica": self._counters.replica,
                 "version": self._counters.version,
                 "counts": self._counters.changes(int(version) if known else 0),
-                "open": {caller: [held.streams, held.tokens] for caller, held in self._ledger.open.items()},
+                "open": {caller: [held.streams, held.tokens] for caller, held in self._quota.open.items()},
             }
         ).encode()
 
@@ -109,14 +109,14 @@ class CounterReplication:
             }
             self._counters.merge(told["counts"], time.time())
             if peer.replica != replica:
-                self._ledger.peers.pop(peer.replica, None)  # another process has taken over this address
-            self._ledger.peers[replica] = held
+                self._quota.peers.pop(peer.replica, None)  # another process has taken over this address
+            self._quota.peers[replica] = held
         peer.replica, peer.version, peer.answered_at = replica, version, time.monotonic()
 
     def _drop_the_silent(self, addresses: set[str]) -> None:
         for address, peer in list(self._peers.items()):
             if time.monotonic() - peer.answered_at > _BELIEVED_S:
-                self._ledger.peers.pop(peer.replica, None)
+                self._quota.peers.pop(peer.replica, None)
                 if address not in addresses:
                     del self._peers[address]
 

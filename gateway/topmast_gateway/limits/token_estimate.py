@@ -32,28 +32,28 @@ class TokenEstimator:
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
 
-    def better(self, ask: CompletionRequest, model: str) -> CompletionRequest:
+    def better(self, request: CompletionRequest, model: str) -> CompletionRequest:
         """The request with what is known of its model."""
         if (seen := self._seen.get(model)) is None:
-            return ask
-        prompt = max(1, round(len(ask.body) / seen.bytes_per_token))
+            return request
+        prompt = max(1, round(len(request.body) / seen.bytes_per_token))
         return dataclasses.replace(
-            ask,
+            request,
             prompt=prompt,
-            tokens=ask.tokens - ask.prompt + prompt,
+            tokens=request.tokens - request.prompt + prompt,
             fresh=round(prompt * (1 - seen.cached / seen.prompt)),
             answer=round(seen.answer),
         )
 
-    def learn(self, body_bytes: int, model: str, tally: TokenUsage) -> None:
+    def learn(self, body_bytes: int, model: str, usage: TokenUsage) -> None:
         """Take what a request really had into account."""
-        if not tally.exact or tally.prompt <= 0:
+        if not usage.exact or usage.prompt <= 0:
             return
         if (seen := self._seen.get(model)) is None:
             if len(self._seen) >= _MOST_MODELS:
                 return
-            seen = self._seen[model] = _Seen(float(BYTES_PER_TOKEN), tally.prompt, tally.cached, tally.output)
-        seen.bytes_per_token += _WEIGHT * (min(body_bytes / tally.prompt, _MOST_BYTES) - seen.bytes_per_token)
-        seen.prompt += _WEIGHT * (tally.prompt - seen.prompt)
-        seen.cached += _WEIGHT * (tally.cached - seen.cached)
-        seen.answer += _WEIGHT * (tally.output - seen.answer)
+            seen = self._seen[model] = _Seen(float(BYTES_PER_TOKEN), usage.prompt, usage.cached, usage.output)
+        seen.bytes_per_token += _WEIGHT * (min(body_bytes / usage.prompt, _MOST_BYTES) - seen.bytes_per_token)
+        seen.prompt += _WEIGHT * (usage.prompt - seen.prompt)
+        seen.cached += _WEIGHT * (usage.cached - seen.cached)
+        seen.answer += _WEIGHT * (usage.output - seen.answer)

@@ -31,7 +31,7 @@ class CompletionRequest:
     no_journal: str = ""
     timeout_s: float | None = None  # the body's own, from the request's arrival
     prompt: int = 0  # of `tokens`
-    band: Priority | None = None  # that it asks for
+    priority: Priority | None = None  # that it asks for
     chain: PrefixChain = EMPTY_CHAIN
     session: bytes = b""
     fresh: int = 0  # of `prompt`: what no cache is expected to have

@@ -22,16 +22,16 @@ class TokenUsage:
 _USAGE: Final = b'"usage":'
 
 
-def count_events(events: bytes, tally: TokenUsage) -> None:
+def count_events(events: bytes, usage: TokenUsage) -> None:
     """Count whole events of a stream; the last one has the usage where the client asked for it."""
-    tally.output += events.startswith(b"data: {") + events.count(b"\ndata: {")
+    usage.output += events.startswith(b"data: {") + events.count(b"\ndata: {")
     if _USAGE in events:
         for line in events.splitlines():
             if line.startswith(b"data: {") and _USAGE in line:
-                read_usage(line.removeprefix(b"data: "), tally)
+                read_usage(line.removeprefix(b"data: "), usage)
 
 
-def read_usage(body: bytes, tally: TokenUsage) -> None:
+def read_usage(body: bytes, usage: TokenUsage) -> None:
     """Take over what a JSON answer says; one without usage changes nothing."""
     if _USAGE not in body:
         return
@@ -39,11 +39,11 @@ def read_usage(body: bytes, tally: TokenUsage) -> None:
         answer = json.loads(body)
     except (ValueError, RecursionError):
         return
-    usage: Any = answer.get("usage") if isinstance(answer, dict) else None
-    prompt, output = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    counts: Any = answer.get("usage") if isinstance(answer, dict) else None
+    prompt, output = _count(counts, "prompt_tokens"), _count(counts, "completion_tokens")
     if prompt is not None and output is not None:
-        cached = _count(usage.get("prompt_tokens_details"), "cached_tokens") or 0
-        tally.prompt, tally.cached, tally.output, tally.exact = prompt, min(cached, prompt), output, True
+        cached = _count(counts.get("prompt_tokens_details"), "cached_tokens") or 0
+        usage.prompt, usage.cached, usage.output, usage.exact = prompt, min(cached, prompt), output, True
 
 
 def _count(fields: Any, name: str) -> int | None:

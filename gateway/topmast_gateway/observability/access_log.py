@@ -23,7 +23,7 @@ class RequestRecord:
     arrived_at: float  # monotonic
     model: str = ""
     caller: str = ""
-    tally: TokenUsage = field(default_factory=TokenUsage)
+    usage: TokenUsage = field(default_factory=TokenUsage)
 
 
 class AccessLog:
@@ -32,25 +32,27 @@ class AccessLog:
     def __init__(self, where: str) -> None:
         self._lines = LogWriter(None if where == "-" else Path(where), "access log")
 
-    def write(self, scope: Scope, headers: Mapping[bytes, bytes], visit: RequestRecord, reply: ResponseWriter) -> None:
+    def write(
+        self, scope: Scope, headers: Mapping[bytes, bytes], record: RequestRecord, writer: ResponseWriter
+    ) -> None:
         """One line, without waiting for anything."""
         now = time.time()
         fields = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z",
-            "request": reply.request_id,
+            "request": writer.request_id,
             "trace": _trace(headers.get(b"traceparent", b"")),
             "method": scope["method"],
             "path": scope["path"][:_LONGEST_PATH],
-            "status": reply.status or 499,
-            "seconds": round(time.monotonic() - visit.arrived_at, 4),
-            "first": None if reply.answered_at is None else round(reply.answered_at - visit.arrived_at, 4),
-            "caller": visit.caller,
-            "model": visit.model,
-            "pod": reply.pod,
-            "tries": reply.tries,
-            "prompt": visit.tally.prompt,
-            "cached": visit.tally.cached,
-            "output": visit.tally.output,
+            "status": writer.status or 499,
+            "seconds": round(time.monotonic() - record.arrived_at, 4),
+            "first": None if writer.answered_at is None else round(writer.answered_at - record.arrived_at, 4),
+            "caller": record.caller,
+            "model": record.model,
+            "pod": writer.pod,
+            "tries": writer.tries,
+            "prompt": record.usage.prompt,
+            "cached": record.usage.cached,
+            "output": record.usage.output,
         }
         told = {name: value for name, value in fields.items() if value not in (None, "")}
         self._lines.write(json.dumps(told).encode() + b"\n")

@@ -23,11 +23,11 @@ class WaitingWork:
     prompt_tokens: int = 0
     output_tokens: int = 0
 
-    def add(self, ask: CompletionRequest, times: int = 1) -> None:
+    def add(self, request: CompletionRequest, times: int = 1) -> None:
         """One request more, or with -1 one less."""
         self.requests += times
-        self.prompt_tokens += times * ask.fresh
-        self.output_tokens += times * ask.answer
+        self.prompt_tokens += times * request.fresh
+        self.output_tokens += times * request.answer
 
 
 @dataclass(slots=True)
@@ -48,26 +48,26 @@ class Backlog:
         self._models: dict[str, _Model] = {}
 
     @contextmanager
-    def waiting(self, model: str, ask: CompletionRequest, *, again: bool = False) -> Iterator[Callable[[], None]]:
+    def waiting(self, model: str, request: CompletionRequest, *, again: bool = False) -> Iterator[Callable[[], None]]:
         """Count a request as waiting until the block ends, or calls what this gives, because its turn has come.
 
         A block that fails before has sent its request away. `again`: it was sent away once, so it is no new work.
         """
         queue, ticket = self._models.setdefault(model, _Model()), object()
         if again:
-            queue.gone.add(ask, -1)
-        queue.waiting.add(ask)
+            queue.gone.add(request, -1)
+        queue.waiting.add(request)
         queue.since[ticket] = self._clock()
 
         def served() -> None:
             if queue.since.pop(ticket, None) is not None:
-                queue.waiting.add(ask, -1)
+                queue.waiting.add(request, -1)
 
         try:
             yield served
         except BaseException:
             if ticket in queue.since:
-                queue.gone.add(ask)
+                queue.gone.add(request)
             raise
         finally:
             served()

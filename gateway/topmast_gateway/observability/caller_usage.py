@@ -27,7 +27,7 @@ class UsageRecord:
     request_id: str
     caller: str
     model: str
-    tally: TokenUsage
+    usage: TokenUsage
     status: int
     finish: str
     seconds: float
@@ -43,15 +43,15 @@ class CallerUsage(Collector):
         self._tokens: Counter[tuple[str, str, str]] = Counter()
         self._pairs: set[tuple[str, str]] = set()
 
-    def count(self, use: UsageRecord) -> None:
+    def count(self, record: UsageRecord) -> None:
         """Add one request's part."""
-        pair = (use.caller, use.model)
+        pair = (record.caller, record.model)
         if pair not in self._pairs and len(self._pairs) >= _MOST_PAIRS:
             pair = (OTHERS, OTHERS)
         self._pairs.add(pair)
-        self._requests[*pair, use.finish] += 1
-        tally = use.tally
-        for kind, tokens in (("prompt", tally.prompt), ("cached", tally.cached), ("output", tally.output)):
+        self._requests[*pair, record.finish] += 1
+        usage = record.usage
+        for kind, tokens in (("prompt", usage.prompt), ("cached", usage.cached), ("output", usage.output)):
             self._tokens[*pair, kind] += tokens
 
     def describe(self) -> Iterable[Metric]:

@@ -17,17 +17,17 @@ from topmast_gateway.routing.endpoint_load import EndpointLoads
 class LiveGauges(Collector):
     """Of the pods, the watches and the requests that are open."""
 
-    def __init__(self, metrics: Metrics, fleet: ClusterState, loads: EndpointLoads, admission: OverloadGuard) -> None:
-        self._metrics, self._fleet, self._loads, self._admission = metrics, fleet, loads, admission
+    def __init__(self, metrics: Metrics, cluster: ClusterState, loads: EndpointLoads, overload: OverloadGuard) -> None:
+        self._metrics, self._cluster, self._loads, self._overload = metrics, cluster, loads, overload
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         return ()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        yield _gauge("requests_in_flight", "Requests from admission to last byte", self._admission.streams)
+        yield _gauge("requests_in_flight", "Requests from admission to last byte", self._overload.streams)
         yield _gauge("requests_held", "Requests that wait for a ready pod", self._metrics.held)
-        yield _gauge("body_bytes_reserved", "Memory promised to request bodies", self._admission.held_bytes)
-        yield _gauge("api_keys", "Valid entries in the Secret of API keys", len(self._fleet.keys))
+        yield _gauge("body_bytes_reserved", "Memory promised to request bodies", self._overload.held_bytes)
+        yield _gauge("api_keys", "Valid entries in the Secret of API keys", len(self._cluster.keys))
 
         tokens = GaugeMetricFamily(
             "topmast_gateway_tokens_in_flight",
@@ -46,22 +46,22 @@ class LiveGauges(Collector):
         yield requests
 
         pods = GaugeMetricFamily("topmast_gateway_ready_pods", "Pods that may be picked", labels=["model"])
-        for route in self._fleet.routes:
+        for route in self._cluster.routes:
             pods.add_metric([route.model.key], len(route.pods))
         yield pods
 
         out = GaugeMetricFamily(
             "topmast_gateway_ejected_pods", "Pods left alone because they fail or are slow", labels=["model"]
         )
-        for model, number in Counter(pod.model for pod in self._fleet.outliers.out()).items():
+        for model, number in Counter(pod.model for pod in self._cluster.outliers.out()).items():
             out.add_metric([model], number)
         yield out
 
         age = GaugeMetricFamily(
             "topmast_gateway_watch_age_seconds", "Since the API server last said something", labels=["resource"]
         )
-        for mirror in self._fleet.mirrors:
-            age.add_metric([mirror.name], mirror.age_s)
+        for informer in self._cluster.informers:
+            age.add_metric([informer.name], informer.age_s)
         yield age
 
 

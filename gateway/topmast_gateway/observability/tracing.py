@@ -74,18 +74,18 @@ class Tracing:
         self._provider.shutdown()
 
 
-def describe(span: Any, visit: RequestRecord, reply: ResponseWriter) -> None:
+def describe(span: Any, record: RequestRecord, writer: ResponseWriter) -> None:
     """Say in the span how the request ended, in OpenTelemetry's words where it has some."""
-    tally = visit.tally
+    usage = record.usage
     attributes = {
-        "http.response.status_code": reply.status or 499,
-        "enduser.id": visit.caller,
-        "gen_ai.request.model": visit.model,
-        "gen_ai.usage.input_tokens": tally.prompt,
-        "gen_ai.usage.output_tokens": tally.output,
-        "topmast.request.id": reply.request_id,
-        "topmast.cached_tokens": tally.cached,
-        "topmast.pod": reply.pod,
-        "topmast.tries": reply.tries,
+        "http.response.status_code": writer.status or 499,
+        "enduser.id": record.caller,
+        "gen_ai.request.model": record.model,
+        "gen_ai.usage.input_tokens": usage.prompt,
+        "gen_ai.usage.output_tokens": usage.output,
+        "topmast.request.id": writer.request_id,
+        "topmast.cached_tokens": usage.cached,
+        "topmast.pod": writer.pod,
+        "topmast.tries": writer.tries,
     }
     span.set_attributes({name: value for name, value in attributes.items() if value != ""})

@@ -39,9 +39,9 @@ class UsageLog:
         """Lines that a full or slow disk has cost."""
         return self._lines.lost
 
-    def write(self, use: UsageRecord) -> None:
+    def write(self, record: UsageRecord) -> None:
         """Take one line, without waiting for anything."""
-        self._lines.write(_line(use, self._replica))
+        self._lines.write(_line(record, self._replica))
 
     def close(self) -> None:
         """Write what is left, for a moment."""
@@ -81,23 +81,23 @@ def _charges(line: bytes) -> list[tuple[tuple[str, str, str], int]]:
     return []
 
 
-def _line(use: UsageRecord, replica: str) -> bytes:
-    tally = use.tally
+def _line(record: UsageRecord, replica: str) -> bytes:
+    usage = record.usage
     fields = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(use.at)),
-        "at": round(use.at, 3),
-        "request": use.request_id,
-        "caller": use.caller,
-        "model": use.model,
-        "prompt": tally.prompt,
-        "cached": tally.cached,
-        "output": tally.output,
-        "charged": tally.prompt + tally.output,
-        "exact": tally.exact,
-        "status": use.status,
-        "finish": use.finish,
-        "seconds": round(use.seconds, 3),
-        "queued": round(use.queued_s, 3),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.at)),
+        "at": round(record.at, 3),
+        "request": record.request_id,
+        "caller": record.caller,
+        "model": record.model,
+        "prompt": usage.prompt,
+        "cached": usage.cached,
+        "output": usage.output,
+        "charged": usage.prompt + usage.output,
+        "exact": usage.exact,
+        "status": record.status,
+        "finish": record.finish,
+        "seconds": round(record.seconds, 3),
+        "queued": round(record.queued_s, 3),
         "replica": replica,
     }
     return json.dumps(fields).encode() + b"\n"

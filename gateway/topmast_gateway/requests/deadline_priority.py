@@ -18,22 +18,22 @@ _TIMEOUT: Final = TIMEOUT.encode()
 _RETRY_COUNT: Final = b"x-stainless-retry-count"  # OpenAI's clients send it, and others that are made by Stainless
 
 
-def effective_priority(ask: CompletionRequest, best: Priority) -> Priority:
+def effective_priority(request: CompletionRequest, best: Priority) -> Priority:
     """The band that a request is served in: what it asks for, or NORMAL, and never better than the caller's."""
-    return max(Priority.NORMAL if ask.band is None else ask.band, best)
+    return max(Priority.NORMAL if request.priority is None else request.priority, best)
 
 
-def with_priority(ask: CompletionRequest, band: Priority) -> CompletionRequest:
+def with_priority(request: CompletionRequest, priority: Priority) -> CompletionRequest:
     """The request with its band in the body, where an engine would take it for another one."""
-    if band is (Priority.NORMAL if ask.band is None else ask.band):
-        return ask
-    body = ask.body.rstrip()[:-1] + b', "priority": %d}' % band
-    return dataclasses.replace(ask, body=body, band=band)
+    if priority is (Priority.NORMAL if request.priority is None else request.priority):
+        return request
+    body = request.body.rstrip()[:-1] + b', "priority": %d}' % priority
+    return dataclasses.replace(request, body=body, priority=priority)
 
 
-def requested_timeout_s(ask: CompletionRequest, headers: Mapping[bytes, bytes]) -> float | None:
+def requested_timeout_s(request: CompletionRequest, headers: Mapping[bytes, bytes]) -> float | None:
     """How long the caller waits for an answer, of body and header the shorter; None when it does not say."""
-    said = [one for one in (ask.timeout_s, _header(headers)) if one is not None]
+    said = [one for one in (request.timeout_s, _header(headers)) if one is not None]
     return min(said, default=None)
 
 

@@ -38,7 +38,7 @@ def parse_completion(path: str, body: bytes, session: bytes = b"") -> Completion
         message = "`continuation` is between this gateway and its engines: send the whole conversation instead"
         raise ApiError(400, "reserved_field", message, param="continuation")
     stream, tokens, prompt = fields.get("stream") is True, estimate_tokens(fields, len(body)), _prompt_tokens(len(body))
-    timeout_s, band = _seconds(fields.get("timeout")), parse_priority(fields.get("priority"))
+    timeout_s, priority = _seconds(fields.get("timeout")), parse_priority(fields.get("priority"))
     why, chain = why_no_journal(fields), prefix_chain(fields)
     return CompletionRequest(
         path,
@@ -49,7 +49,7 @@ def parse_completion(path: str, body: bytes, session: bytes = b"") -> Completion
         why,
         timeout_s,
         prompt,
-        band,
+        priority,
         chain,
         session_digest(session),
         fresh=prompt,
@@ -103,7 +103,7 @@ def _prompt_tokens(body_bytes: int) -> int:
     return body_bytes // BYTES_PER_TOKEN
 
 
-_PRIORITIES: Final = {band.name.lower(): band for band in Priority}
+_PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
 
 
 def parse_priority(value: Any) -> Priority | None:

@@ -48,10 +48,10 @@ class Pipeline:
         replica = uuid.uuid4().hex[:16]
         self._counters = Counters(replica)
         self.backlog = Backlog(replica)
-        self.ledger = QuotaEnforcer(self._counters, time.time)
-        self.turns = Dispatcher(free_places, sharing.queue_requests)
-        self.exchange = CounterReplication(self._counters, self.ledger)
-        self.usage = CallerUsage(self.turns.waiting)
+        self.quota = QuotaEnforcer(self._counters, time.time)
+        self.dispatcher = Dispatcher(free_places, sharing.queue_requests)
+        self.replication = CounterReplication(self._counters, self.quota)
+        self.caller_usage = CallerUsage(self.dispatcher.waiting)
         self._estimates = TokenEstimator()
         self._log: UsageLog | None = None
         self.caught_up = False  # with what was used before this process began
@@ -61,35 +61,35 @@ class Pipeline:
         self,
         caller: Caller,
         model: str,
-        ask: CompletionRequest,
+        request: CompletionRequest,
         headers: Mapping[bytes, bytes],
-        reply: ResponseWriter,
-        tally: TokenUsage,
+        writer: ResponseWriter,
+        usage: TokenUsage,
     ) -> AsyncIterator[tuple[CompletionRequest, Mapping[bytes, bytes]]]:
         """Reserve, wait for a turn, and account for what the tally says in the end; an ApiError where it ends before.
 
         Gives the request and the headers for the engine. `model` is its key, which the caller may call.
         """
-        ask = self._estimates.better(ask, model)
-        band, timeout_s = effective_priority(ask, caller.band), requested_timeout_s(ask, headers)
-        patience_s = self._sharing.queue_s if timeout_s is None else timeout_s
-        begun_s, queued_s, finish, status = time.monotonic(), 0.0, "answered", None
+        request = self._estimates.better(request, model)
+        priority, timeout_s = effective_priority(request, caller.priority), requested_timeout_s(request, headers)
+        longest_wait_s = self._sharing.queue_s if timeout_s is None else timeout_s
+        started_s, queued_s, finish, status = time.monotonic(), 0.0, "answered", None
         try:
             with (
-                self.ledger.reserved(caller, ask.tokens, tally) as left,
-                self.backlog.waiting(model, ask, again=is_retry(headers)) as served,
+                self.quota.reserved(caller, request.tokens, usage) as left,
+                self.backlog.waiting(model, request, again=is_retry(headers)) as served,
             ):
-                reply.stamps = left
-                async with self.turns.turn(
-                    model, QueueRequest(caller, band, ask.prompt, patience_s), tally
+                writer.stamps = left
+                async with self.dispatcher.turn(
+                    model, QueueRequest(caller, priority, request.prompt, longest_wait_s), usage
                 ) as queued_s:
                     served()
                     try:
-                        yield with_priority(ask, band), with_remaining_timeout(headers, timeout_s, queued_s)
+                        yield with_priority(request, priority), with_remaining_timeout(headers, timeout_s, queued_s)
                     finally:
-                        _fill(tally, ask, reply)
+                        _fill(usage, request, writer)
         except ApiError as refusal:
-            finish, status = "failed" if reply.tries else "refused", refusal.status
+            finish, status = "failed" if writer.tries else "refused", refusal.status
             raise
         except (asyncio.CancelledError, ClientDisconnected):
             finish, status = "cancelled", 499
@@ -98,12 +98,14 @@ class Pipeline:
             finish, status = "failed", 500
             raise
         finally:
-            status = status or reply.status or 500
-            finish = "failed" if finish == "answered" and (status >= 400 or reply.broken) else finish
-            seconds = time.monotonic() - begun_s
-            self._estimates.learn(len(ask.body), model, tally)
+            status = status or writer.status or 500
+            finish = "failed" if finish == "answered" and (status >= 400 or writer.broken) else finish
+            seconds = time.monotonic() - started_s
+            self._estimates.learn(len(request.body), model, usage)
             self._account(
-                UsageRecord(time.time(), reply.request_id, caller.name, model, tally, status, finish, seconds, queued_s)
+                UsageRecord(
+                    time.time(), writer.request_id, caller.name, model, usage, status, finish, seconds, queued_s
+                )
             )
 
     def open(self) -> None:
@@ -115,7 +117,7 @@ class Pipeline:
         """Take up what the usage log says, and keep in step with the other gateways until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._catch_up())
-            group.create_task(self.exchange.follow(self._sharing.peers, client, token))
+            group.create_task(self.replication.follow(self._sharing.peers, client, token))
 
     async def close(self) -> None:
         """Write the last lines of the usage log."""
@@ -128,14 +130,14 @@ class Pipeline:
             self._counters.merge(await asyncio.to_thread(replay, Path(where), now), now)
         self.caught_up = True
 
-    def _account(self, use: UsageRecord) -> None:
-        self.usage.count(use)
+    def _account(self, record: UsageRecord) -> None:
+        self.caller_usage.count(record)
         if self._log:
-            self._log.write(use)
+            self._log.write(record)
 
 
-def _fill(tally: TokenUsage, ask: CompletionRequest, reply: ResponseWriter) -> None:
+def _fill(usage: TokenUsage, request: CompletionRequest, writer: ResponseWriter) -> None:
     """What an engine that answered has not told is charged by the estimate."""
-    if not tally.exact and reply.answered_at is not None and reply.status == 200:
-        tally.prompt = tally.prompt or ask.prompt
-        tally.output = tally.output or ask.tokens - ask.prompt
+    if not usage.exact and writer.answered_at is not None and writer.status == 200:
+        usage.prompt = usage.prompt or request.prompt
+        usage.output = usage.output or request.tokens - request.prompt

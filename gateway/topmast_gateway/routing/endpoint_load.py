@@ -106,11 +106,11 @@ class EndpointLoads:
         load.turn = self._turn
         now = self._clock()
         load.lately, load.sent_at = self._faded(load, now) + tokens, now
-        credit = InFlight(load, tokens, min(prompt, tokens))
+        in_flight = InFlight(load, tokens, min(prompt, tokens))
         try:
-            yield credit
+            yield in_flight
         finally:
-            credit.end()
+            in_flight.end()
 
     def told(self, pod: Pod, report: LoadReport) -> None:
         """A pod's report has just come."""

@@ -82,7 +82,7 @@ class EndpointPicker:
     def __init__(self, loads: EndpointLoads, rule: PickerRule = DEFAULT_RULE) -> None:
         self._loads = loads
         self._rule = rule
-        self._recall = PrefixIndex()
+        self._prefix_index = PrefixIndex()
         self._savings: dict[str, tuple[float, float]] = {}  # by model: tokens saved by choosing well, tokens asked
 
     def choose(self, route: Route, pods: Sequence[Pod], prompt: Prompt) -> Choice:
@@ -90,7 +90,7 @@ class EndpointPicker:
         pods = of_revision(pods, dict(route.model.weights), prompt.session or prompt.chain.anchor)
         choice = self._choose(route.model.key, pods, prompt)
         room = self._loads.kv_tokens(choice.pod) // prompt.chain.block_tokens
-        self._recall.sent(choice.pod.uid, choice.pod.ready_since, prompt.chain.blocks, room)
+        self._prefix_index.sent(choice.pod.uid, choice.pod.ready_since, prompt.chain.blocks, room)
         return choice
 
     @contextmanager
@@ -98,8 +98,8 @@ class EndpointPicker:
         """Count what the pod has to do for this request while the block runs: what it has cached costs it nothing."""
         cached = choice.matched * prompt.chain.block_tokens
         to_compute = max(0, prompt.chain.tokens - cached)
-        with self._loads.sending(choice.pod, max(1, prompt.tokens - cached), to_compute) as credit:
-            yield credit
+        with self._loads.sending(choice.pod, max(1, prompt.tokens - cached), to_compute) as in_flight:
+            yield in_flight
 
     def was_full(self, pod: Pod) -> None:
         """The pod refused a request for want of room."""
@@ -107,12 +107,12 @@ class EndpointPicker:
 
     def forget(self, present: set[str], models: set[str]) -> None:
         """Only these pods and models are left."""
-        self._recall.forget(present)
+        self._prefix_index.forget(present)
         self._savings = {model: seen for model, seen in self._savings.items() if model in models}
 
     def _choose(self, model: str, pods: Sequence[Pod], prompt: Prompt) -> Choice:
         chain, total = prompt.chain, len(prompt.chain.blocks)
-        known = [self._recall.depth(pod.uid, pod.ready_since, chain.blocks) for pod in pods]
+        known = [self._prefix_index.depth(pod.uid, pod.ready_since, chain.blocks) for pod in pods]
         if len(pods) == 1:
             return Choice(pods[0], "only", known[0], total)
         work, lately = self._loads.work(pods), self._loads.lately(pods)
@@ -176,14 +176,14 @@ def of_revision(pods: Sequence[Pod], weights: Mapping[str, int], key: bytes) -> 
 
     Weighted rendezvous hashing: a weight that grows draws keys to its revision and moves no others.
     """
-    shares = {pod.revision: weights[pod.revision] for pod in pods if weights.get(pod.revision, 0) > 0}
-    if not shares:
+    pipeline = {pod.revision: weights[pod.revision] for pod in pods if weights.get(pod.revision, 0) > 0}
+    if not pipeline:
         return pods
 
     def distance(revision: str) -> float:
-        return -math.log((_hash(key, revision) + 1) / 2**64) / shares[revision]
+        return -math.log((_hash(key, revision) + 1) / 2**64) / pipeline[revision]
 
-    chosen = min(sorted(shares), key=distance)
+    chosen = min(sorted(pipeline), key=distance)
     return [pod for pod in pods if pod.revision == chosen]
 
 

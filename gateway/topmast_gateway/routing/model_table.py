@@ -23,7 +23,7 @@ class Model:
     created: int = 0
     suspended: bool = False
     sleeps: bool = False
-    outlook: ModelStatus = UNKNOWN_STATUS
+    status: ModelStatus = UNKNOWN_STATUS
     weights: tuple[tuple[str, int], ...] = ()
 
     @property

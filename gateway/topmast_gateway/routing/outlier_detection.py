@@ -156,8 +156,8 @@ class OutlierDetector:
 class AttemptResult:
     """A try that ends without a verdict, because its client left or the pod was only full, teaches nothing."""
 
-    def __init__(self, pod: Pod, credit: InFlight, outliers: OutlierDetector) -> None:
-        self.pod, self._credit, self._outliers = pod, credit, outliers
+    def __init__(self, pod: Pod, in_flight: InFlight, outliers: OutlierDetector) -> None:
+        self.pod, self._credit, self._outliers = pod, in_flight, outliers
         self._sent_at = time.monotonic()
         self._first_token_s: float | None = None
 

@@ -27,72 +27,72 @@ _TOKENISED_BYTES_PER_S = 200_000  # of a prompt, by a busy engine: it says nothi
 class Attempts:
     """What all tries share: the connections, and which models' engines were seen to keep journals."""
 
-    def __init__(self, engines: ConnectionPool, metrics: Metrics, patience: Timeouts) -> None:
-        self._engines = engines
+    def __init__(self, pool: ConnectionPool, metrics: Metrics, timeouts: Timeouts) -> None:
+        self._pool = pool
         self._metrics = metrics
-        self._patience = patience
+        self._timeouts = timeouts
         self._journaling: set[str] = set()
 
-    async def at(self, trial: AttemptResult, errand: AnswerState) -> None:
+    async def at(self, result: AttemptResult, state: AnswerState) -> None:
         """Returns when the client has all that it will get; raises an UpstreamFailure where another try may help."""
-        pod, ask, patience = trial.pod, errand.ask, self._patience
-        wait_s = patience.progress if ask.stream else patience.answer
-        known = errand.journal is not None and errand.model in self._journaling
+        pod, request, timeouts = result.pod, state.request, self._timeouts
+        wait_s = timeouts.progress if request.stream else timeouts.answer
+        known = state.journal is not None and state.model in self._journaling
         if known:
-            wait_s = patience.silence + len(ask.body) / _TOKENISED_BYTES_PER_S
-        sending = self._engines.posted(pod, ask.path, errand.body(), errand.headers())
+            wait_s = timeouts.silence + len(request.body) / _TOKENISED_BYTES_PER_S
+        sending = self._pool.posted(pod, request.path, state.body(), state.headers())
         try:
             async with asyncio.timeout(wait_s) as clock, sending as response:
-                if errand.journal is not None and response.header(_JOURNAL) is not None:
+                if state.journal is not None and response.header(_JOURNAL) is not None:
                     clock.reschedule(None)  # follow and relay have their own, which every byte moves
-                    self._journaling.add(errand.model)
-                    await relay_journal(response, errand.journal, errand, patience, trial)
-                    if errand.journal.done:
-                        trial.worked()
-                    await _conclude(errand.journal, errand.reply)
+                    self._journaling.add(state.model)
+                    await relay_journal(response, state.journal, state, timeouts, result)
+                    if state.journal.done:
+                        result.worked()
+                    await _conclude(state.journal, state.writer)
                     return
-                errand.tally.exact = False  # whatever an earlier pod's journal has told
+                state.usage.exact = False  # whatever an earlier pod's journal has told
                 if (response.header(b"content-type") or b"").startswith(b"text/event-stream"):
                     clock.reschedule(None)
-                    why = ask.no_journal or "this model's servers keep no journal"
-                    await relay_stream(response, errand, patience.progress, why, trial)
-                    trial.worked()
+                    why = request.no_journal or "this model's servers keep no journal"
+                    await relay_stream(response, state, timeouts.progress, why, result)
+                    result.worked()
                     return
                 answer = EngineAnswer(response.status, response.headers, await response.read())
         except TimeoutError:
             if known:
-                self._journaling.discard(errand.model)  # it may be served by other engines from now on
+                self._journaling.discard(state.model)  # it may be served by other engines from now on
                 raise EngineSilent(f"no answer began within {wait_s:.0f} s") from None
-            self._metrics.upstream_errors.labels(errand.model, "timeout").inc()
-            if ask.stream:  # otherwise the answer may just be a long one
-                trial.failed()
+            self._metrics.upstream_errors.labels(state.model, "timeout").inc()
+            if request.stream:  # otherwise the answer may just be a long one
+                result.failed()
             message = f"the model did not begin to answer within {wait_s:.0f} s; ask for a shorter answer"
             raise ApiError(504, "upstream_timeout", message, kind="server_error") from None
         except StreamBroken as torn:
-            self._metrics.upstream_errors.labels(errand.model, "torn").inc()
+            self._metrics.upstream_errors.labels(state.model, "torn").inc()
             if not isinstance(torn.__cause__, TimeoutError):  # that may be a client who does not read
-                trial.failed()
-            log.warning("%s: the stream from pod %s ended early: %s", errand.reply.request_id, pod.name, torn)
+                result.failed()
+            log.warning("%s: the stream from pod %s ended early: %s", state.writer.request_id, pod.name, torn)
             return
-        if miss := failure_of(answer):
-            raise miss
-        (trial.failed if answer.status >= 500 else trial.worked)()
+        if failure := failure_of(answer):
+            raise failure
+        (result.failed if answer.status >= 500 else result.worked)()
         if answer.status == 200:
-            read_usage(answer.body, errand.tally)
-        await send_answer(answer, errand.reply)
+            read_usage(answer.body, state.usage)
+        await send_answer(answer, state.writer)
 
 
-async def _conclude(journal: Journal, reply: ResponseWriter) -> None:
+async def _conclude(journal: Journal, writer: ResponseWriter) -> None:
     """The last words of an answer with a journal: its end, or the error that it came to."""
     error = journal.error
-    if error is not None and error.may_move:
+    if error is not None and error.retryable:
         raise EngineGone(error.code)
     if error is not None:
-        await send_answer(_as_answer(error), reply)
-    elif reply.status is None:
-        await reply.json(200, journal.body)
+        await send_answer(_as_answer(error), writer)
+    elif writer.status is None:
+        await writer.json(200, journal.body)
     else:
-        await reply.end()
+        await writer.end()
 
 
 def _as_answer(error: EngineError) -> EngineAnswer:
@@ -100,10 +100,10 @@ def _as_answer(error: EngineError) -> EngineAnswer:
     return EngineAnswer(error.status, [(b"content-type", b"application/json"), *retry], error.body)
 
 
-async def send_answer(answer: EngineAnswer, reply: ResponseWriter) -> None:
+async def send_answer(answer: EngineAnswer, writer: ResponseWriter) -> None:
     """An engine's complete answer. A stream that was begun has no status left for it, only a last event."""
-    if reply.status is None:
-        await reply.whole(answer.status, answer.body, towards_client(answer.headers))
+    if writer.status is None:
+        await writer.whole(answer.status, answer.body, towards_client(answer.headers))
     else:
         event = b"data: %b\n\n" % answer.body.replace(b"\n", b" ")
-        await (reply.end(event) if answer.status == 200 else reply.break_off(event))
+        await (writer.end(event) if answer.status == 200 else writer.break_off(event))

@@ -40,35 +40,35 @@ class ConnectionPool:
         Leaving the block before the body's end closes the connection.
         """
         head = _head(pod.address, path, len(body), {**headers, **self._tokens.header(pod.model)})
-        wire = self._take(pod.address) or await _connect(pod.address)
+        connection = self._take(pod.address) or await _connect(pod.address)
         try:
-            yield await wire.ask(head, body)
+            yield await connection.send(head, body)
         finally:
-            if wire.reusable:
-                self._keep(pod.address, wire)
+            if connection.reusable:
+                self._keep(pod.address, connection)
             else:
-                wire.close()
+                connection.close()
 
     def close(self) -> None:
         """No connection is left but those in use."""
         if self._sweeping is not None:
             self._sweeping.cancel()
-        for wires in self._idle.values():
-            for _, wire in wires:
-                wire.close()
+        for connections in self._idle.values():
+            for _, connection in connections:
+                connection.close()
         self._idle.clear()
 
     def _take(self, address: str) -> EngineConnection | None:
-        wires = self._idle.get(address)
-        while wires:
-            _, wire = wires.pop()
-            if wire.reusable:
-                return wire
+        connections = self._idle.get(address)
+        while connections:
+            _, connection = connections.pop()
+            if connection.reusable:
+                return connection
         return None
 
-    def _keep(self, address: str, wire: EngineConnection) -> None:
+    def _keep(self, address: str, connection: EngineConnection) -> None:
         loop = asyncio.get_running_loop()
-        self._idle[address].append((loop.time(), wire))
+        self._idle[address].append((loop.time(), connection))
         if self._sweeping is None:
             self._sweeping = loop.call_later(self._idle_s, self._sweep)
 
@@ -76,15 +76,19 @@ class ConnectionPool:
         """Close what was idle for too long, and forget what the engine has closed."""
         loop = asyncio.get_running_loop()
         before_s = loop.time() - self._idle_s
-        for address, wires in list(self._idle.items()):
-            for since_s, wire in wires:
+        for address, connections in list(self._idle.items()):
+            for since_s, connection in connections:
                 if since_s <= before_s:
-                    wire.close()
-            if young := [(since_s, wire) for since_s, wire in wires if since_s > before_s and wire.reusable]:
+                    connection.close()
+            if young := [
+                (since_s, connection)
+                for since_s, connection in connections
+                if since_s > before_s and connection.reusable
+            ]:
                 self._idle[address] = young
             else:
                 del self._idle[address]
-        oldest_s = min((wires[0][0] for wires in self._idle.values()), default=None)
+        oldest_s = min((connections[0][0] for connections in self._idle.values()), default=None)
         self._sweeping = None if oldest_s is None else loop.call_at(oldest_s + self._idle_s, self._sweep)
 
 
@@ -102,7 +106,7 @@ async def _connect(address: str) -> EngineConnection:
     try:
         async with asyncio.timeout(CONNECT_S):
             await loop.sock_connect(sock, (host.strip("[]"), int(port)))
-        _, wire = await loop.create_connection(EngineConnection, sock=sock)
+        _, connection = await loop.create_connection(EngineConnection, sock=sock)
     except BaseException as error:
         sock.close()
         if isinstance(error, TimeoutError):
@@ -110,7 +114,7 @@ async def _connect(address: str) -> EngineConnection:
         if isinstance(error, OSError):
             raise ConnectionRefused(f"{address}: {error.strerror or error}") from error
         raise
-    return wire
+    return connection
 
 
 def _socket(family: socket.AddressFamily) -> socket.socket:

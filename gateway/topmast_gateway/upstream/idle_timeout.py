@@ -10,7 +10,7 @@ _LOOK_S = 1.0
 
 
 class IdleTimeout:
-    """`async with`: TimeoutError in the block once `limit_s` have passed since the last `heard()`.
+    """`async with`: TimeoutError in the block once `limit_s` have passed since the last `reset()`.
 
     `limit_s` may be changed at any time; it is looked at once a second.
     """
@@ -18,13 +18,13 @@ class IdleTimeout:
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
         self._loop = asyncio.get_running_loop()
-        self._heard_at = self._loop.time()
+        self._reset_at = self._loop.time()
         self._clock = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
 
-    def heard(self) -> None:
+    def reset(self) -> None:
         """Something came."""
-        self._heard_at = self._loop.time()
+        self._reset_at = self._loop.time()
 
     async def __aenter__(self) -> Self:
         await self._clock.__aenter__()
@@ -39,7 +39,7 @@ class IdleTimeout:
         await self._clock.__aexit__(kind, error, trace)
 
     def _look(self) -> None:
-        left_s = self._heard_at + self.limit_s - self._loop.time()
+        left_s = self._reset_at + self.limit_s - self._loop.time()
         if left_s <= 0:
             self._clock.reschedule(self._loop.time())
         else:

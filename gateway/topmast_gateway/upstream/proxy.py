@@ -39,80 +39,82 @@ class Proxy:
 
     def __init__(
         self,
-        engines: ConnectionPool,
-        fleet: ClusterState,
+        pool: ConnectionPool,
+        cluster: ClusterState,
         picker: EndpointPicker,
         metrics: Metrics,
-        patience: Timeouts,
-        hall: HoldQueue,
+        timeouts: Timeouts,
+        hold_queue: HoldQueue,
         backlog: Backlog,
         waker: Waker,
     ) -> None:
-        self._fleet = fleet
+        self._cluster = cluster
         self._picker = picker
         self._metrics = metrics
-        self._patience = patience
-        self._hall = hall
+        self._timeouts = timeouts
+        self._hold_queue = hold_queue
         self._backlog = backlog
         self._waker = waker
-        self._attempts = Attempts(engines, metrics, patience)
+        self._attempts = Attempts(pool, metrics, timeouts)
         self._retries = RetryBudget()
         self._complained_of: set[str] = set()  # pods that do not let us in
 
     async def forward(
         self,
-        ask: CompletionRequest,
+        request: CompletionRequest,
         model: str,
         headers: Mapping[bytes, bytes],
-        reply: ResponseWriter,
-        tally: TokenUsage,
+        writer: ResponseWriter,
+        usage: TokenUsage,
     ) -> None:
-        """Answer by the model's pods; an ApiError when none can. `model` is its key; `tally` is told what it takes."""
-        errand = AnswerState(ask, model, headers, reply, tally, self._metrics.gap.labels(model).observe)
+        """Answer by the model's pods; an ApiError when none can. `model` is its key; `usage` is told what it takes."""
+        state = AnswerState(request, model, headers, writer, usage, self._metrics.gap.labels(model).observe)
         self._retries.earn()
-        tell = _Waiting(errand).tell
-        wait = Hold(errand, self._patience, self._fleet, self._hall, self._backlog, self._waker, self._metrics, tell)
-        journey = RetryPolicy(errand, self._fleet, self._picker, self._metrics, self._retries, wait)
-        stamps = reply.stamps
+        tell = _Waiting(state).tell
+        hold = Hold(
+            state, self._timeouts, self._cluster, self._hold_queue, self._backlog, self._waker, self._metrics, tell
+        )
+        policy = RetryPolicy(state, self._cluster, self._picker, self._metrics, self._retries, hold)
+        stamps = writer.stamps
         while True:
-            stop = await journey.next_stop()
-            if isinstance(stop, EngineAnswer):
-                await send_answer(stop, reply)
+            step = await policy.next_step()
+            if isinstance(step, EngineAnswer):
+                await send_answer(step, writer)
                 return
-            made = errand.made
-            reply.pod, reply.tries = stop.pod.name, reply.tries + 1
+            tokens_kept = state.tokens_kept
+            writer.pod, writer.tries = step.pod.name, writer.tries + 1
             if headers.get(b"x-topmast-debug") == b"1":
-                reply.stamps = (*stamps, stop.header())
+                writer.stamps = (*stamps, step.header())
             try:
-                with self._picker.sending(stop, ask) as credit:
-                    await self._attempts.at(AttemptResult(stop.pod, credit, self._fleet.outliers), errand)
+                with self._picker.sending(step, request) as in_flight:
+                    await self._attempts.at(AttemptResult(step.pod, in_flight, self._cluster.outliers), state)
                 return
-            except UpstreamFailure as miss:
-                log.info("%s: pod %s: %s: %s", reply.request_id, stop.pod.name, miss.kind, miss)
-                if isinstance(miss, TokenRejected):
-                    self._complain(stop.pod, miss)
-                errand.broke()
-                journey.missed(stop.pod, miss, progressed=errand.made > made)
+            except UpstreamFailure as failure:
+                log.info("%s: pod %s: %s: %s", writer.request_id, step.pod.name, failure.kind, failure)
+                if isinstance(failure, TokenRejected):
+                    self._complain(step.pod, failure)
+                state.interrupted()
+                policy.attempt_failed(step.pod, failure, progressed=state.tokens_kept > tokens_kept)
 
-    def _complain(self, pod: Pod, miss: TokenRejected) -> None:
+    def _complain(self, pod: Pod, failure: TokenRejected) -> None:
         """Once for each pod: the next requests would say nothing else."""
-        self._complained_of &= {one.uid for one in self._fleet.pods()} | {pod.uid}
+        self._complained_of &= {one.uid for one in self._cluster.pods()} | {pod.uid}
         if pod.uid not in self._complained_of:
             self._complained_of.add(pod.uid)
             remedy = "the public half of --signing-key must be in the access file of its engine, and the clocks alike"
-            log.warning("pod %s of %s does not let this gateway in (%s): %s", pod.name, pod.model, miss, remedy)
+            log.warning("pod %s of %s does not let this gateway in (%s): %s", pod.name, pod.model, failure, remedy)
 
 
 class _Waiting:
     """Tells who waits for a stream that there is still somebody there, and why it takes so long."""
 
-    def __init__(self, errand: AnswerState) -> None:
-        self._errand = errand
+    def __init__(self, state: AnswerState) -> None:
+        self._state = state
         self._since = time.monotonic()
 
     async def tell(self, text: str) -> None:
         """Called while there is no pod, more often than anybody wants to hear."""
-        errand, reply = self._errand, self._errand.reply
-        patience_s = _TELL_AFTER_S if reply.status is None else _TELL_EVERY_S
-        if errand.ask.stream and reply.quiet_s() >= patience_s:
-            await reply.comment(text)
+        state, writer = self._state, self._state.writer
+        longest_wait_s = _TELL_AFTER_S if writer.status is None else _TELL_EVERY_S
+        if state.request.stream and writer.quiet_s() >= longest_wait_s:
+            await writer.comment(text)

@@ -31,36 +31,36 @@ class RetryPolicy:
 
     def __init__(
         self,
-        errand: AnswerState,
-        fleet: ClusterState,
+        state: AnswerState,
+        cluster: ClusterState,
         picker: EndpointPicker,
         metrics: Metrics,
         retries: RetryBudget,
-        wait: Hold,
+        hold: Hold,
     ) -> None:
-        self._errand = errand
-        self._model = errand.model
-        self._fleet = fleet
+        self._state = state
+        self._model = state.model
+        self._cluster = cluster
         self._picker = picker
         self._metrics = metrics
         self._retries = retries
-        self._wait = wait
+        self._hold = hold
         self._tried: set[str] = set()
         self._sends = self._moves = 0
         self._last: UpstreamFailure | None = None
         self._full: EngineFull | None = None
 
-    async def next_stop(self) -> Choice | EngineAnswer:
+    async def next_step(self) -> Choice | EngineAnswer:
         """The pod to try, or the engine's own refusal to hand on; an ApiError when it ends here."""
         while True:
             route = self._route()
-            usable = self._fleet.usable(route)
+            usable = self._cluster.usable(route)
             if self._sends >= MAX_SENDS or self._moves > MAX_MOVES:
                 return self._give_up()
             if fresh := [pod for pod in usable if pod.uid not in self._tried]:
                 return self._pick(route, fresh)
-            if usable and self._full and not self._errand.begun:
-                if not await self._wait.for_room(self._full.answer, route):
+            if usable and self._full and not self._state.started:
+                if not await self._hold.until_pod_has_room(self._full.answer, route):
                     return self._full.answer
                 self._full = None
                 self._tried.clear()
@@ -69,51 +69,51 @@ class RetryPolicy:
                 self._tried.clear()
                 await asyncio.sleep(_FULL_PAUSE_S if self._full else _PAUSE_S)
                 return self._pick(route, usable)
-            await self._wait.for_a_pod(self._route)
+            await self._hold.until_pod_usable(self._route)
 
-    def missed(self, pod: Pod, miss: UpstreamFailure, *, progressed: bool) -> None:
+    def attempt_failed(self, pod: Pod, failure: UpstreamFailure, *, progressed: bool) -> None:
         """Remember a try that did not finish the answer; `progressed` where it made some of it."""
-        kinds = self._metrics.moves if self._errand.begun else self._metrics.retries
-        kinds.labels(self._model, miss.kind).inc()
+        kinds = self._metrics.moves if self._state.started else self._metrics.retries
+        kinds.labels(self._model, failure.kind).inc()
         if progressed:
             self._moves += 1
             self._sends = 0
             self._tried.clear()
             self._full = None
-            self._wait.begins_anew()
-        self._last = miss
+            self._hold.reset_clock()
+        self._last = failure
         self._tried.add(pod.uid)
-        if miss.ran:
-            may_go_on = self._errand.begun or self._retries.spend()
+        if failure.ran:
+            may_go_on = self._state.started or self._retries.spend()
             self._sends = self._sends + 1 if may_go_on else MAX_SENDS
-        if miss.broken:
-            self._fleet.outliers.failed(pod)
-        if miss.suspect_s:
-            self._fleet.suspect(pod, miss.suspect_s)
-        if miss.suspect_s or isinstance(miss, EngineFull):
-            self._wait.begins()
-        if isinstance(miss, EngineFull):
-            self._full = miss
+        if failure.broken:
+            self._cluster.outliers.failed(pod)
+        if failure.suspect_s:
+            self._cluster.suspect(pod, failure.suspect_s)
+        if failure.suspect_s or isinstance(failure, EngineFull):
+            self._hold.start_clock()
+        if isinstance(failure, EngineFull):
+            self._full = failure
             self._picker.was_full(pod)
 
     def _pick(self, route: Route, pods: list[Pod]) -> Choice:
-        choice = self._picker.choose(route, pods, self._errand.ask)
-        self._fleet.outliers.sent(choice.pod)
+        choice = self._picker.choose(route, pods, self._state.request)
+        self._cluster.outliers.sent(choice.pod)
         self._metrics.routed.labels(self._model, choice.reason).inc()
         return choice
 
     def _route(self) -> Route:
-        if (route := self._fleet.routes.by_key(self._model)) is None:
+        if (route := self._cluster.routes.by_key(self._model)) is None:
             raise ApiError(404, "model_not_found", f"the model {self._model} was just deleted", param="model")
-        if self._wait.left_s(route.model) < -CONNECT_S:
-            raise self._wait.nobody(route)
+        if self._hold.left_s(route.model) < -CONNECT_S:
+            raise self._hold.no_pod_error(route)
         return route
 
     def _give_up(self) -> EngineAnswer:
         if isinstance(self._last, EngineFull):
             return self._last.answer
         message = "the model's servers broke the connection before they answered; ask again"
-        if self._errand.begun:
+        if self._state.started:
             message = "the model's servers broke off this answer again and again, and it is not complete; ask again"
         raise ApiError(502, "upstream_lost", message, kind="server_error")
 

@@ -31,60 +31,60 @@ class StreamBroken(Exception):
 
 
 async def relay_journal(
-    response: EngineResponse, journal: Journal, errand: AnswerState, patience: Timeouts, trial: AttemptResult
+    response: EngineResponse, journal: Journal, state: AnswerState, timeouts: Timeouts, result: AttemptResult
 ) -> None:
     """Read a journal to its end, and pass on what a client that streams may have.
 
     Afterwards the journal is done or has an error. ConnectionLost or EngineSilent where the connection ended before.
     """
     headers = [header for header in towards_client(response.headers) if header[0] != JOURNAL_HEADER.encode()]
-    reply, stream, writing, made = errand.reply, errand.ask.stream, False, errand.made
+    writer, stream, writing, tokens_kept = state.writer, state.request.stream, False, state.tokens_kept
     try:
-        async with IdleTimeout(patience.silence) as silence:
+        async with IdleTimeout(timeouts.silence) as idle:
             while piece := await response.piece():
-                writing, silence.limit_s = True, patience.progress  # from here on it is the client who may be slow
+                writing, idle.limit_s = True, timeouts.progress  # from here on it is the client who may be slow
                 if (events := journal.feed(piece)) and stream:
-                    await reply.stream(headers, events)
-                elif stream and reply.quiet_s() > _CLIENT_SILENCE_S:
-                    await reply.comment("working")
-                writing, silence.limit_s = False, patience.silence
-                silence.heard()
-                errand.heard()
-                if errand.made > made:
-                    trial.first_token()
+                    await writer.stream(headers, events)
+                elif stream and writer.quiet_s() > _CLIENT_SILENCE_S:
+                    await writer.comment("working")
+                writing, idle.limit_s = False, timeouts.silence
+                idle.reset()
+                state.note_progress()
+                if state.tokens_kept > tokens_kept:
+                    result.first_token()
     except TimeoutError:
         if writing:
             raise ClientDisconnected from None  # it has read nothing for a long time: nobody waits for the rest
-        raise EngineSilent(f"nothing came for {patience.silence:.0f} s") from None
+        raise EngineSilent(f"nothing came for {timeouts.silence:.0f} s") from None
     if not journal.done and journal.error is None:
         raise ConnectionLost("the stream ended before the answer did")
 
 
 async def relay_stream(
-    response: EngineResponse, errand: AnswerState, progress_s: float, why_no_journal: str, trial: AttemptResult
+    response: EngineResponse, state: AnswerState, progress_s: float, why_no_journal: str, result: AttemptResult
 ) -> None:
     """Send a stream without a journal to the client. ConnectionLost before its first byte; StreamBroken after it."""
-    events, reply = EventBuffer(), errand.reply
+    events, writer = EventBuffer(), state.writer
     headers = towards_client(response.headers)
     try:
-        async with IdleTimeout(progress_s) as silence:
+        async with IdleTimeout(progress_s) as idle:
             while piece := await response.piece():
                 if complete := events.feed(piece):
-                    trial.first_token()
-                    count_events(complete, errand.tally)
-                    await reply.stream(headers, complete)
-                silence.heard()
+                    result.first_token()
+                    count_events(complete, state.usage)
+                    await writer.stream(headers, complete)
+                idle.reset()
     except (ConnectionLost, TimeoutError) as error:
-        if reply.status is None:
+        if writer.status is None:
             raise
         what = str(error) if isinstance(error, ConnectionLost) else f"nothing came or went for {progress_s:.0f} s"
         message = f"the connection to the model broke and this answer is not complete ({why_no_journal}); ask again"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORD_S):
-                await reply.break_off(sse_error(message, "stream_lost"))
+                await writer.break_off(sse_error(message, "stream_lost"))
         raise StreamBroken(what) from error
-    await reply.stream(headers, events.rest)
-    await reply.end()
+    await writer.stream(headers, events.rest)
+    await writer.end()
 
 
 class EventBuffer:

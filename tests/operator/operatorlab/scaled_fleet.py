@@ -218,7 +218,7 @@ class ScaledFleet:
             request = self._waiting.pop(ticket)
             assert request.served is not None
             request.served()
-            ticket.tally.prompt = ticket.tally.output = 1  # computed at once: one caller, so no order is to be kept
+            ticket.usage.prompt = ticket.usage.output = 1  # computed at once: one caller, so no order is to be kept
             min(self.ready, key=lambda replica: len(replica.running)).take(request)
 
     def _end(self, request: Request) -> None:
