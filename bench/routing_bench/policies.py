@@ -38,7 +38,7 @@ class LeastLoad:
         self._loads = loads
 
     def choose(self, pods: Sequence[Pod], ask: CompletionRequest) -> Choice:
-        work = self._loads.work(pods)
+        work = self._loads.in_flight_tokens(pods)
         least = min(range(len(pods)), key=lambda place: (work[place], self._loads.idleness(pods[place])))
         return Choice(pods[least], "least_load")
 
@@ -53,7 +53,7 @@ class Chwbl:
         self._bound = bound
 
     def choose(self, pods: Sequence[Pod], ask: CompletionRequest) -> Choice:
-        work = self._loads.work(pods)
+        work = self._loads.in_flight_tokens(pods)
         limit = self._bound * (sum(work) + ask.tokens) / len(pods)
         for place in ranking(home_key(ask.chain, 0)[0], pods):
             if work[place] + ask.tokens <= max(limit, ask.tokens):

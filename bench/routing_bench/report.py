@@ -152,7 +152,7 @@ def choice_us(pods: int, blocks: int = 512, times: int = 200) -> float:
     everybody = [Pod(f"uid-{n}", "bench", f"pod-{n}", "bench/model", "") for n in range(pods)]
     loads = EndpointLoads()
     for pod in everybody:
-        loads.told(pod, LoadReport(3, 0, None, 32, 1_000_000))
+        loads.reported(pod, LoadReport(3, 0, None, 32, 1_000_000))
     policy, spent = Ours(loads), []
     for number in range(times):
         head = (number % 20).to_bytes(8, "big")

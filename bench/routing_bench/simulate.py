@@ -111,7 +111,7 @@ class _World:
         for engine, pod in zip(self.engines, self.pods, strict=True):
             told = LoadReport(len(engine.running), len(engine.waiting), None, speed.slots, speed.kv_tokens)
             for gateway in self.gateways:
-                gateway.loads.told(pod, told)
+                gateway.loads.reported(pod, told)
 
     def _arrive(self, number: int, asked: Asked) -> None:
         gateway = self.chance.choice(self.gateways)

@@ -1,4 +1,4 @@
-"""`topmast gateway`: flags in, exit code out. 0 drained, 1 failed while running, 2 cannot start as told."""
+"""`topmast gateway`: flags in, exit code out. 0 drained, 1 failed while running, 2 cannot start with these flags."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main() -> int:
     from topmast_gateway.server import serve
 
     if flags.peers and not flags.shared_token_file:
-        return _failed("--peers needs --shared-token-file: a gateway tells its usage only to who knows that token")
+        return _failed("--peers needs --shared-token-file: a gateway gives its usage only to who knows that token")
     try:
         access = read_access(flags)
         tokens = engine_tokens(flags.signing_key)

@@ -12,7 +12,7 @@ class Timeouts:
     """Every limit is about progress; none is about the total time of an answer."""
 
     hold: float = 60.0  # for a pod, when there is none
-    hold_started: float = 300.0  # the same for an answer that was begun: giving up would lose it
+    hold_started: float = 300.0  # the same for an answer that was started: giving up would lose it
     silence: float = 5.0  # of an engine that keeps a journal, which shows every second that it lives
     progress: float = 120.0  # for the first byte of any other stream, and between two; and for a client to read
     answer: float = 1200.0  # for any other answer that is not streamed: it shows nothing before it is whole

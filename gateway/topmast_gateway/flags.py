@@ -1,4 +1,4 @@
-"""The flags of `topmast gateway`, and what their words may be: a wrong one is told with its remedy.
+"""The flags of `topmast gateway`, and what their values may be: a wrong one is answered with its remedy.
 
 Light, so that --help and a wrong flag answer at once.
 """

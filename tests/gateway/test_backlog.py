@@ -66,7 +66,7 @@ class Door:
     async def _serve(self, headers: Mapping[bytes, bytes]) -> None:
         async def nowhere(_: object) -> None: ...
 
-        async with self.pipeline.turn(
+        async with self.pipeline.admitted(
             Caller("alice"), KEY, a_request(), headers, ResponseWriter(nowhere, "r"), TokenUsage()
         ):
             await self.leave.wait()

@@ -109,7 +109,7 @@ def test_a_conversation_stays_where_its_history_is() -> None:
                 assert choice.matched > choice.blocks // 2
             turns += ["An answer. " * 40, f"And {turn}?" * 20]
         assert len(homes) == 1
-    assert loads.work(PODS) == [0, 0, 0, 0]
+    assert loads.in_flight_tokens(PODS) == [0, 0, 0, 0]
 
 
 def test_a_shared_system_prompt_does_not_pin_everybody_to_one_pod() -> None:
@@ -158,7 +158,7 @@ def test_where_nothing_is_found_again_it_is_least_load(
         for cost in costs:
             other = next(others)
             asked = replace(other, tokens=other.tokens + cost)
-            before = loads.work(PODS)
+            before = loads.in_flight_tokens(PODS)
             choice = choose(picker, asked)
             assert before[PODS.index(choice.pod)] == min(before) and choice.matched == 0
             open_requests.enter_context(picker.sending(choice, asked))
@@ -248,12 +248,12 @@ def test_what_others_sent_counts_from_the_report_and_what_we_sent_at_once() -> N
     now = 0.0
     loads = EndpointLoads(lambda: now)
     with loads.sending(PODS[0], 100), loads.sending(PODS[1], 100):
-        loads.told(PODS[0], LoadReport(running=3, waiting=2))  # four are not ours
-        assert loads.work(PODS) == [500, 100, 0, 0]
+        loads.reported(PODS[0], LoadReport(running=3, waiting=2))  # four are not ours
+        assert loads.in_flight_tokens(PODS) == [500, 100, 0, 0]
         with loads.sending(PODS[0], 100):
-            assert loads.work(PODS)[0] == 600
+            assert loads.in_flight_tokens(PODS)[0] == 600
         now = 10.0  # the report is too old to mean anything
-        assert loads.work(PODS) == [100, 100, 0, 0]
+        assert loads.in_flight_tokens(PODS) == [100, 100, 0, 0]
 
 
 def test_places_are_what_the_report_leaves_to_us_and_a_guess_without_one() -> None:
@@ -262,9 +262,9 @@ def test_places_are_what_the_report_leaves_to_us_and_a_guess_without_one() -> No
     assert loads.places(PODS[0], 32) == 32
     with loads.sending(PODS[0], 100):
         assert loads.places(PODS[0], 32) == 32  # ours are no others
-        loads.told(PODS[0], LoadReport(running=5, waiting=0, max_num_seqs=8))
+        loads.reported(PODS[0], LoadReport(running=5, waiting=0, max_num_seqs=8))
         assert loads.places(PODS[0], 32) == 4
-        loads.told(PODS[0], LoadReport(running=8, waiting=20, max_num_seqs=8))
+        loads.reported(PODS[0], LoadReport(running=8, waiting=20, max_num_seqs=8))
         assert loads.places(PODS[0], 32) == 4  # half: who is second gets a part, too
         now = 10.0  # the report is too old to mean anything
         assert loads.places(PODS[0], 32) == 32

@@ -33,7 +33,7 @@ class Stage:
         self.most = self.holding = 0
 
     async def request(self, caller: Caller, *, hold_s: float = 0.0, longest_wait_s: float = 5.0) -> None:
-        async with self.turns.turn("ns/m", QueueRequest(caller, Priority.NORMAL, 10, longest_wait_s), TokenUsage()):
+        async with self.turns.slot("ns/m", QueueRequest(caller, Priority.NORMAL, 10, longest_wait_s), TokenUsage()):
             self.served.append(caller.name)
             self.holding += 1
             self.most = max(self.most, self.holding)
@@ -143,5 +143,5 @@ async def test_a_pod_that_says_it_is_full_gets_fewer_for_a_while() -> None:
         loads.was_full(pods[0])
     assert room.free_places("ns/m", 0) == 48 + 20
     for pod in pods:  # both refused a connection a moment ago: their queue is not poured out
-        cluster.suspect(pod, 5)
+        cluster.avoid(pod, 5)
     assert room.free_places("ns/m", 68) == 0

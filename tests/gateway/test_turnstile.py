@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.queue_model import Engine, Job, p99, poisson
-from topmast_gateway.fairness.fair_queue import PASSES, PATIENCE_S, FairQueue, QueueFull, kept_back
+from topmast_gateway.fairness.fair_queue import PASSES, STARVED_AFTER_S, FairQueue, QueueFull, reserved_places
 from topmast_gateway.fairness.virtual_token_counter import W_OUT, QueueEntry, VirtualTokenCounter
 from topmast_gateway.identity.caller import Caller, Priority
 from topmast_gateway.messages.token_usage import TokenUsage
@@ -78,7 +78,7 @@ def test_no_place_is_idle_while_one_who_may_have_it_waits(slots: int, names: lis
         if queue.waiting:
             callers = {one.caller.name for one in running}
             # Kept back for those below their share; a caller who is alone gets all.
-            assert idle <= (kept_back(slots) if several and len(set(names)) > 1 else 0), callers
+            assert idle <= (reserved_places(slots) if several and len(set(names)) > 1 else 0), callers
         queue.finish(running.pop(0))
 
 
@@ -93,7 +93,7 @@ def test_a_batch_band_has_its_turns_under_a_flood_of_better_ones_and_not_more() 
         assert one is not None
         order.append(one.priority)
         queue.finish(one)
-    early, late = order[: int(PATIENCE_S / 0.5)], order[int(PATIENCE_S / 0.5) :]
+    early, late = order[: int(STARVED_AFTER_S / 0.5)], order[int(STARVED_AFTER_S / 0.5) :]
     assert set(early) == {Priority.INTERACTIVE}
     for priority in (Priority.NORMAL, Priority.BATCH):
         assert len(late) / (PASSES + 2) - 1 <= late.count(priority) <= len(late) / PASSES

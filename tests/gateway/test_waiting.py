@@ -86,7 +86,7 @@ async def test_who_came_first_leaves_first_also_when_it_has_to_come_back() -> No
     async def visit(number: int) -> None:
         with hold_queue.enter(tickets[number], ModelStatus()):
             await asyncio.sleep(0)  # all are inside before anybody leaves
-            await hold_queue.turn(tickets[number])
+            await hold_queue.wait_turn(tickets[number])
             left.append(number)
 
     await asyncio.gather(*(visit(number) for number in (3, 0, 4, 1, 2)))

@@ -76,7 +76,7 @@ async def test_a_request_is_sent_as_it_is_and_its_answer_read_to_the_end() -> No
     ):
         assert response.headers == [(b"content-type", b"text/plain"), (b"content-length", b"4")]
         assert response.header(b"content-type") == b"text/plain" and response.header(b"x-none") is None
-        assert (response.status, await response.read(), await response.piece()) == (200, b"body", b"")
+        assert (response.status, await response.read(), await response.chunk()) == (200, b"body", b"")
     host = peer.pod.address.encode()
     assert peer.requests == [
         b"POST /v1/completions HTTP/1.1\r\nhost: " + host + b"\r\nx-a: 1\r\ncontent-length: 8\r\n\r\n" + b'{"a": 1}'
@@ -177,11 +177,11 @@ async def test_what_came_before_a_break_is_given_and_then_it_is_lost(answer: byt
     ):
         got = b""
         with pytest.raises(ConnectionLost):
-            while piece := await response.piece():
+            while piece := await response.chunk():
                 got += piece
         assert got.startswith(b"body")
         with pytest.raises(ConnectionLost):  # not only once
-            await response.piece()
+            await response.chunk()
 
 
 async def test_nobody_there_is_refused() -> None:
@@ -196,7 +196,7 @@ async def test_leaving_before_the_end_tells_the_engine() -> None:
     peer = Peer(CHUNKED + b"4\r\nbody\r\n")
     async with listening(peer) as engines:
         async with engines.posted(peer.pod, "/v1/completions", b"{}", {}) as response:
-            assert await response.piece() == b"body"
+            assert await response.chunk() == b"body"
         await soon(lambda: peer.left == 1, "the engine sees that the client has gone")
 
 
@@ -242,7 +242,7 @@ async def test_a_slow_reader_holds_the_engine_back_and_gets_everything() -> None
             held_back = written
             await asyncio.sleep(0.2)
         assert written < 500 * 65536 // 2
-        assert len(await response.piece()) < 2**20
+        assert len(await response.chunk()) < 2**20
         assert 65536 < len(await response.read()) < 500 * 65536
         assert written == 500 * 65536
 

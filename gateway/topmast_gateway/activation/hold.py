@@ -1,7 +1,7 @@
 """One request's wait for a pod: how long it may last, whom to call meanwhile, and when waiting makes no sense.
 
 A model that is up and has lost its pods is waited for as long as `timeouts` says; one that may sleep is called, and
-waited for while the request has time. An answer that was begun waits in no line and is refused by no estimate.
+waited for while the request has time. An answer that was started waits in no queue and is refused by no estimate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from topmast_gateway.observability.backlog import Backlog
 from topmast_gateway.observability.metrics import Metrics
 from topmast_gateway.routing.model_table import Model, Route
 
-_LOOK_AGAIN_S = 0.5  # while waiting; a pod's return is seen at once, the end of a suspicion within this time
+_POLL_S = 0.5  # while waiting; a pod's return is seen at once, the end of a suspicion within this time
 _LONGEST_PAUSE_S = 5.0  # before a full engine is asked again
 _HUMAN_RETRY_S = 60  # where a human has to act first
 
@@ -29,7 +29,7 @@ Notify = Callable[[str], Awaitable[None]]
 
 
 class Hold:
-    """Its clock runs from the first trouble to the next progress. `tell` is given a sentence while it waits."""
+    """Its clock runs from the first trouble to the next progress. `notify` is given a sentence while it waits."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Hold:
         backlog: Backlog,
         waker: Waker,
         metrics: Metrics,
-        tell: Notify,
+        notify: Notify,
     ) -> None:
         self._state = state
         self._timeouts = timeouts
@@ -49,7 +49,7 @@ class Hold:
         self._backlog = backlog
         self._waker = waker
         self._metrics = metrics
-        self._tell = tell
+        self._notify = notify
         self._since: float | None = None  # loop time since when there was nobody to ask
         self._ticket: HoldTicket | None = None
 
@@ -84,17 +84,17 @@ class Hold:
         self._ticket = self._ticket or self._hold_queue.ticket(self._state.model, len(self._state.request.body))
         with self._place(self._ticket, route()):
             await self._until_there_is_one(route)
-            await self._hold_queue.turn(self._ticket)
+            await self._hold_queue.wait_turn(self._ticket)
 
     async def until_pod_has_room(self, full: EngineAnswer, route: Route) -> bool:
-        """After a wait: let the first pod work off those who came before. False when there is no time, or no herd."""
+        """After a wait: let the pod work off earlier ones. False without time for that, or without a wait before."""
         pause_s = min(_seconds(full), _LONGEST_PAUSE_S)
         if self._ticket is None or pause_s >= self.left_s(route.model):
             return False
         with self._place(self._ticket, route):
-            await self._tell(f"waiting for room on {self._cluster.routes.public_name(route.model)}")
+            await self._notify(f"waiting for room on {self._cluster.routes.public_name(route.model)}")
             await asyncio.sleep(pause_s)
-            await self._hold_queue.turn(self._ticket)
+            await self._hold_queue.wait_turn(self._ticket)
         return True
 
     def no_pod_error(self, route: Route) -> ApiError:
@@ -119,11 +119,11 @@ class Hold:
         self._metrics.held += 1
         try:
             while not self._cluster.usable(now := route()):
-                await self._a_moment(now)
+                await self._poll(now)
         finally:
             self._metrics.held -= 1
 
-    async def _a_moment(self, route: Route) -> None:
+    async def _poll(self, route: Route) -> None:
         model = route.model
         if model.suspended:
             message = f"the model {model.key} is suspended: unset spec.suspend of its LLMDeployment"
@@ -137,9 +137,9 @@ class Hold:
         hopeless = model.sleeps and not self._state.started and (status.eta_s() or 0.0) > left_s
         if left_s <= 0 or hopeless:
             raise self.no_pod_error(route)
-        await self._cluster.news(min(left_s, _LOOK_AGAIN_S))
+        await self._cluster.wait_for_change(min(left_s, _POLL_S))
         doing = f": {status.text()}" if status.phase else ""
-        await self._tell(f"waiting for a pod of {self._cluster.routes.public_name(model)}{doing}")
+        await self._notify(f"waiting for a pod of {self._cluster.routes.public_name(model)}{doing}")
 
     def _waited_s(self) -> float:
         return 0.0 if self._since is None else asyncio.get_running_loop().time() - self._since

@@ -1,7 +1,7 @@
-"""The waiting hall: how many requests, with how many bytes, may wait for each model, and in which order they leave.
+"""The queue of held requests: how many, with how many bytes, may wait for a model's pod, and in which order they leave.
 
-One sleeping model's herd must neither fill the gateway nor fall onto the first pod in one moment. Whether it is worth
-waiting is decided in hold.py; here are only places.
+Those who wait for one sleeping model must neither fill the gateway nor fall onto the first pod in one moment. Whether
+it is worth waiting is decided in hold.py; here are only places.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class HoldTicket:
 
 
 @dataclass(slots=True)
-class _Room:
+class _Waiting:
     numbers: list[int] = field(default_factory=list)  # sorted
     held_bytes: int = 0
 
@@ -43,7 +43,7 @@ class HoldQueue:
     def __init__(self, max_requests: int, max_bytes: int = MAX_BYTES_PER_MODEL) -> None:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
-        self._rooms: dict[str, _Room] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._drawn = 0
 
     def ticket(self, model: str, body_bytes: int) -> HoldTicket:
@@ -53,30 +53,30 @@ class HoldQueue:
 
     def waiting(self, model: str) -> int:
         """How many wait for the model now."""
-        room = self._rooms.get(model)
-        return len(room.numbers) if room else 0
+        waiting = self._waiting.get(model)
+        return len(waiting.numbers) if waiting else 0
 
     @contextmanager
     def enter(self, ticket: HoldTicket, status: ModelStatus) -> Iterator[None]:
         """Hold a place while the block runs; 503 with the measured time when there is none."""
-        room = self._rooms.setdefault(ticket.model, _Room())
-        full = len(room.numbers) >= self._max_requests or room.held_bytes + ticket.body_bytes > self._max_bytes
-        if full and room.numbers:  # a body that is larger than the whole room may wait alone
-            count = f"{len(room.numbers)} requests wait for the model {ticket.model} already"
+        waiting = self._waiting.setdefault(ticket.model, _Waiting())
+        full = len(waiting.numbers) >= self._max_requests or waiting.held_bytes + ticket.body_bytes > self._max_bytes
+        if full and waiting.numbers:  # a body that is larger than the whole room may wait alone
+            count = f"{len(waiting.numbers)} requests wait for the model {ticket.model} already"
             raise unavailable("too_many_waiting", f"{count} ({status.text()}): ask again later", retry_after(status))
-        insort(room.numbers, ticket.number)
-        room.held_bytes += ticket.body_bytes
+        insort(waiting.numbers, ticket.number)
+        waiting.held_bytes += ticket.body_bytes
         try:
             yield
         finally:
-            del room.numbers[bisect_left(room.numbers, ticket.number)]
-            room.held_bytes -= ticket.body_bytes
-            if not room.numbers:
-                del self._rooms[ticket.model]
+            del waiting.numbers[bisect_left(waiting.numbers, ticket.number)]
+            waiting.held_bytes -= ticket.body_bytes
+            if not waiting.numbers:
+                del self._waiting[ticket.model]
 
-    async def turn(self, ticket: HoldTicket) -> None:
+    async def wait_turn(self, ticket: HoldTicket) -> None:
         """Return when those who came earlier have had their moment to leave."""
-        ahead = bisect_left(self._rooms[ticket.model].numbers, ticket.number)
+        ahead = bisect_left(self._waiting[ticket.model].numbers, ticket.number)
         if ahead:
             await asyncio.sleep(ahead * GAP_S)
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Line:
+class _WakeState:
     """One model's calls. Times are monotonic, `due` is Unix seconds."""
 
     call: asyncio.Task[None] | None = None
@@ -48,46 +48,46 @@ class Waker:
         self._metrics = metrics
         self._url = operator_url.rstrip("/")
         self._token = token
-        self._lines: dict[str, _Line] = {}
+        self._states: dict[str, _WakeState] = {}
 
     async def call(self, model: str) -> None:
         """Have the model (`namespace/name`) woken. Returns with the answer, or a second later without it."""
         if not self._url:
             return
-        line = self._lines.setdefault(model, _Line())
-        if line.call is None and time.monotonic() >= line.next_at:
-            line.call = asyncio.create_task(self._call(model, line))
-        if line.call:  # waited for, never cancelled: it is everybody's
-            await asyncio.wait({line.call}, timeout=_WAIT_S)
+        state = self._states.setdefault(model, _WakeState())
+        if state.call is None and time.monotonic() >= state.next_at:
+            state.call = asyncio.create_task(self._call(model, state))
+        if state.call:  # waited for, never cancelled: it is everybody's
+            await asyncio.wait({state.call}, timeout=_WAIT_S)
 
     def status(self, model: Model) -> ModelStatus:
         """What to tell those who wait: the model's status, unless the operator's answer is newer."""
-        line = self._lines.get(model.key)
-        if model.status.asleep and line and time.monotonic() - line.accepted_at < _FRESH_S:
-            return ModelStatus("waking", due=line.due)
+        state = self._states.get(model.key)
+        if model.status.asleep and state and time.monotonic() - state.accepted_at < _FRESH_S:
+            return ModelStatus("waking", due=state.due)
         return model.status
 
-    async def _call(self, model: str, line: _Line) -> None:
+    async def _call(self, model: str, state: _WakeState) -> None:
         try:
-            result, why = await self._post(model, line)
+            result, why = await self._post(model, state)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError) as error:
             result, why = "failed", f"{type(error).__name__}: {error}"
         finally:
-            line.call, line.next_at = None, time.monotonic() + EVERY_S
+            state.call, state.next_at = None, time.monotonic() + EVERY_S
         self._metrics.wake_calls.labels(model, result).inc()
-        if result != line.result:  # once per turn of events, not once per call
+        if result != state.result:  # once per turn of events, not once per call
             level = logging.INFO if result == "accepted" else logging.WARNING
             log.log(level, "%s is called at the operator: %s%s", model, result, why and f": {why}")
-            line.result = result
+            state.result = result
 
-    async def _post(self, model: str, line: _Line) -> tuple[str, str]:
+    async def _post(self, model: str, state: _WakeState) -> tuple[str, str]:
         async with self._client.post(
             f"{self._url}/wake/{model}", headers=self._token.header(), timeout=_TIMEOUT, allow_redirects=False
         ) as answer:
-            told: dict[str, Any] = await answer.json()
+            body: dict[str, Any] = await answer.json()
             if answer.status != 202:
-                return "refused", f"HTTP {answer.status}: {str(told['error'])[:300]}"
-        eta_s = told["eta_s"]
-        line.accepted_at = time.monotonic()
-        line.due = None if eta_s is None else time.time() + float(eta_s)
+                return "refused", f"HTTP {answer.status}: {str(body['error'])[:300]}"
+        eta_s = body["eta_s"]
+        state.accepted_at = time.monotonic()
+        state.due = None if eta_s is None else time.time() + float(eta_s)
         return "accepted", ""

@@ -19,7 +19,7 @@ from topmast_gateway.messages.token_usage import TokenUsage
 class AnswerState:
     """`model` is the key of the model that was asked for; `journal` is None where the answer cannot have one.
 
-    `on_resumed` is told the seconds from a break of the answer to its first new token.
+    `on_resumed` gets the seconds from a break of the answer to its first new token.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class AnswerState:
         return {**self._headers, TIMEOUT: f"{left_s:.3f}"}
 
     def body(self) -> bytes:
-        """For the next try, which goes on after what was made."""
+        """For the next try, which continues after what was made."""
         if self.journal is None:
             return self.request.body
         self.journal.restart()

@@ -1,4 +1,4 @@
-"""What an engine's journal has told of one answer: enough to pass it on, to count it, and to let another pod go on.
+"""What an engine's journal says of one answer: enough to pass it on, to count it, and to let another pod continue it.
 
 Reads bytes, writes nothing. The lines are in docs/contracts.md. What precedes a line of tokens counts only with it:
 whatever a broken connection leaves behind is dropped, because the next pod makes it again.
@@ -54,7 +54,7 @@ class Journal:
         self.restart()
 
     def restart(self) -> None:
-        """Another pod goes on: forget what the last one had begun to say."""
+        """Another pod continues: forget what the last one had not completed."""
         self._rest = b""
         self._data: list[bytes] = []
         self._ending: list[int] = []

@@ -1,6 +1,6 @@
-"""How much room a model's pods have: as many requests as they run at once, so that the order is decided here.
+"""How many more requests a model's pods can take: as many as they run at once, so that the order is decided here.
 
-What a pod runs it tells about once a second; a pod that says that it is full has less from then on, and gets it back
+What a pod runs it reports about once a second; a pod that says that it is full has less from then on, and gets it back
 bit by bit.
 """
 
@@ -21,7 +21,7 @@ _RECOVER_S: Final = 2.0  # per request, after a pod was full
 
 
 class ModelCapacity:
-    """`per_pod` is what a pod gets that does not tell; `Loads` remembers what it had when it was full."""
+    """`per_pod` is what a pod gets that does not report; `EndpointLoads` remembers what it had when it was full."""
 
     def __init__(self, cluster: ClusterState, loads: EndpointLoads, per_pod: int) -> None:
         self._cluster = cluster
@@ -31,7 +31,7 @@ class ModelCapacity:
     def free_places(self, model: str, running: int) -> int:
         """In all usable pods together, or in those that will be again in a moment.
 
-        Without a pod there is nothing to wait for here: who holds requests until one is there is behind the turnstile.
+        Without a pod there is nothing to wait for here: who holds requests until one is there comes after the queue.
         """
         route = self._cluster.routes.by_key(model)
         pods = (self._cluster.usable(route) or route.pods) if route else ()

@@ -1,6 +1,6 @@
-"""Holds requests until it is their turn at a model. The order is fair_queue.py's; here are the tasks that wait for it.
+"""Holds requests until a model has a slot for them. The order is fair_queue.py's; here are the tasks that wait.
 
-Each gateway has a queue of its own. A request leaves it when its turn comes, its time is over, or its client goes.
+Each gateway has a queue of its own. A request leaves it when it gets a slot, its time is over, or its client goes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from topmast_gateway.identity.caller import Caller, Priority
 from topmast_gateway.messages.errors import ApiError, unavailable
 from topmast_gateway.messages.token_usage import TokenUsage
 
-_LOOK_S: Final = 0.02  # while somebody waits: pods come and recover, and prompts are computed, without a request's end
+_POLL_S: Final = 0.02  # while somebody waits: pods come and recover, and prompts are computed, without a request's end
 _RETRY_S: Final = (1, 120)  # bounds of Retry-After
 
 
 @dataclass(frozen=True, slots=True)
 class QueueRequest:
-    """A turn that is asked for: whose, how urgent, with how long a prompt (tokens), and for how long to wait (s)."""
+    """A slot that is asked for: whose, how urgent, with how long a prompt (tokens), and for how long to wait (s)."""
 
     caller: Caller
     priority: Priority
@@ -40,34 +40,34 @@ class Dispatcher:
         self._free_places = free_places
         self._max_waiting = max_waiting
         self._queues: dict[str, FairQueue] = {}
-        self._calls: dict[QueueEntry, asyncio.Future[None]] = {}
-        self._ticking: asyncio.TimerHandle | None = None
+        self._waiting: dict[QueueEntry, asyncio.Future[None]] = {}
+        self._polling: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def turn(self, model: str, wanted: QueueRequest, usage: TokenUsage) -> AsyncIterator[float]:
-        """Wait for a turn and hold it while the block runs; gives the seconds waited.
+    async def slot(self, model: str, wanted: QueueRequest, usage: TokenUsage) -> AsyncIterator[float]:
+        """Wait for a slot and hold it while the block runs; gives the seconds waited.
 
-        An ApiError when the queue is full, or when the turn does not come in time.
+        An ApiError when the queue is full, or when no slot comes in time.
         """
         loop = asyncio.get_running_loop()
         queue = self._queues.setdefault(model, FairQueue(self._max_waiting))
         entry = QueueEntry(wanted.caller, wanted.priority, wanted.prompt, usage, loop.time())
         self._arrive(queue, entry, model, wanted)
-        call = self._calls[entry] = loop.create_future()
+        called = self._waiting[entry] = loop.create_future()
         try:
-            self._let_through(model, queue)
-            if not call.done():
-                self._tick()
-                await self._called(call, queue, wanted, model)
+            self._dispatch(model, queue)
+            if not called.done():
+                self._schedule_poll()
+                await self._called(called, queue, wanted, model)
             yield loop.time() - entry.arrived_s
         finally:
             self._end(queue, entry)
-            self._let_through(model, queue)
+            self._dispatch(model, queue)
             if queue.idle and self._queues.get(model) is queue:
                 del self._queues[model]
 
     def waiting(self) -> dict[str, int]:
-        """Requests that wait for their turn, by model."""
+        """Requests that wait, by model."""
         return {model: queue.waiting for model, queue in self._queues.items()}
 
     def _arrive(self, queue: FairQueue, entry: QueueEntry, model: str, wanted: QueueRequest) -> None:
@@ -79,14 +79,14 @@ class Dispatcher:
             raise self._full(queue, wanted.caller, model, own=outcome.own)
         if outcome is not None:
             refusal = self._full(queue, outcome.caller, model, own=True)
-            call = self._calls.pop(outcome)
-            if not call.cancelled():
-                call.set_exception(refusal)
+            called = self._waiting.pop(outcome)
+            if not called.cancelled():
+                called.set_exception(refusal)
 
-    async def _called(self, call: asyncio.Future[None], queue: FairQueue, wanted: QueueRequest, model: str) -> None:
+    async def _called(self, called: asyncio.Future[None], queue: FairQueue, wanted: QueueRequest, model: str) -> None:
         try:
             async with asyncio.timeout(wanted.longest_wait_s):
-                await call
+                await called
         except TimeoutError:
             retry_s = self._retry_s(queue, wanted.caller)
             message = (
@@ -94,33 +94,33 @@ class Dispatcher:
             )
             raise unavailable("deadline_exceeded", message, retry_s) from None
 
-    def _let_through(self, model: str, queue: FairQueue) -> None:
+    def _dispatch(self, model: str, queue: FairQueue) -> None:
         now_s = asyncio.get_running_loop().time()
         while queue.waiting:
             entry = queue.next(now_s, self._free_places(model, queue.running))
             if entry is None:
                 return
-            call = self._calls.pop(entry)
-            if not call.cancelled():  # a client that has just gone gives its turn back in a moment
-                call.set_result(None)
+            called = self._waiting.pop(entry)
+            if not called.cancelled():  # a client that has just gone gives its slot back in a moment
+                called.set_result(None)
 
     def _end(self, queue: FairQueue, entry: QueueEntry) -> None:
         """Out of the queue, or out of the engine; one that was bumped is in neither."""
-        if self._calls.pop(entry, None) is not None:
+        if self._waiting.pop(entry, None) is not None:
             queue.leave(entry)
         elif queue.runs(entry):
             queue.finish(entry)
 
-    def _tick(self) -> None:
-        if self._ticking is None:
-            self._ticking = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+    def _schedule_poll(self) -> None:
+        if self._polling is None:
+            self._polling = asyncio.get_running_loop().call_later(_POLL_S, self._poll)
 
-    def _look(self) -> None:
-        self._ticking = None
+    def _poll(self) -> None:
+        self._polling = None
         for model, queue in self._queues.items():
-            self._let_through(model, queue)
-        if self._calls:
-            self._tick()
+            self._dispatch(model, queue)
+        if self._waiting:
+            self._schedule_poll()
 
     def _full(self, queue: FairQueue, caller: Caller, model: str, *, own: bool) -> ApiError:
         retry_s = self._retry_s(queue, caller)

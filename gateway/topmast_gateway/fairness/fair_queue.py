@@ -16,13 +16,15 @@ from typing import Final
 from topmast_gateway.fairness.virtual_token_counter import QueueEntry, VirtualTokenCounter
 from topmast_gateway.identity.caller import Caller, Priority
 
-PATIENCE_S: Final = 10.0  # a band that has waited this long may no longer be passed over without end
-PASSES: Final = 7  # turns of better bands before it has one
-SEEN_S: Final = 10.0  # a caller counts as one who comes for so long after its last request
-TOLD_S: Final = 0.1  # an engine with a journal tells a prompt's size at once; of others nobody knows when they begin
-_PLACES_PER_PROMPT: Final = 32  # that is not computed yet, beside which a noisy caller gets no further turn
+STARVED_AFTER_S: Final = 10.0  # a priority that has waited this long is no longer passed over without end
+PASSES: Final = 7  # higher ones that are served before it is
+ACTIVE_S: Final = 10.0  # a caller counts as one who comes for so long after its last request
+JOURNAL_GRACE_S: Final = (
+    0.1  # an engine with a journal tells a prompt's size at once; of others nobody knows when they begin
+)
+_PLACES_PER_PROMPT: Final = 32  # that is not computed yet, beside which a noisy caller gets no further slot
 _MEASURE_S: Final = 0.05  # how often running requests are charged
-_DRAIN_TURNS: Final = 32  # from so many turns the speed of the queue is known
+_DRAIN_SAMPLES: Final = 32  # from so many the speed of the queue is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class QueueFull:
     own: bool
 
 
-def kept_back(places: int) -> int:
+def reserved_places(places: int) -> int:
     """Of so many places, those that not everybody may have who comes first.
 
     So many, because a noisy caller that fills an engine slows every step of it: what is left must be enough for others
@@ -42,25 +44,23 @@ def kept_back(places: int) -> int:
 
 
 class FairQueue:
-    """The queue of one model. Every ticket ends by `leave` while it waits, or by `finish` after its turn."""
+    """The queue of one model. Every entry ends by `leave` while it waits, or by `finish` once it was served."""
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
         self._by_priority = {priority: VirtualTokenCounter() for priority in Priority}
-        self._passed = dict.fromkeys(Priority, 0)  # turns of better bands while this one waited
+        self._passed = dict.fromkeys(Priority, 0)  # higher ones served while this one waited
         self._running: set[QueueEntry] = set()
-        self._prompts: dict[
-            QueueEntry, float
-        ] = {}  # of running requests, those without a token: when they had their turn
+        self._prompts: dict[QueueEntry, float] = {}  # of running requests, those without a token: since when
         self._places: Counter[str] = Counter()  # of running requests, by caller
         self._seen: dict[str, tuple[float, float]] = {}  # callers who come: weight, and when they came last
         self._measured_s = 0.0
-        self._turns_s: deque[float] = deque(maxlen=_DRAIN_TURNS)  # of the current queue, when they were
+        self._served_at_s: deque[float] = deque(maxlen=_DRAIN_SAMPLES)  # of the current queue
         self.waiting = 0
 
     @property
     def running(self) -> int:
-        """Requests that had their turn and have not ended."""
+        """Requests that were let through and have not ended."""
         return len(self._running)
 
     @property
@@ -69,7 +69,7 @@ class FairQueue:
         return not self.waiting and not self._running
 
     def arrive(self, entry: QueueEntry) -> QueueFull | QueueEntry | None:
-        """Stand in line. Full when there is no place; a ticket that lost its own place to this one, else None.
+        """Stand in line. Full when there is no place; an entry that lost its own place to this one, else None.
 
         Who waits with less than its share always gets in: the newest request of whoever has most has to go.
         """
@@ -93,7 +93,7 @@ class FairQueue:
         return bumped
 
     def leave(self, entry: QueueEntry) -> None:
-        """Go without a turn."""
+        """Go unserved."""
         self._by_priority[entry.priority].leave(entry)
         self._one_less()
 
@@ -103,7 +103,7 @@ class FairQueue:
             return None
         self.measure(now_s)
         allowed = self._allowed(now_s, free)
-        priority = self._next_band(now_s, allowed)
+        priority = self._next_priority(now_s, allowed)
         if priority is None:
             return None
         self._passed[priority] = 0
@@ -114,16 +114,16 @@ class FairQueue:
         self._running.add(entry)
         self._prompts[entry] = now_s
         self._places[entry.caller.name] += 1
-        self._turns_s.append(now_s)
+        self._served_at_s.append(now_s)
         self._one_less()
         return entry
 
     def runs(self, entry: QueueEntry) -> bool:
-        """Whether the ticket had its turn and has not ended."""
+        """Whether the entry was let through and has not ended."""
         return entry in self._running
 
     def finish(self, entry: QueueEntry) -> None:
-        """A request that had its turn has ended."""
+        """A request that was let through has ended."""
         self._running.remove(entry)
         self._prompts.pop(entry, None)
         self._places -= Counter((entry.caller.name,))  # this drops who has none left
@@ -137,7 +137,7 @@ class FairQueue:
         for entry in self._running:
             self._by_priority[entry.priority].charge(entry)
         waiting = self._lengths()
-        for name in [name for name, (_, at_s) in self._seen.items() if now_s - at_s > SEEN_S]:
+        for name in [name for name, (_, at_s) in self._seen.items() if now_s - at_s > ACTIVE_S]:
             if name not in waiting and name not in self._places:
                 del self._seen[name]
 
@@ -148,9 +148,9 @@ class FairQueue:
 
     def wait_s(self, caller: Caller, now_s: float) -> float | None:
         """How long one more request of the caller would wait, from how the queue drains; None while nobody knows."""
-        if len(self._turns_s) < _DRAIN_TURNS // 4 or now_s <= self._turns_s[0]:
+        if len(self._served_at_s) < _DRAIN_SAMPLES // 4 or now_s <= self._served_at_s[0]:
             return None
-        per_s = len(self._turns_s) / (now_s - self._turns_s[0])
+        per_s = len(self._served_at_s) / (now_s - self._served_at_s[0])
         mine = self._lengths().get(caller.name, (caller.weight, 0))[1]
         return (mine + 1) / (per_s * self.share(caller))
 
@@ -159,7 +159,7 @@ class FairQueue:
         if len(self._seen) < 2:
             return self._seen
         places, weights = self.running + free, sum(weight for weight, _ in self._seen.values())
-        scarce = free <= kept_back(places)
+        scarce = free <= reserved_places(places)
         noisy = self._noisy(now_s, places, weights, scarce)
         allowed = self._seen.keys() - noisy if noisy else self._seen.keys()
         if not scarce:
@@ -177,7 +177,7 @@ class FairQueue:
         would be if one more like it came. `weights` are those of all who come.
         """
         for entry, since_s in list(self._prompts.items()):
-            if entry.usage.output or (not entry.usage.prompt and now_s - since_s > TOLD_S):
+            if entry.usage.output or (not entry.usage.prompt and now_s - since_s > JOURNAL_GRACE_S):
                 del self._prompts[entry]
         computing = len(self._prompts) >= max(1, places // _PLACES_PER_PROMPT)
         noisy = set[str]()
@@ -190,16 +190,16 @@ class FairQueue:
                 noisy.add(name)
         return noisy
 
-    def _next_band(self, now_s: float, allowed: Container[str]) -> Priority | None:
-        """The best band that waits, unless a worse one has been passed over for too long."""
+    def _next_priority(self, now_s: float, allowed: Container[str]) -> Priority | None:
+        """The highest priority that waits, unless a lower one has been passed over for too long."""
         waiting = [priority for priority in Priority if self._by_priority[priority].waits(allowed)]
         for priority in reversed(waiting):
-            if self._passed[priority] >= PASSES and now_s - self._by_priority[priority].oldest_s() >= PATIENCE_S:
+            if self._passed[priority] >= PASSES and now_s - self._by_priority[priority].oldest_s() >= STARVED_AFTER_S:
                 return priority
         return waiting[0] if waiting else None
 
     def _lengths(self) -> dict[str, tuple[float, int]]:
-        """Weight and waiting requests of every caller who waits, in all bands together."""
+        """Weight and waiting requests of every caller who waits, of all priorities together."""
         found: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
         for queue in self._by_priority.values():
             for name, weight, length in queue.lengths():
@@ -209,4 +209,4 @@ class FairQueue:
     def _one_less(self) -> None:
         self.waiting -= 1
         if not self.waiting:
-            self._turns_s.clear()  # what a queue drained before it was empty says nothing of the next one
+            self._served_at_s.clear()  # what a queue drained before it was empty says nothing of the next one

@@ -1,4 +1,4 @@
-"""Fair shares between callers in one band: the Virtual Token Counter of Sheng et al. (OSDI '24).
+"""Fair shares between callers of one priority: the Virtual Token Counter of Sheng et al. (OSDI '24).
 
 Every caller has a counter of the service it got, in tokens divided by its weight, and the caller with the lowest one is
 next. Pure: it neither waits nor looks at a clock.
@@ -36,22 +36,22 @@ class QueueEntry:
 
 @dataclass(slots=True)
 class CallerAccount:
-    """One caller's counter and its waiting tickets, oldest first. `turn` is when it was last served."""
+    """One caller's counter and its waiting requests, oldest first. `served` orders callers by their last service."""
 
     weight: float
     counter: float
     waiting: deque[QueueEntry] = field(default_factory=deque)
     running: int = 0
-    turn: int = 0
+    served: int = 0
 
 
 class VirtualTokenCounter:
-    """The waiting and running tickets of one band."""
+    """The waiting and running requests of one priority."""
 
     def __init__(self) -> None:
         self._accounts: dict[str, CallerAccount] = {}
         self._floor = 0.0  # the counter of whoever was served last: idleness earns nothing below it
-        self._turns = 0
+        self._served = 0
 
     def __bool__(self) -> bool:
         """Whether somebody waits."""
@@ -74,17 +74,17 @@ class VirtualTokenCounter:
         account.waiting.append(entry)
 
     def leave(self, entry: QueueEntry) -> None:
-        """Go without a turn."""
+        """Go unserved."""
         self._accounts[entry.caller.name].waiting.remove(entry)
         self._tidy()
 
     def pop(self, allowed: Container[str]) -> QueueEntry:
         """Which of these callers is next. Its prompt is charged at once; equal counters take turns."""
         candidates = (one for name, one in self._accounts.items() if one.waiting and name in allowed)
-        account = min(candidates, key=lambda one: (one.counter, one.turn))
+        account = min(candidates, key=lambda one: (one.counter, one.served))
         self._floor = max(self._floor, account.counter)
-        self._turns += 1
-        account.turn = self._turns
+        self._served += 1
+        account.served = self._served
         account.running += 1
         entry = account.waiting.popleft()
         self.charge(entry)

@@ -147,7 +147,10 @@ class App:
             try:
                 async with (
                     cancel_on_disconnect(receive),
-                    self._pipeline.turn(caller, model, request, headers, writer, record.usage) as (request, headers),
+                    self._pipeline.admitted(caller, model, request, headers, writer, record.usage) as (
+                        request,
+                        headers,
+                    ),
                 ):
                     await self._proxy.forward(request, model, headers, writer, record.usage)
             finally:

@@ -37,7 +37,7 @@ class ClusterState:
         self.outliers = OutlierDetector(time.monotonic)
         self._loads = loads
         self._picker = picker
-        self._suspects: dict[str, tuple[Pod, float]] = {}  # by uid: the pod as it was, and until when (loop time)
+        self._avoided: dict[str, tuple[Pod, float]] = {}  # by uid: the pod as it was, and until when (loop time)
         self._changed = asyncio.Event()
         self._models: list[Informer[Model]] = []
         self._pods: list[Informer[Pod]] = []
@@ -45,14 +45,14 @@ class ClusterState:
             inside = f"/namespaces/{namespace}" if namespace else ""
             where = f" in {namespace}" if namespace else ""
             path = f"/apis/topmast.dev/v1alpha1{inside}/llmdeployments"
-            self._models.append(Informer(f"llmdeployments{where}", path, model_of, self._reroute))
+            self._models.append(Informer(f"llmdeployments{where}", path, model_of, self._rebuild_table))
             path = f"/api/v1{inside}/pods"
-            self._pods.append(Informer(f"pods{where}", path, pod_of, self._reroute, {"labelSelector": _PODS}))
+            self._pods.append(Informer(f"pods{where}", path, pod_of, self._rebuild_table, {"labelSelector": _PODS}))
         self._secret: Informer[ApiKeys] = Informer(
             f"secret {keys_namespace}/{keys_secret}",
             f"/api/v1/namespaces/{keys_namespace}/secrets",
             keys_of,
-            self._rekey,
+            self._rebuild_keys,
             {"fieldSelector": f"metadata.name={keys_secret}"},
         )
 
@@ -77,7 +77,7 @@ class ClusterState:
         there is no other.
         """
         now = asyncio.get_running_loop().time()
-        pods = [pod for pod in route.pods if not self._is_suspect(pod, now)]
+        pods = [pod for pod in route.pods if not self._is_avoided(pod, now)]
         pods = [pod for pod in pods if not pod.doubted] or pods
         return self.outliers.usable(pods) or pods
 
@@ -85,15 +85,15 @@ class ClusterState:
         """All that may be picked, of all models."""
         return [pod for route in self.routes for pod in route.pods]
 
-    def suspect(self, pod: Pod, seconds: float) -> None:
+    def avoid(self, pod: Pod, seconds: float) -> None:
         """Leave the pod alone for a while, or until the API server reports that it became ready again.
 
         A killed container refuses connections before its pod turns unready: without this it would be picked first,
         because it has nothing in flight.
         """
-        self._suspects[pod.uid] = (pod, asyncio.get_running_loop().time() + seconds)
+        self._avoided[pod.uid] = (pod, asyncio.get_running_loop().time() + seconds)
 
-    async def news(self, timeout_s: float) -> None:
+    async def wait_for_change(self, timeout_s: float) -> None:
         """Return after the next change of routes, or after `timeout_s`."""
         changed = self._changed
         try:
@@ -102,26 +102,26 @@ class ClusterState:
         except TimeoutError:
             pass
 
-    def _is_suspect(self, pod: Pod, now: float) -> bool:
-        if (entry := self._suspects.get(pod.uid)) is None:
+    def _is_avoided(self, pod: Pod, now: float) -> bool:
+        if (entry := self._avoided.get(pod.uid)) is None:
             return False
         seen, until = entry
         if now < until and seen.ready_since == pod.ready_since:
             return True
-        del self._suspects[pod.uid]
+        del self._avoided[pod.uid]
         return False
 
-    def _reroute(self) -> None:
+    def _rebuild_table(self) -> None:
         models = [model for informer in self._models for model in informer.items.values()]
         pods = [pod for informer in self._pods for pod in informer.items.values()]
         self.routes = ModelTable(models, pods)
         present = {pod.uid for pod in pods}
         self._loads.forget(present)
         self._picker.forget(present, {route.model.key for route in self.routes})
-        self.outliers.know(self.pods())
-        self._suspects = {uid: entry for uid, entry in self._suspects.items() if uid in present}
+        self.outliers.set_pods(self.pods())
+        self._avoided = {uid: entry for uid, entry in self._avoided.items() if uid in present}
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _rekey(self) -> None:
+    def _rebuild_keys(self) -> None:
         self.keys = next(iter(self._secret.items.values()), ApiKeys())

@@ -1,4 +1,4 @@
-"""A mirror of one kind of object: list, then watch, for ever.
+"""An informer for one kind of object: list, then watch, for ever.
 
 It keeps what it last knew while the API server is away, and replaces it as a whole by the next list. It never writes
 and never decides: whoever wants to know is called after every change.

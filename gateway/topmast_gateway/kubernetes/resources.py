@@ -71,8 +71,8 @@ def keys_of(secret: Json) -> ApiKeys:
 
 def _weights(status: Json) -> tuple[tuple[str, int], ...]:
     """By revision, from `status.revisions`. A revision without a weight gets requests only when no other can."""
-    told = [(one.get("name"), one.get("weight")) for one in status.get("revisions") or ()]
-    return tuple((name, weight) for name, weight in told if isinstance(name, str) and isinstance(weight, int))
+    listed = [(one.get("name"), one.get("weight")) for one in status.get("revisions") or ()]
+    return tuple((name, weight) for name, weight in listed if isinstance(name, str) and isinstance(weight, int))
 
 
 def _condition(status: Json, kind: str) -> Json:

@@ -45,7 +45,7 @@ class QuotaEnforcer:
 
     @contextmanager
     def reserved(self, caller: Caller, tokens: int, usage: TokenUsage) -> Iterator[tuple[Header, ...]]:
-        """Hold one request and `tokens` while the block runs, then charge what the tally says.
+        """Hold one request and `tokens` while the block runs, then charge what `usage` says.
 
         Gives the headers that tell the caller what is left; a 429 when a limit would be crossed.
         """

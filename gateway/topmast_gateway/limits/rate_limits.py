@@ -1,4 +1,4 @@
-"""What a caller is told about its limits: 429s, when to come back, and the headers that OpenAI's clients read.
+"""Rate limits and budgets as arithmetic: when a 429 is due, when to come back, the headers that clients read.
 
 Pure functions over numbers. A sliding window counts the current minute in full and the one before by the part of it
 that lies within the last 60 s.

@@ -1,6 +1,6 @@
-"""Keeps the ledgers of several gateways in step: each asks the others every second what changed.
+"""Keeps the counts of several gateways in step: each asks the others every second what changed.
 
-Pulled, not pushed: nobody can write into a ledger from outside. A peer that cannot be reached is left out, and its
+Pulled, not pushed: nobody can write counts from outside. A peer that cannot be reached is left out, and its
 counted part stays known; nothing here can stop a request.
 """
 
@@ -92,22 +92,22 @@ class CounterReplication:
         try:
             async with asyncio.timeout(_ANSWER_S):
                 url = f"http://{address}/usage?since={peer.replica}:{peer.version}"
-                told = await _fetch(url, client, token.header())
-            self._learn(peer, told)
+                answer = await _fetch(url, client, token.header())
+            self._learn(peer, answer)
             peer.trouble = ""
         except Exception as error:  # whatever it is: a peer must not be able to end this gateway
             if (trouble := f"{type(error).__name__}: {error}") != peer.trouble:
                 peer.trouble = trouble  # once for each gateway: two that are away must not drown the log in turns
                 log.warning("the gateway at %s does not tell its usage (%s)", address, trouble)
 
-    def _learn(self, peer: _Peer, told: Mapping[str, Any]) -> None:
-        replica, version = str(told["replica"]), int(told["version"])
+    def _learn(self, peer: _Peer, answer: Mapping[str, Any]) -> None:
+        replica, version = str(answer["replica"]), int(answer["version"])
         if replica != self._counters.replica:
             held = {
                 str(caller): OpenRequests(int(streams), int(tokens))
-                for caller, (streams, tokens) in told["open"].items()
+                for caller, (streams, tokens) in answer["open"].items()
             }
-            self._counters.merge(told["counts"], time.time())
+            self._counters.merge(answer["counts"], time.time())
             if peer.replica != replica:
                 self._quota.peers.pop(peer.replica, None)  # another process has taken over this address
             self._quota.peers[replica] = held
@@ -128,5 +128,5 @@ async def _fetch(url: str, client: aiohttp.ClientSession, headers: Mapping[str, 
         response.raise_for_status()
         if (response.content_length or 0) > _LARGEST_BYTES:
             raise ValueError(f"its answer has {response.content_length} bytes")
-        told: Mapping[str, Any] = json.loads(await response.read())
-    return told
+        answer: Mapping[str, Any] = json.loads(await response.read())
+    return answer

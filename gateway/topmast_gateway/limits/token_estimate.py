@@ -1,6 +1,6 @@
 """What a request will take, before an engine has read it: from its bytes and from earlier requests of the model.
 
-Learned from exact tallies alone, so a model whose engine tells nothing keeps the first guess.
+Learned from exact counts alone, so a model whose engine reports none keeps the first guess.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class TokenEstimator:
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
 
-    def better(self, request: CompletionRequest, model: str) -> CompletionRequest:
+    def refined(self, request: CompletionRequest, model: str) -> CompletionRequest:
         """The request with what is known of its model."""
         if (seen := self._seen.get(model)) is None:
             return request

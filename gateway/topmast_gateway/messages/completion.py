@@ -18,9 +18,9 @@ BYTES_PER_TOKEN = 4  # English text; a guess that only has to rank pods
 class CompletionRequest:
     """A request for `model`; `tokens` estimates what it will cost a pod, prompt and answer together.
 
-    `no_journal` says why its answer cannot go on elsewhere once it was begun, and is empty where it can: the state of a
-    grammar, and several answers at once, are not in the tokens that were passed on.
-    `chain` is what its prompt begins with, `session` a digest of what the caller named; both only help to pick a pod.
+    `no_journal` says why its answer cannot be continued elsewhere once it was started, and is empty where it can: the
+    state of a grammar, and several answers at once, are not in the tokens that were passed on. `chain` is what its
+    prompt begins with, `session` a digest of what the caller named; both only help to pick a pod.
     """
 
     path: str

@@ -31,7 +31,7 @@ def request_id(headers: Mapping[bytes, bytes]) -> str:
 
 
 def towards_engine(headers: Mapping[bytes, bytes], identity: str) -> dict[str, str]:
-    """What an engine is told: the content, the trace, the request's id, and on which terms it is served."""
+    """What an engine is given: the content, the trace, the request's id, and on which terms it is served."""
     passed = {name.decode(): headers[name].decode("latin-1") for name in _PASSED_ON if name in headers}
     return {**passed, "x-request-id": identity, "accept-encoding": "identity"}
 

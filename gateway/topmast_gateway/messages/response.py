@@ -38,19 +38,19 @@ class ResponseWriter:
         self.answered_at: float | None = None  # monotonic: when the first byte of the answer itself went out
         self._sent_at = time.monotonic()
         self._ended = False
-        self.broken = False  # it was begun, and its last event is an error
+        self.broken = False  # it was started, and its last event is an error
         self.pod = ""  # the last one that worked on it
         self.tries = 0
-        self.stamps: tuple[Header, ...] = ()  # on whatever the answer will be
+        self.extra_headers: tuple[Header, ...] = ()  # on whatever the answer will be
 
-    def quiet_s(self) -> float:
+    def idle_s(self) -> float:
         """Seconds since the client last got anything, or asked."""
         return time.monotonic() - self._sent_at
 
     async def start(self, status: int, headers: Iterable[Header]) -> None:
         """Status line and headers."""
         self.status = status
-        stamped = [*headers, *self.stamps, (b"x-request-id", self.request_id.encode())]
+        stamped = [*headers, *self.extra_headers, (b"x-request-id", self.request_id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": stamped})
 
     async def stream(self, headers: Iterable[Header], events: bytes) -> None:
@@ -79,8 +79,8 @@ class ResponseWriter:
             self._ended = True
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def break_off(self, error: bytes) -> None:
-        """The last event of a stream that was begun and is not complete."""
+    async def abort(self, error: bytes) -> None:
+        """The last event of a stream that was started and is not complete."""
         self.broken = True
         await self.end(error)
 
@@ -97,7 +97,7 @@ class ResponseWriter:
     async def refuse(self, refusal: ApiError) -> None:
         """The gateway's own error, complete in what it says; `end` closes it. In a stream it is the last event."""
         if self.status is not None:
-            await self.break_off(sse_error(str(refusal), refusal.code, refusal.kind))
+            await self.abort(sse_error(str(refusal), refusal.code, refusal.kind))
             return
         body = refusal.body()
         length = str(len(body)).encode()

@@ -10,7 +10,7 @@ from typing import Any, Final
 @dataclass(slots=True)
 class TokenUsage:
     """Tokens, each counted once however many pods worked on the answer. `exact` is False while they are estimates:
-    an engine that keeps no journal tells them at the end of a stream at best.
+    an engine that keeps no journal reports them at the end of a stream at best.
     """
 
     prompt: int = 0

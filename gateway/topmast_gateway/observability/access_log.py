@@ -54,8 +54,8 @@ class AccessLog:
             "cached": record.usage.cached,
             "output": record.usage.output,
         }
-        told = {name: value for name, value in fields.items() if value not in (None, "")}
-        self._lines.write(json.dumps(told).encode() + b"\n")
+        known = {name: value for name, value in fields.items() if value not in (None, "")}
+        self._lines.write(json.dumps(known).encode() + b"\n")
 
     def close(self) -> None:
         """Write what is left, for a moment."""

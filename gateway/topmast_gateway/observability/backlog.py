@@ -1,4 +1,4 @@
-"""What waits at this gateway, by model, and what went away without a turn: the operator scales by it.
+"""What waits at this gateway, by model, and what went away unserved: the operator scales by it.
 
 An engine is given no more requests than it runs at once, so it never sees how many there would be. Counts alone: who is
 next is decided in fair_queue.py, and who waits for a pod in hold.py.
@@ -32,7 +32,7 @@ class WaitingWork:
 
 @dataclass(slots=True)
 class _Model:
-    """`gone`: all that ever went without a turn, less what came back. `since`: when those who wait came, by ticket."""
+    """`gone`: all that ever went away unserved, less what came back. `since`: when those who wait came, by ticket."""
 
     waiting: WaitingWork = field(default_factory=WaitingWork)
     gone: WaitingWork = field(default_factory=WaitingWork)
@@ -49,7 +49,7 @@ class Backlog:
 
     @contextmanager
     def waiting(self, model: str, request: CompletionRequest, *, again: bool = False) -> Iterator[Callable[[], None]]:
-        """Count a request as waiting until the block ends, or calls what this gives, because its turn has come.
+        """Count a request as waiting until the block ends, or calls what this gives, because it is served.
 
         A block that fails before has sent its request away. `again`: it was sent away once, so it is no new work.
         """
@@ -81,12 +81,12 @@ class Backlog:
         return json.dumps(
             {
                 "replica": self._replica,
-                "models": {model: _told(queue, now) for model, queue in self._models.items()},
+                "models": {model: _entry(queue, now) for model, queue in self._models.items()},
             }
         ).encode()
 
 
-def _told(queue: _Model, now: float) -> dict[str, object]:
+def _entry(queue: _Model, now: float) -> dict[str, object]:
     oldest = next(iter(queue.since.values()), now)
     return {"waiting": _numbers(queue.waiting), "oldest_s": round(now - oldest, 3), "gone": _numbers(queue.gone)}
 

@@ -53,7 +53,7 @@ class LiveGauges(Collector):
         out = GaugeMetricFamily(
             "topmast_gateway_ejected_pods", "Pods left alone because they fail or are slow", labels=["model"]
         )
-        for model, number in Counter(pod.model for pod in self._cluster.outliers.out()).items():
+        for model, number in Counter(pod.model for pod in self._cluster.outliers.ejected()).items():
             out.add_metric([model], number)
         yield out
 

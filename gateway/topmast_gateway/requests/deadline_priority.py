@@ -1,7 +1,7 @@
-"""On which terms a request may wait: its band, and how long. Fields of the body, headers, and the caller's best band.
+"""How urgent a request is, and how long it may wait: from the body, its headers, and the caller's best priority.
 
-A caller that asks for a better band than its own is served in its own, as OpenAI does with service tiers; the engine is
-told by a field at the body's end, because the last one of two counts.
+A caller that asks for a better priority than its own is served with its own, as OpenAI does with service tiers. The
+engine reads it from a field at the body's end, because the last one of two counts.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _RETRY_COUNT: Final = b"x-stainless-retry-count"  # OpenAI's clients send it, an
 
 
 def effective_priority(request: CompletionRequest, best: Priority) -> Priority:
-    """The band that a request is served in: what it asks for, or NORMAL, and never better than the caller's."""
+    """The priority that a request is served with: what it asks for, or NORMAL, and never better than the caller's."""
     return max(Priority.NORMAL if request.priority is None else request.priority, best)
 
 
 def with_priority(request: CompletionRequest, priority: Priority) -> CompletionRequest:
-    """The request with its band in the body, where an engine would take it for another one."""
+    """The request with its priority in the body, where an engine would take it for another one."""
     if priority is (Priority.NORMAL if request.priority is None else request.priority):
         return request
     body = request.body.rstrip()[:-1] + b', "priority": %d}' % priority

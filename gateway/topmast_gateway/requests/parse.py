@@ -107,7 +107,7 @@ _PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
 
 
 def parse_priority(value: Any) -> Priority | None:
-    """The band; None for what is absent, and for nonsense, which the engine refuses with a better sentence."""
+    """By name or number. None where it is absent, and for nonsense, which the engine refuses with a better sentence."""
     if isinstance(value, str):
         return _PRIORITIES.get(value)
     is_number = isinstance(value, int) and not isinstance(value, bool)

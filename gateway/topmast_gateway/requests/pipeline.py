@@ -1,6 +1,7 @@
 """What lies between "this caller may use this model" and "a pod works on it": limits, the queue, the account after.
 
-Puts together ledger, turnstile, usage and their exchange with other gateways. It knows no pods and reads no answers.
+Puts together quotas, the fair queue, usage and their replication to other gateways. It knows no pods and reads no
+answers.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Pipeline:
         self.caught_up = False  # with what was used before this process began
 
     @asynccontextmanager
-    async def turn(
+    async def admitted(
         self,
         caller: Caller,
         model: str,
@@ -66,11 +67,11 @@ class Pipeline:
         writer: ResponseWriter,
         usage: TokenUsage,
     ) -> AsyncIterator[tuple[CompletionRequest, Mapping[bytes, bytes]]]:
-        """Reserve, wait for a turn, and account for what the tally says in the end; an ApiError where it ends before.
+        """Reserve, wait for a slot, and account for what was used in the end; an ApiError where it ends before.
 
         Gives the request and the headers for the engine. `model` is its key, which the caller may call.
         """
-        request = self._estimates.better(request, model)
+        request = self._estimates.refined(request, model)
         priority, timeout_s = effective_priority(request, caller.priority), requested_timeout_s(request, headers)
         longest_wait_s = self._sharing.queue_s if timeout_s is None else timeout_s
         started_s, queued_s, finish, status = time.monotonic(), 0.0, "answered", None
@@ -79,8 +80,8 @@ class Pipeline:
                 self.quota.reserved(caller, request.tokens, usage) as left,
                 self.backlog.waiting(model, request, again=is_retry(headers)) as served,
             ):
-                writer.stamps = left
-                async with self.dispatcher.turn(
+                writer.extra_headers = left
+                async with self.dispatcher.slot(
                     model, QueueRequest(caller, priority, request.prompt, longest_wait_s), usage
                 ) as queued_s:
                     served()
@@ -137,7 +138,7 @@ class Pipeline:
 
 
 def _fill(usage: TokenUsage, request: CompletionRequest, writer: ResponseWriter) -> None:
-    """What an engine that answered has not told is charged by the estimate."""
+    """What an engine that answered did not report is charged by the estimate."""
     if not usage.exact and writer.answered_at is not None and writer.status == 200:
         usage.prompt = usage.prompt or request.prompt
         usage.output = usage.output or request.tokens - request.prompt

@@ -21,13 +21,13 @@ _LATELY_S = 60.0
 
 @dataclass(slots=True)
 class EndpointLoad:
-    """What one pod is working on for this gateway. `turn` is when it was last picked."""
+    """What one pod is working on for this gateway. `picked` orders pods by when they were last picked."""
 
     pod: Pod
     tokens: int = 0
     requests: int = 0
-    turn: int = 0
-    lately: float = 0.0  # tokens of the last minute or so, when the last of them were sent
+    picked: int = 0
+    recent_tokens: float = 0.0  # tokens of the last minute or so, when the last of them were sent
     sent_at: float = 0.0
     report: LoadReport | None = None
     reported_at: float = 0.0
@@ -61,17 +61,17 @@ class EndpointLoads:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._loads: dict[str, EndpointLoad] = {}
-        self._turn = 0
+        self._picks = 0
         self._clock = clock
         self.full: dict[str, tuple[int, float]] = {}  # by uid: what a pod had when it refused more, and when that was
 
-    def work(self, pods: Sequence[Pod]) -> list[float]:
+    def in_flight_tokens(self, pods: Sequence[Pod]) -> list[float]:
         """Tokens in flight at each of a model's pods. A request of others counts as much as ours do on average."""
         loads = [self._loads.get(pod.uid) for pod in pods]
         mean = sum(load.tokens for load in loads if load) / max(1, sum(load.requests for load in loads if load))
         return [load.tokens + self._others(load) * mean if load else 0.0 for load in loads]
 
-    def lately(self, pods: Sequence[Pod]) -> list[float]:
+    def recent_tokens(self, pods: Sequence[Pod]) -> list[float]:
         """Tokens that this gateway has sent to each pod in the last minute, older ones counting ever less."""
         now = self._clock()
         return [self._faded(load, now) if (load := self._loads.get(pod.uid)) else 0.0 for pod in pods]
@@ -79,13 +79,13 @@ class EndpointLoads:
     def idleness(self, pod: Pod) -> tuple[int, int]:
         """Orders pods of equal work: the one with fewer requests, then the one that waited longest, comes first."""
         load = self._loads.get(pod.uid)
-        return (load.requests, load.turn) if load else (0, 0)
+        return (load.requests, load.picked) if load else (0, 0)
 
     def places(self, pod: Pod, assumed: int) -> int:
         """Requests that this gateway may have at the pod at once: its sequences, without those of other gateways.
 
         At least half of them: else a gateway whose requests follow one another at once would leave none to the others,
-        and so two of them share. `assumed` are the sequences of a pod that does not tell.
+        and so two of them share. `assumed` are the sequences of a pod that does not report.
         """
         if (load := self._loads.get(pod.uid)) is None:
             return assumed
@@ -94,25 +94,25 @@ class EndpointLoads:
         return max(math.ceil(most / 2), most - self._others(load))
 
     def kv_tokens(self, pod: Pod) -> int:
-        """What the pod's cache holds; 0 if it never told."""
+        """What the pod's cache holds; 0 if it never reported."""
         load = self._loads.get(pod.uid)
         return (load.report.kv_tokens or 0) if load and load.report else 0
 
     @contextmanager
     def sending(self, pod: Pod, tokens: int, prompt: int = 0) -> Iterator[InFlight]:
         """Count one request and `tokens`, of which `prompt` are its prompt's, for as long as the block runs."""
-        self._turn += 1
+        self._picks += 1
         load = self._loads.setdefault(pod.uid, EndpointLoad(pod))
-        load.turn = self._turn
+        load.picked = self._picks
         now = self._clock()
-        load.lately, load.sent_at = self._faded(load, now) + tokens, now
+        load.recent_tokens, load.sent_at = self._faded(load, now) + tokens, now
         in_flight = InFlight(load, tokens, min(prompt, tokens))
         try:
             yield in_flight
         finally:
             in_flight.end()
 
-    def told(self, pod: Pod, report: LoadReport) -> None:
+    def reported(self, pod: Pod, report: LoadReport) -> None:
         """A pod's report has just come."""
         load = self._loads.setdefault(pod.uid, EndpointLoad(pod))
         load.report, load.reported_at, load.requests_then = report, self._clock(), load.requests
@@ -133,7 +133,7 @@ class EndpointLoads:
         return iter(list(self._loads.values()))
 
     def _faded(self, load: EndpointLoad, now: float) -> float:
-        return load.lately * math.exp((load.sent_at - now) / _LATELY_S)
+        return load.recent_tokens * math.exp((load.sent_at - now) / _LATELY_S)
 
     def _others(self, load: EndpointLoad) -> int:
         """Requests of other gateways: what the pod had at its last report, without those that were ours then."""

@@ -115,7 +115,7 @@ class EndpointPicker:
         known = [self._prefix_index.depth(pod.uid, pod.ready_since, chain.blocks) for pod in pods]
         if len(pods) == 1:
             return Choice(pods[0], "only", known[0], total)
-        work, lately = self._loads.work(pods), self._loads.lately(pods)
+        work, recent_tokens = self._loads.in_flight_tokens(pods), self._loads.recent_tokens(pods)
         limit = self._rule.bound * (sum(work) + prompt.tokens) / len(pods) + prompt.tokens
         shared = sorted(known)[(len(pods) - 1) // 2]
         home, opening = (prompt.session, chain.opening) if prompt.session else home_key(chain, shared)
@@ -134,7 +134,7 @@ class EndpointPicker:
 
         def cost(place: int) -> tuple[bool, float, tuple[int, int]]:
             tie = (ranks[place], 0) if home else self._loads.idleness(pods[place])
-            burden = work[place] * self._rule.waiting + lately[place] * steady
+            burden = work[place] * self._rule.waiting + recent_tokens[place] * steady
             return work[place] > limit, burden - saved[place], tie
 
         best = min(range(len(pods)), key=cost)

@@ -59,11 +59,11 @@ class LoadScraper:
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 self._complain(pod, f"{type(error).__name__}: {error}")
                 return
-        if (told := parse_metrics(page)) is None:
+        if (report := parse_metrics(page)) is None:
             self._complain(pod, "the page has no vllm:num_requests_running and _waiting")
             return
         self._silent.discard(pod.uid)
-        self._loads.told(pod, told)
+        self._loads.reported(pod, report)
 
     async def _page(self, pod: Pod) -> str:
         url = URL(f"http://{pod.address}/metrics", encoded=True)
@@ -82,4 +82,4 @@ class LoadScraper:
         """Once until it answers again, and quietly: a pod that leaves is silent, too."""
         if pod.uid not in self._silent:
             self._silent.add(pod.uid)
-            log.info("pod %s does not tell its load (%s): counting only what this gateway sends", pod.name, why)
+            log.info("pod %s does not report its load (%s): counting only what this gateway sends", pod.name, why)

@@ -1,6 +1,6 @@
-"""What a model without a ready pod is doing, and when it should be ready: parsed from its status, told to its clients.
+"""What a model without a ready pod is doing, and when it should be ready: parsed from its status, shown to its clients.
 
-Pure values. An outlook never changes by itself: times that run are computed by whoever asks, from a clock it gives.
+Pure values. A status never changes by itself: times that run are computed by whoever asks, from a clock it gives.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ UNKNOWN_STATUS = ModelStatus()
 
 
 def model_status(status: Mapping[str, Any]) -> ModelStatus:
-    """The outlook that an LLMDeployment's status gives. What is missing there is missing here."""
+    """From an LLMDeployment's status. What is missing there is missing here."""
     sleep: Mapping[str, Any] = status.get("sleep") or {}
     usual_s = (status.get("start") or {}).get("p90Seconds")
     if sleep.get("state") == "Asleep":

@@ -1,4 +1,4 @@
-"""Which pods are left alone for a while because they fail, or are much slower than their siblings.
+"""Which pods are ejected for a while because they fail, or are much slower than their siblings.
 
 Pure: it is told of results and of the time, and never looks for itself. What a pod says of itself (not ready, full,
 draining) is not its business. At most half of a model's pods are ever out; a pod comes back by one request that works.
@@ -16,8 +16,8 @@ from topmast_gateway.routing.endpoint_load import InFlight
 from topmast_gateway.routing.model_table import Pod
 
 FAILURES = 3  # in a row
-FIRST_OUT_S, LONGEST_OUT_S = 5.0, 60.0
-_MOST_OUTS = 10  # counted: a pod may fail for days, and 2**1024 is no float
+FIRST_EJECTION_S, LONGEST_EJECTION_S = 5.0, 60.0
+_MOST_EJECTIONS = 10  # counted: a pod may fail for days, and 2**1024 is no float
 _PROBE_S = 30.0  # a probe without any result, its client may have left, makes room for another one after this time
 _WINDOW_S = 60.0
 _SAMPLES, _MOST_SAMPLES = 10, 50
@@ -30,7 +30,7 @@ class _Record:
     pod: Pod
     failures: int = 0
     firsts: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MOST_SAMPLES))  # when, seconds
-    outs: int = 0  # one soon after the other
+    ejections: int = 0  # one soon after the other
     until: float | None = None  # out; past this time one probe may go
     probed_at: float | None = None
     back_at: float | None = None
@@ -45,7 +45,7 @@ class OutlierDetector:
         self._records: dict[str, _Record] = {}
         self._siblings: dict[str, tuple[Pod, ...]] = {}
 
-    def know(self, pods: Iterable[Pod]) -> None:
+    def set_pods(self, pods: Iterable[Pod]) -> None:
         """These are all pods now. A pod that became ready again begins with a clean record."""
         siblings: dict[str, list[Pod]] = {}
         records = {}
@@ -57,11 +57,11 @@ class OutlierDetector:
         self._records = records
         self._siblings = {model: tuple(found) for model, found in siblings.items()}
         for found in self._siblings.values():  # some may have left: still no more than half may be out
-            self._let_in(found)
+            self._readmit(found)
 
     def usable(self, pods: Sequence[Pod]) -> list[Pod]:
         """Those of `pods` that are not out; of those whose time is over, the ones that no probe is under way to."""
-        return [pod for pod in pods if self._may_go(pod)]
+        return [pod for pod in pods if self._is_usable(pod)]
 
     def sent(self, pod: Pod) -> None:
         """A request goes there. For a pod that was out it is the probe that decides."""
@@ -69,7 +69,7 @@ class OutlierDetector:
         if record and record.until is not None:
             record.probed_at = self._clock()
 
-    def worked(self, pod: Pod, first_token_s: float | None = None) -> None:
+    def succeeded(self, pod: Pod, first_token_s: float | None = None) -> None:
         """An answer came to its end. The time to its first token is known for streams."""
         record = self._of(pod)
         record.failures = 0
@@ -82,7 +82,7 @@ class OutlierDetector:
         if first_token_s is not None:
             record.firsts.append((self._clock(), first_token_s))
             if self._is_slow(pod, record):
-                self._put_out(pod, record)
+                self._eject(pod, record)
 
     def failed(self, pod: Pod) -> None:
         """A connection broke, a stream ended early, or the pod answered 5xx about itself."""
@@ -90,41 +90,43 @@ class OutlierDetector:
         record.failures += 1
         if record.until is not None:
             if self._clock() >= record.until:  # the probe
-                self._put_out(pod, record)
+                self._eject(pod, record)
         elif record.failures >= FAILURES:
-            self._put_out(pod, record)
+            self._eject(pod, record)
 
-    def out(self) -> list[Pod]:
+    def ejected(self) -> list[Pod]:
         """Those that are out, the half-open ones included."""
         return [record.pod for record in self._records.values() if record.until is not None]
 
-    def _may_go(self, pod: Pod) -> bool:
+    def _is_usable(self, pod: Pod) -> bool:
         record = self._records.get(pod.uid)
         if record is None or record.until is None or record.pod.ready_since != pod.ready_since:
             return True
         now = self._clock()
         return now >= record.until and (record.probed_at is None or now - record.probed_at > _PROBE_S)
 
-    def _put_out(self, pod: Pod, record: _Record) -> None:
+    def _eject(self, pod: Pod, record: _Record) -> None:
         siblings = self._siblings.get(pod.model, ())
-        others_out = sum(one.uid != pod.uid and self._is_out(one) for one in siblings)
+        others_ejected = sum(one.uid != pod.uid and self._is_ejected(one) for one in siblings)
         record.failures = 0
         record.probed_at = None
-        if 2 * (others_out + 1) > len(siblings):
+        if 2 * (others_ejected + 1) > len(siblings):
             record.until = None
             return
         now = self._clock()
-        if record.back_at is not None and now - record.back_at > LONGEST_OUT_S:
-            record.outs = 0  # it has worked for long enough in between
-        record.until = now + min(FIRST_OUT_S * 2**record.outs, LONGEST_OUT_S)
-        record.outs = min(record.outs + 1, _MOST_OUTS)
+        if record.back_at is not None and now - record.back_at > LONGEST_EJECTION_S:
+            record.ejections = 0  # it has worked for long enough in between
+        record.until = now + min(FIRST_EJECTION_S * 2**record.ejections, LONGEST_EJECTION_S)
+        record.ejections = min(record.ejections + 1, _MOST_EJECTIONS)
 
-    def _let_in(self, siblings: Sequence[Pod]) -> None:
-        out = sorted((pod for pod in siblings if self._is_out(pod)), key=lambda pod: self._records[pod.uid].until or 0)
+    def _readmit(self, siblings: Sequence[Pod]) -> None:
+        out = sorted(
+            (pod for pod in siblings if self._is_ejected(pod)), key=lambda pod: self._records[pod.uid].until or 0
+        )
         for pod in out[: max(0, len(out) - len(siblings) // 2)]:
             self._records[pod.uid].until = None
 
-    def _is_out(self, pod: Pod) -> bool:
+    def _is_ejected(self, pod: Pod) -> bool:
         record = self._records.get(pod.uid)
         return record is not None and record.until is not None
 
@@ -167,9 +169,9 @@ class AttemptResult:
             self._first_token_s = time.monotonic() - self._sent_at
             self._credit.first_token()
 
-    def worked(self) -> None:
+    def succeeded(self) -> None:
         """The pod did its part to the end."""
-        self._outliers.worked(self.pod, self._first_token_s)
+        self._outliers.succeeded(self.pod, self._first_token_s)
 
     def failed(self) -> None:
         """It did not, and that speaks against it."""

@@ -1,4 +1,4 @@
-"""One pod's turn at an answer: send the request, and pass on what comes back."""
+"""One attempt at one pod: send the request, and pass on what comes back."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class Attempts:
                     self._journaling.add(state.model)
                     await relay_journal(response, state.journal, state, timeouts, result)
                     if state.journal.done:
-                        result.worked()
+                        result.succeeded()
                     await _conclude(state.journal, state.writer)
                     return
-                state.usage.exact = False  # whatever an earlier pod's journal has told
+                state.usage.exact = False  # whatever an earlier pod's journal said
                 if (response.header(b"content-type") or b"").startswith(b"text/event-stream"):
                     clock.reschedule(None)
                     why = request.no_journal or "this model's servers keep no journal"
                     await relay_stream(response, state, timeouts.progress, why, result)
-                    result.worked()
+                    result.succeeded()
                     return
                 answer = EngineAnswer(response.status, response.headers, await response.read())
         except TimeoutError:
@@ -76,7 +76,7 @@ class Attempts:
             return
         if failure := failure_of(answer):
             raise failure
-        (result.failed if answer.status >= 500 else result.worked)()
+        (result.failed if answer.status >= 500 else result.succeeded)()
         if answer.status == 200:
             read_usage(answer.body, state.usage)
         await send_answer(answer, state.writer)
@@ -101,9 +101,9 @@ def _as_answer(error: EngineError) -> EngineAnswer:
 
 
 async def send_answer(answer: EngineAnswer, writer: ResponseWriter) -> None:
-    """An engine's complete answer. A stream that was begun has no status left for it, only a last event."""
+    """An engine's complete answer. A stream that was started has no status left for it, only a last event."""
     if writer.status is None:
         await writer.whole(answer.status, answer.body, towards_client(answer.headers))
     else:
         event = b"data: %b\n\n" % answer.body.replace(b"\n", b" ")
-        await (writer.end(event) if answer.status == 200 else writer.break_off(event))
+        await (writer.end(event) if answer.status == 200 else writer.abort(event))

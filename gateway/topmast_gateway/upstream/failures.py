@@ -1,6 +1,6 @@
-"""What the failures of a try mean for the next one.
+"""What the failure of an attempt means for the next one.
 
-A miss is a failure before the answer was complete. Which miss may be tried again is decided in retry_policy.py.
+A failure here came before the answer was complete. Which one may be retried is decided in retry_policy.py.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from topmast_gateway.messages.response import EngineAnswer
 
 
 class UpstreamFailure(Exception):
-    """A try that did not finish the answer. `kind` labels metrics; for `suspect_s` nobody should try this pod again.
+    """A try that did not finish the answer. `kind` labels metrics; for `avoid_s` nobody should try this pod again.
 
-    `ran`: the request may have been worked on, and may even be the reason. `broken`: it speaks against the pod itself.
+    `may_have_run`: the request may have been worked on, and may even be the reason. `broken`: it speaks against the
+    pod.
     """
 
-    kind = "miss"
-    suspect_s = 0.0
-    ran = False
+    kind = "failure"
+    avoid_s = 0.0
+    may_have_run = False
     broken = False
 
 
@@ -28,29 +29,29 @@ class ConnectionRefused(UpstreamFailure):
     """No connection: the request certainly did not run."""
 
     kind = "refused"
-    suspect_s = 1.0
+    avoid_s = 1.0
     broken = True
 
 
 class Unreachable(ConnectionRefused):
-    """Not even a refusal within the time to connect. It cost that time, so the pod is left alone for longer."""
+    """Not even a refusal within the time to connect. It cost that time, so the pod is avoided for longer."""
 
     kind = "unreachable"
-    suspect_s = 5.0
+    avoid_s = 5.0
 
 
 class NotServing(UpstreamFailure):
     """The engine says that it is starting, leaving or broken. It did not run the request."""
 
     kind = "not_serving"
-    suspect_s = 1.0
+    avoid_s = 1.0
 
 
 class ConnectionLost(UpstreamFailure):
     """The connection broke before the answer was complete."""
 
     kind = "lost"
-    ran = True
+    may_have_run = True
     broken = True
 
 
@@ -58,16 +59,16 @@ class EngineGone(UpstreamFailure):
     """The engine itself says that it cannot finish: it is leaving, or its model process died."""
 
     kind = "engine_gone"
-    suspect_s = 1.0
-    ran = True
+    avoid_s = 1.0
+    may_have_run = True
 
 
 class EngineSilent(UpstreamFailure):
     """The connection stands and nothing comes: the pod, its node or the way there hangs."""
 
     kind = "silent"
-    suspect_s = 5.0
-    ran = True
+    avoid_s = 5.0
+    may_have_run = True
     broken = True
 
 
@@ -85,7 +86,7 @@ class TokenRejected(UpstreamFailure):
     """The engine does not take this gateway's token. That is between the two of them, and no matter of the caller's."""
 
     kind = "not_let_in"
-    suspect_s = 1.0
+    avoid_s = 1.0
 
 
 def failure_of(answer: EngineAnswer) -> UpstreamFailure | None:

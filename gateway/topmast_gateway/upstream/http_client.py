@@ -41,14 +41,14 @@ class EngineResponse:
     async def head(self) -> None:
         """Return when status and headers are known."""
         while not self.status:
-            await self._something()
+            await self._wait_for_data()
 
-    async def piece(self) -> bytes:
+    async def chunk(self) -> bytes:
         """What has come since the last one; empty at the body's end."""
         while not self._pieces:
             if self._complete:
                 return b""
-            await self._something()
+            await self._wait_for_data()
         found = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._ahead_bytes = 0
@@ -58,7 +58,7 @@ class EngineResponse:
     async def read(self) -> bytes:
         """The whole body, where no piece was taken before."""
         pieces = []
-        while piece := await self.piece():
+        while piece := await self.chunk():
             pieces.append(piece)
         return b"".join(pieces)
 
@@ -74,9 +74,9 @@ class EngineResponse:
         """The wire has all of it, or all that will ever come."""
         self._complete, self._trouble = not trouble, trouble
         self._resume()  # who reads no further must not leave a connection that is deaf
-        self.tell()
+        self.wake()
 
-    def tell(self) -> None:
+    def wake(self) -> None:
         """Wake who waits."""
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
@@ -86,7 +86,7 @@ class EngineResponse:
             self._transport.resume_reading()
         self._paused = False
 
-    async def _something(self) -> None:
+    async def _wait_for_data(self) -> None:
         if self._trouble:
             raise ConnectionLost(self._trouble)
         self._waiting = asyncio.get_running_loop().create_future()
@@ -147,7 +147,7 @@ class EngineConnection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD_BYTES:
                 self._break("the head of the engine's answer is too large")
-        response.tell()
+        response.wake()
 
     def on_message_begin(self) -> None:
         if self._response is None:  # there is more behind the answer: whose would that be?

@@ -1,4 +1,4 @@
-"""Carries one request to a pod and the answer back, over as many tries as its journey allows.
+"""Carries one request to a pod and the answer back, over as many attempts as the retry policy allows.
 
 An answer with a journal can be finished by another pod at any point; without one everything can be tried again until
 its first byte. Nothing is written down: a gateway that restarts has lost nothing but its open connections.
@@ -31,7 +31,7 @@ from topmast_gateway.upstream.retry_policy import RetryBudget, RetryPolicy
 
 log = logging.getLogger(__name__)
 
-_TELL_AFTER_S, _TELL_EVERY_S = 3.0, 1.0
+_NOTIFY_AFTER_S, _NOTIFY_EVERY_S = 3.0, 1.0
 
 
 class Proxy:
@@ -67,15 +67,15 @@ class Proxy:
         writer: ResponseWriter,
         usage: TokenUsage,
     ) -> None:
-        """Answer by the model's pods; an ApiError when none can. `model` is its key; `usage` is told what it takes."""
+        """Answer by the model's pods; an ApiError when none can. `model` is its key; `usage` counts what it takes."""
         state = AnswerState(request, model, headers, writer, usage, self._metrics.gap.labels(model).observe)
         self._retries.earn()
-        tell = _Waiting(state).tell
+        notify = _WaitNotifier(state).notify
         hold = Hold(
-            state, self._timeouts, self._cluster, self._hold_queue, self._backlog, self._waker, self._metrics, tell
+            state, self._timeouts, self._cluster, self._hold_queue, self._backlog, self._waker, self._metrics, notify
         )
         policy = RetryPolicy(state, self._cluster, self._picker, self._metrics, self._retries, hold)
-        stamps = writer.stamps
+        stamps = writer.extra_headers
         while True:
             step = await policy.next_step()
             if isinstance(step, EngineAnswer):
@@ -84,7 +84,7 @@ class Proxy:
             tokens_kept = state.tokens_kept
             writer.pod, writer.tries = step.pod.name, writer.tries + 1
             if headers.get(b"x-topmast-debug") == b"1":
-                writer.stamps = (*stamps, step.header())
+                writer.extra_headers = (*stamps, step.header())
             try:
                 with self._picker.sending(step, request) as in_flight:
                     await self._attempts.at(AttemptResult(step.pod, in_flight, self._cluster.outliers), state)
@@ -105,16 +105,16 @@ class Proxy:
             log.warning("pod %s of %s does not let this gateway in (%s): %s", pod.name, pod.model, failure, remedy)
 
 
-class _Waiting:
+class _WaitNotifier:
     """Tells who waits for a stream that there is still somebody there, and why it takes so long."""
 
     def __init__(self, state: AnswerState) -> None:
         self._state = state
         self._since = time.monotonic()
 
-    async def tell(self, text: str) -> None:
+    async def notify(self, text: str) -> None:
         """Called while there is no pod, more often than anybody wants to hear."""
         state, writer = self._state, self._state.writer
-        longest_wait_s = _TELL_AFTER_S if writer.status is None else _TELL_EVERY_S
-        if state.request.stream and writer.quiet_s() >= longest_wait_s:
+        longest_wait_s = _NOTIFY_AFTER_S if writer.status is None else _NOTIFY_EVERY_S
+        if state.request.stream and writer.idle_s() >= longest_wait_s:
             await writer.comment(text)

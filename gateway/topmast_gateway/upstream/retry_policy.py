@@ -1,9 +1,9 @@
 """Where a request goes next: a pod it has not tried, the same pod again, a wait, or the end.
 
-Holds the memory of one request's misses, and nothing longer than that. The rules, in order:
-another pod first; an engine that is full answers for itself, unless the answer was begun or the request has waited for
-this pod with others; a request that may have run is worth two more tries, and as many again after every token that came
-of them; without a pod that can be reached the request waits for one.
+Remembers the failures of one request, and nothing longer than that. The rules, in order: another pod first; an engine
+that is full answers for itself, unless the answer was started or the request has waited for this pod with others; a
+request that may have run is worth two more tries, and as many again after every token that came of them; without a pod
+that can be reached the request waits for one.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ class RetryPolicy:
             self._hold.reset_clock()
         self._last = failure
         self._tried.add(pod.uid)
-        if failure.ran:
+        if failure.may_have_run:
             may_go_on = self._state.started or self._retries.spend()
             self._sends = self._sends + 1 if may_go_on else MAX_SENDS
         if failure.broken:
             self._cluster.outliers.failed(pod)
-        if failure.suspect_s:
-            self._cluster.suspect(pod, failure.suspect_s)
-        if failure.suspect_s or isinstance(failure, EngineFull):
+        if failure.avoid_s:
+            self._cluster.avoid(pod, failure.avoid_s)
+        if failure.avoid_s or isinstance(failure, EngineFull):
             self._hold.start_clock()
         if isinstance(failure, EngineFull):
             self._full = failure
@@ -121,7 +121,7 @@ class RetryPolicy:
 class RetryBudget:
     """A fifth of a second try for every request, saved up to `most`: one engine's death is paid for, a storm is not.
 
-    Only tries that may have run count. A refused connection costs nobody anything, and an answer that was begun has a
+    Only tries that may have run count. A refused connection costs nobody anything, and an answer that was started has a
     limit of its own.
     """
 

@@ -1,7 +1,7 @@
 """Passes an event stream on, unbuffered and never torn: the client only ever sees whole events.
 
-With a journal a stream that breaks goes on elsewhere; without one a failure after the first byte becomes an error event
-that every client notices.
+With a journal a stream that breaks is continued elsewhere; without one a failure after the first byte becomes an error
+event that every client notices.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ async def relay_journal(
     writer, stream, writing, tokens_kept = state.writer, state.request.stream, False, state.tokens_kept
     try:
         async with IdleTimeout(timeouts.silence) as idle:
-            while piece := await response.piece():
+            while piece := await response.chunk():
                 writing, idle.limit_s = True, timeouts.progress  # from here on it is the client who may be slow
                 if (events := journal.feed(piece)) and stream:
                     await writer.stream(headers, events)
-                elif stream and writer.quiet_s() > _CLIENT_SILENCE_S:
+                elif stream and writer.idle_s() > _CLIENT_SILENCE_S:
                     await writer.comment("working")
                 writing, idle.limit_s = False, timeouts.silence
                 idle.reset()
@@ -68,7 +68,7 @@ async def relay_stream(
     headers = towards_client(response.headers)
     try:
         async with IdleTimeout(progress_s) as idle:
-            while piece := await response.piece():
+            while piece := await response.chunk():
                 if complete := events.feed(piece):
                     result.first_token()
                     count_events(complete, state.usage)
@@ -81,7 +81,7 @@ async def relay_stream(
         message = f"the connection to the model broke and this answer is not complete ({why_no_journal}); ask again"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORD_S):
-                await writer.break_off(sse_error(message, "stream_lost"))
+                await writer.abort(sse_error(message, "stream_lost"))
         raise StreamBroken(what) from error
     await writer.stream(headers, events.rest)
     await writer.end()
