@@ -18,7 +18,7 @@ OLD_TRITON_DIR := $(VENV)/triton-old
 # torch's CPU build: from a directory of wheels where there is one, else from the package index.
 FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
 
-.PHONY: help venv up down check test test-suites test-cli test-kernels test-old-triton test-server test-gateway \
+.PHONY: help venv up down map check test test-suites test-cli test-kernels test-old-triton test-server test-gateway \
   test-operator test-alone test-chart test-own-cluster test-cluster test-long binaries images chart pins bench \
   bench-gateway bench-operator storm soak clean
 
@@ -38,6 +38,9 @@ up: venv  ## from nothing to a chat answer on Kubernetes (KUBECONFIG=... uses yo
 
 down: venv  ## remove everything that `make up` made
 	@$(BIN)/python -m topmast_cluster.down
+
+map: venv  ## every module with the first line of its docstring; PACKAGE=gateway prints one part
+	@$(BIN)/python tests/docs/module_map.py $(PACKAGE)
 
 check: venv  ## lint, format, types, layers
 	@$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from checkout import cluster_name, network
-from gateway.stage import KEY, SYSTEM, Gateway, Stage
+from gateway.lab.stage import KEY, SYSTEM, Gateway, Stage
 from gateway_bench import responder
 from gateway_bench.client import Target
 from topmast_cluster.cluster import Cluster

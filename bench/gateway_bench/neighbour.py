@@ -22,8 +22,8 @@ from typing import Any, Final
 import aiohttp
 from serving_bench.figures import percentile
 
-from gateway.served import Served
-from gateway.stage import Gateway, eventually
+from gateway.lab.served import Served
+from gateway.lab.stage import Gateway, eventually
 from gateway_bench import front
 
 _NAMESPACE, _MODEL = "neighbour", "smollm2"

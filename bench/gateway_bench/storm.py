@@ -12,9 +12,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.faults import FAULTS, FLAGS, SHORT_DRAIN, Site
-from gateway.served import Served
-from gateway.stage import KEY, Gateway, eventually
+from gateway.lab.faults import FAULTS, FLAGS, SHORT_DRAIN, Site
+from gateway.lab.served import Served
+from gateway.lab.stage import KEY, Gateway, eventually
 from gateway_bench import front
 from traffic import OpenLoop, long, mixed, undisturbed
 

@@ -10,7 +10,20 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-SOURCES = ("bench", "charts", "cli", "cluster", "crds", "docs", "examples", "images", "kernels", "operator", "server")
+SOURCES = (
+    "bench",
+    "charts",
+    "cli",
+    "cluster",
+    "crds",
+    "docs",
+    "examples",
+    "gateway",
+    "images",
+    "kernels",
+    "operator",
+    "server",
+)
 SUFFIXES = {".py", ".md", ".yaml", ".tpl", ".txt", ".Containerfile"}
 LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
 MENTION = re.compile(r"(?<![\w/.-])docs/[\w/.-]*\w")

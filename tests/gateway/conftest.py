@@ -12,12 +12,13 @@ import pytest
 import uvloop
 
 from checkout import cluster_name
-from gateway.instant import InstantLoop
-from gateway.stage import KEY, SYSTEM, Gateway, Stage
+from gateway.lab.instant import InstantLoop
+from gateway.lab.stage import KEY, SYSTEM, Gateway, Stage
 from topmast_cluster.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
-WITHOUT_A_NETWORK = ("test_reading.py", "test_turns.py", "test_waiting.py")
+WITHOUT_A_NETWORK = ("test_parse.py", "test_dispatcher.py", "test_hold_queue.py")
+BYTES_OF_A_CONNECTION = ("test_connection.py", "test_fuzz.py", "test_surface.py", "test_tls.py")
 
 # How long one example takes says nothing here: clusters and engines run beside the tests.
 hypothesis.settings.register_profile("gateway", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -27,7 +28,7 @@ hypothesis.settings.load_profile("gateway")
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The gateway's own loop where the bytes of a connection are looked at: closing and writing differ in detail."""
-    if item.path.name.startswith("test_security_"):
+    if item.path.name in BYTES_OF_A_CONNECTION:
         return {"uvloop": uvloop.new_event_loop}
     if item.path.name in WITHOUT_A_NETWORK:
         return {"instant": InstantLoop}

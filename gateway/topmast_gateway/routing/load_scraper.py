@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _EVERY_S = 1.0
 _TIMEOUT = aiohttp.ClientTimeout(total=1.0, sock_connect=0.5)
 _AT_ONCE = 16
-_LARGEST_PAGE_BYTES = 512 * 1024
+LARGEST_PAGE_BYTES = 512 * 1024
 
 
 class LoadScraper:
@@ -69,9 +69,9 @@ class LoadScraper:
         url = URL(f"http://{pod.address}/metrics", encoded=True)
         header = self._tokens.header(pod.model)
         async with self._client.get(url, headers=header, timeout=_TIMEOUT, allow_redirects=False) as response:
-            body = await response.content.read(_LARGEST_PAGE_BYTES)
-            while not response.content.at_eof() and len(body) < _LARGEST_PAGE_BYTES:
-                body += await response.content.read(_LARGEST_PAGE_BYTES)
+            body = await response.content.read(LARGEST_PAGE_BYTES)
+            while not response.content.at_eof() and len(body) < LARGEST_PAGE_BYTES:
+                body += await response.content.read(LARGEST_PAGE_BYTES)
             if response.status == 401:
                 raise ValueError("it does not know the key in --signing-key")
             if response.status != 200:

@@ -1,0 +1,198 @@
+"""Any bytes at all: the connection and the application behind it answer 2xx or 4xx, or close. Never a 500."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httptools
+import hypothesis
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+from uvicorn.server import ServerState
+
+from gateway.lab.stage import KEY, hashed
+from topmast_gateway.config import SharingConfig
+from topmast_gateway.http.app import App
+from topmast_gateway.http.connection import Connection
+from topmast_gateway.http.listener import listener
+from topmast_gateway.identity.api_key_entry import parse_entry
+from topmast_gateway.identity.api_keys import ApiKeys
+from topmast_gateway.identity.auth_throttle import AuthThrottle
+from topmast_gateway.identity.authenticator import Authenticator
+from topmast_gateway.identity.client_ip import TrustedProxies
+from topmast_gateway.kubernetes.cluster_state import ClusterState
+from topmast_gateway.limits.overload import OverloadGuard
+from topmast_gateway.messages.errors import ApiError, unavailable
+from topmast_gateway.observability.metrics import Metrics
+from topmast_gateway.requests import parse
+from topmast_gateway.requests.pipeline import Pipeline
+from topmast_gateway.routing.endpoint_load import EndpointLoads
+from topmast_gateway.routing.endpoint_picker import EndpointPicker
+from topmast_gateway.routing.model_table import Model, ModelTable
+
+ASK = b'{"model": "m"}'
+FRAGMENTS = [
+    b"GET ", b"POST ", b"HEAD ", b"OPTIONS ", b"PRI * HTTP/2.0", b"/v1/models", b"/v1/chat/completions", b"*",
+    b"http://x/",
+    b"%2e%2e/%00%ff", b"?a=b#c", b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b" HTTP/2.0\r\n", b"\r\n", b"\n", b"\r",
+    b"\r\n\r\n",
+    b"host: x\r\n", f"authorization: Bearer {KEY}\r\n".encode(), b"authorization: Bearer tm-wrong\r\n",
+    b"content-length: 14\r\n", b"content-length: 3\r\n", b"content-length: ", b"transfer-encoding: chunked\r\n",
+    b"transfer-encoding: gzip\r\n", b"expect: 100-continue\r\n", b"connection: close\r\n",
+    b"connection: upgrade\r\nupgrade: h2c\r\n", b"content-encoding: gzip\r\n", b"x-request-id: \xff\r\n",
+    b" folded\r\n", b":",
+    b"e\r\n" + ASK + b"\r\n", b"0\r\n\r\n", b"0\r\nhost: y\r\n\r\n", b"3;x=y\r\n", b"fffffffffffffff\r\n", b"-1\r\n",
+    ASK,
+    b"\x00",
+    f"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\r\n".encode(),
+    f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n".encode(),
+]  # fmt: skip
+PIECES = st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=12), max_size=14)
+
+
+class Wire(asyncio.Transport):
+    """A connection's other end: keeps what was written, and fails when something is written after its end."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.written = b""
+        self.ended = False
+        self.protocol: Connection
+
+    def write(self, data: Any) -> None:
+        assert not self.ended, f"{data!r} was written after the end"
+        self.written += data
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    _closing = False
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+
+    def abort(self) -> None:
+        self.close()
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class Answers:
+    """Reads what was written as a client would."""
+
+    def __init__(self, written: bytes) -> None:
+        self.statuses: list[int] = []
+        parser = httptools.HttpResponseParser(self)
+        self._parser = parser
+        parser.feed_data(written)
+
+    def on_status(self, status: bytes) -> None:
+        self.statuses.append(self._parser.get_status_code())
+
+
+class NoPods:
+    """What stands behind the application: it has nobody to send a request to."""
+
+    async def forward(self, *_: Any, **__: Any) -> None:
+        raise unavailable("no_ready_pod", "no pod is ready", 5)
+
+
+def application() -> App:
+    """The real one, with a key and a model."""
+    metrics = Metrics()
+    fleet = ClusterState(["ns"], "ns", "keys", EndpointLoads(), EndpointPicker(EndpointLoads()))
+    for mirror in fleet.informers:
+        mirror.synced = True
+    fleet.routes, fleet.keys = ModelTable([Model("ns", "m")]), ApiKeys([parse_entry("fuzz", hashed(KEY))])
+    identity = Authenticator(fleet, metrics, TrustedProxies(), AuthThrottle(0), None)
+    shares = Pipeline(SharingConfig(), lambda model, running: 1000)
+    return App(fleet, identity, NoPods(), OverloadGuard(1000), shares, metrics)  # type: ignore[arg-type]
+
+
+async def talked(app: App, pieces: list[bytes]) -> tuple[bytes, list[str]]:
+    """What came back for these pieces, and what the loop complained about."""
+    complaints: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(str(context)))
+    wire = Wire()
+    wire.protocol = Connection(listener(app, drain_timeout_s=1).config, ServerState(), {})
+    wire.protocol.connection_made(wire)
+    for piece in pieces:
+        if not wire.is_closing():
+            wire.protocol.data_received(piece)
+        for _ in range(3):
+            await asyncio.sleep(0)
+    if not wire.is_closing():
+        wire.protocol.eof_received()
+        wire.close()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return wire.written, complaints
+
+
+@hypothesis.settings(max_examples=400, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@given(PIECES, st.booleans())
+def test_no_bytes_get_more_than_an_honest_answer(pieces: list[bytes], at_once: bool) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        written, complaints = runner.run(talked(application(), [b"".join(pieces)] if at_once else pieces))
+    assert complaints == []
+    statuses = [status for status in Answers(written).statuses if status != 100]
+    assert all(status in (200, 503) or 400 <= status < 500 for status in statuses)
+    assert b'"internal"' not in written and KEY.encode() not in written
+
+
+def test_the_fuzz_reaches_the_application() -> None:
+    """Guards the test above: fragments make requests that are served."""
+    for fragments, status in (
+        ((FRAGMENTS[-2],), 200),
+        ((FRAGMENTS[-1], b"content-length: 14\r\n", b"\r\n", ASK), 503),
+        ((FRAGMENTS[-1], b"transfer-encoding: chunked\r\n", b"\r\n", b"e\r\n" + ASK + b"\r\n", b"0\r\n\r\n"), 503),
+        ((FRAGMENTS[-1], b"content-length: 3\r\n", b"\r\n", b"abc"), 400),
+    ):
+        with asyncio.Runner() as runner:
+            written, _ = runner.run(talked(application(), list(fragments)))
+        assert Answers(written).statuses == [status]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = st.dictionaries(
+    st.sampled_from(["model", "stream", "max_tokens", "max_completion_tokens", "n", "messages"]), JSON
+)
+
+
+@given(st.binary(max_size=60) | (FIELDS | JSON).map(lambda value: json.dumps(value).encode()), st.integers(0, 80))
+def test_no_body_is_more_than_a_request_or_a_400(body: bytes, cut: int) -> None:
+    for candidate in (body, body[:cut], body + b"}", b"\xef\xbb\xbf" + body, body.decode("latin-1").encode("utf-16")):
+        try:
+            ask = parse.parse_completion("/v1/completions", candidate)
+        except ApiError as refusal:
+            assert refusal.status == 400 and json.loads(refusal.body())["error"]["message"]
+        else:
+            assert ask.model and ask.body == candidate and ask.tokens >= 1
+
+
+@pytest.mark.parametrize(
+    "model", ["\ud800", "\x00", "a" * 100_000, "../../metrics", "{}", "%s %d", "ns/m/x", "/", "ns/"]
+)
+async def test_any_name_of_a_model_is_a_404_that_can_be_sent(model: str) -> None:
+    body = json.dumps({"model": model}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+    written, complaints = await talked(application(), [f"{head}content-length: {len(body)}\r\n\r\n".encode() + body])
+    assert Answers(written).statuses == [404] and complaints == [] and len(written) < 5000

@@ -1,0 +1,1 @@
+"""Clusters, engines and clients that the gateway's tests are made with."""

@@ -1,0 +1,134 @@
+"""The usage log: one line a request, through rotation and a full disk; and totals from it after all had gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import stat
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gateway.lab.stage import eventually, soon
+from topmast_gateway.config import SharingConfig
+from topmast_gateway.identity.caller import Caller, Limits
+from topmast_gateway.identity.shared_token import SharedToken
+from topmast_gateway.limits import periods
+from topmast_gateway.limits.counters import Counters
+from topmast_gateway.messages.token_usage import TokenUsage
+from topmast_gateway.observability.caller_usage import OTHERS, CallerUsage, UsageRecord
+from topmast_gateway.observability.usage_log import UsageLog, replay
+from topmast_gateway.requests.pipeline import Pipeline
+
+
+def a_use(caller: str = "alice", prompt: int = 10, output: int = 5, at: float | None = None) -> UsageRecord:
+    usage = TokenUsage(prompt, cached=4, output=output, exact=True)
+    return UsageRecord(time.time() if at is None else at, "req-1", caller, "ns/m", usage, 200, "answered", 1.5, 0.25)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_line_says_who_used_what_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "usage.jsonl"
+    log = UsageLog(str(path), "r1")
+    log.write(a_use(at=1_800_000_000.0))
+    log.close()
+    assert lines(path) == [
+        {
+            "time": "2027-01-15T08:00:00Z", "at": 1_800_000_000.0, "request": "req-1", "caller": "alice",
+            "model": "ns/m", "prompt": 10, "cached": 4, "output": 5, "charged": 15, "exact": True, "status": 200,
+            "finish": "answered", "seconds": 1.5, "queued": 0.25, "replica": "r1",
+        }
+    ]  # fmt: skip
+    assert stat.S_IMODE(path.stat().st_mode) & 0o007 == 0
+
+
+def test_a_log_that_was_moved_away_goes_on_in_a_new_file(tmp_path: Path) -> None:
+    path, moved = tmp_path / "usage.jsonl", tmp_path / "usage.jsonl.1"
+    log = UsageLog(str(path), "r1")
+    log.write(a_use("before"))
+    eventually(lambda: len(lines(path)) == 1, "the first line")
+    path.rename(moved)
+    log.write(a_use("after"))
+    log.close()
+    assert [line["caller"] for line in (*lines(moved), *lines(path))] == ["before", "after"]
+
+
+def test_a_full_disk_is_said_once_and_costs_nothing_but_lines(caplog: pytest.LogCaptureFixture) -> None:
+    log = UsageLog("/dev/full", "r1")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(5):
+            log.write(a_use())
+            time.sleep(0.01)
+        log.close()
+    assert log.lost == 5
+    assert [record.getMessage() for record in caplog.records].count(caplog.records[0].getMessage()) == 1
+    assert "No space left" in caplog.text and "requests go on" in caplog.text
+
+
+def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    log = UsageLog(str(path), "r1")  # opening it for writing waits for a reader
+    start = time.thread_time()
+    for _ in range(12_000):
+        log.write(a_use())  # one that waited for the disk would never return
+    assert time.thread_time() - start < 2 and 0 < log.lost <= 2000
+    threading.Thread(target=lambda: path.read_bytes(), daemon=True).start()  # let the writer's thread go
+    log.close()
+
+
+def test_what_the_log_says_and_what_peers_know_is_counted_once(tmp_path: Path) -> None:
+    path, now = tmp_path / "usage.jsonl", time.time()
+    log, peer = UsageLog(str(path), "old"), Counters("peer")
+    for _ in range(3):
+        log.write(a_use(at=now))
+    log.write(a_use(at=now - 70 * 86_400))
+    log.close()
+    nonsense = b'{"torn": \n[]\n\xff\n{"replica": "old", "caller": "alice", "charged": %s, "at": %s}\n'
+    with path.open("ab") as file:
+        file.write(nonsense % (b'"x"', b"1") + nonsense % (b"9", b"null") + nonsense % (b"9", b"1e300"))
+        file.write(nonsense % (b"1" + b"0" * 20, b"%d" % now) + b"[" * 100_000 + b"\n")
+    peer.merge([["old", "alice", "total", 0, 45, 0]], now)  # the older line was before its time
+    fresh = Counters("fresh")
+    fresh.merge(replay(path, now), now)
+    fresh.merge(peer.changes(), now)
+    assert fresh.tokens("alice", "total") == 60
+    assert fresh.tokens("alice", periods.name("month", now)) == fresh.tokens("alice", periods.name("day", now)) == 45
+    assert replay(tmp_path / "none", now) == []
+
+
+async def test_gateways_that_share_a_directory_find_what_all_of_them_wrote(tmp_path: Path) -> None:
+    for replica in ("one", "two"):
+        log = UsageLog(str(tmp_path), replica)
+        log.write(a_use())
+        log.close()
+    (tmp_path / "usage-two.jsonl").rename(tmp_path / "usage-two.jsonl.1")
+    pipeline = Pipeline(SharingConfig(usage_log=str(tmp_path)), lambda *_: 1)
+    pipeline.open()
+    limited = Caller("alice", limits=Limits(budget_tokens=100, budget_period="day"))
+    async with aiohttp.ClientSession() as client:
+        following = asyncio.create_task(pipeline.follow(client, SharedToken()))
+        await soon(lambda: pipeline.caught_up, "the log is read")
+        following.cancel()
+    assert pipeline.quota.used(limited) == 30
+    await pipeline.close()
+
+
+def test_metrics_count_by_key_and_cannot_grow_without_end() -> None:
+    usage = CallerUsage(lambda: {"ns/m": 3})
+    for number in range(6000):
+        usage.count(a_use(f"caller-{number}"))
+    found = {metric.name: metric.samples for metric in usage.collect()}
+    tokens = {tuple(sample.labels.values()): sample.value for sample in found["topmast_gateway_tokens"]}
+    assert len(tokens) == 3 * 5001
+    assert tokens["caller-7", "ns/m", "prompt"] == 10 and tokens[OTHERS, OTHERS, "output"] == 5000
+    assert found["topmast_gateway_queue_requests"][0].value == 3
