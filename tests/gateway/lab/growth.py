@@ -20,7 +20,9 @@ def assert_linear(make: Callable[[int], Input], read: Callable[[Input], object],
     """
     half, full = _least_s(make(largest // 2), read), _least_s(make(largest), read)
     assert full <= MOST_S, f"{full * 1000:.0f} ms for {largest}"
-    assert full <= max(_RATIO * half, _NOISE_S), f"{half * 1000:.1f} ms for half of it, {full * 1000:.1f} ms for {largest}"
+    assert full <= max(_RATIO * half, _NOISE_S), (
+        f"{half * 1000:.1f} ms for half of it, {full * 1000:.1f} ms for {largest}"
+    )
 
 
 def _least_s(given: Input, read: Callable[[Input], object], tries: int = 5) -> float:
