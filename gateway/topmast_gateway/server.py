@@ -86,7 +86,7 @@ async def serve(
         stack.push_async_callback(pipeline.close)
         waker = Waker(client, metrics, token, config.wake.operator_url)
         hold_queue = HoldQueue(config.wake.max_held)
-        proxy = Proxy(pool, cluster, picker, metrics, config.timeouts, hold_queue, pipeline.backlog, waker)
+        proxy = Proxy(pool, cluster, picker, loads, metrics, config.timeouts, hold_queue, pipeline.backlog, waker)
         for log_or_trace in (access_log, tracing):
             if log_or_trace is not None:
                 stack.push_async_callback(asyncio.to_thread, log_or_trace.close)

@@ -9,11 +9,22 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from topmast_gateway.continuation.event_buffer import EventBuffer, EventTooLarge
+from topmast_gateway.messages.errors import read_error
 from topmast_gateway.messages.token_usage import TokenUsage
 
 JOURNAL_HEADER = "x-topmast-journal"
 _DONE = b"data: [DONE]"
-_MOVABLE = ("engine_lost", "draining")  # the engine went away; every other error is about the request
+_RETRYABLE = ("engine_lost", "draining")  # the engine went away; every other error is about the request
+_LARGEST_ANSWER_BYTES = 64 * 1024 * 1024  # of what is kept until it may be passed on
+_BLOCK_BYTES = 64  # that a kept block takes beside its text
+_MOST_TOKENS = 2**20
+_LARGEST_NUMBER = 2**31
+_LONGEST_RETRY_S = 86_400
+
+
+class JournalError(Exception):
+    """The engine wrote what no journal has. The text repeats nothing of it: that may be somebody's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +38,12 @@ class EngineError:
     @property
     def code(self) -> str:
         """The envelope's; empty where it has none."""
-        try:
-            return str(json.loads(self.body)["error"]["code"])
-        except (ValueError, KeyError, TypeError):
-            return ""
+        return read_error(self.body).code
 
     @property
     def retryable(self) -> bool:
         """Whether another pod would answer."""
-        return self.code in _MOVABLE
+        return self.code in _RETRYABLE
 
 
 class Journal:
@@ -55,26 +63,34 @@ class Journal:
 
     def restart(self) -> None:
         """Another pod continues: forget what the last one had not completed."""
-        self._rest = b""
+        self._buffer = EventBuffer(_LARGEST_ANSWER_BYTES)
         self._data: list[bytes] = []
+        self._data_bytes = 0
         self._ending: list[int] = []
         self._status: tuple[int, int] | None = None
         self.error = None
 
     def feed(self, piece: bytes) -> bytes:
-        """What the client may have now: whole events."""
-        blocks = (self._rest + piece if self._rest else piece).split(b"\n\n")
-        self._rest = blocks.pop()
+        """What the client may have now: whole events. Raises JournalError."""
+        try:
+            complete = self._buffer.feed(piece)
+        except EventTooLarge as error:
+            raise JournalError(str(error)) from None
+        if not complete:
+            return b""
         ready: list[bytes] = []
-        for block in blocks:
+        for block in complete.removesuffix(b"\n\n").split(b"\n\n"):
             if block.startswith(b": "):
-                self._read(block[2:], ready)
+                try:
+                    self._read(block[2:], ready)
+                except ValueError:
+                    raise JournalError("it has a line that no journal has") from None
             elif self._status:
                 self.error = EngineError(*self._status, block.removeprefix(b"data: "))
             elif block == _DONE:
                 self._finish(ready)
             else:
-                self._data.append(block)
+                self._hold(block)
         ready.append(b"")
         return b"\n\n".join(ready)
 
@@ -88,22 +104,33 @@ class Journal:
     def _read(self, line: bytes, ready: list[bytes]) -> None:
         kind, _, rest = line.partition(b" ")
         if kind == b"+":
-            self._commit([int(token_id) for token_id in rest.split()])
+            self._commit(_numbers(rest))
             if not self._whole:
                 ready += self._data
-                self._data = []
+                self._data, self._data_bytes = [], 0
         elif kind == b"end":  # counts with [DONE]
-            self._ending = [int(token_id) for token_id in rest.split()]
+            self._ending = _numbers(rest)
         elif kind == b"prompt" and not self.token_ids:  # until then the answer begins anew with every pod
-            self._usage.prompt, self.created = (int(number) for number in rest.split())
+            self._usage.prompt, self.created = _numbers(rest)
             self._usage.exact = True
         elif kind == b"cached" and not self.token_ids:
-            self._usage.cached = int(rest)
+            (self._usage.cached,) = _numbers(rest)
         elif kind == b"error":
-            status, retry_after_s = (int(number) for number in rest.split())
+            status, retry_after_s = _numbers(rest)
+            if not 400 <= status < 600 or retry_after_s > _LONGEST_RETRY_S:
+                raise ValueError
             self._status = status, retry_after_s
 
+    def _hold(self, block: bytes) -> None:
+        """An event that may be passed on when its tokens are known."""
+        self._data.append(block)
+        self._data_bytes += len(block) + _BLOCK_BYTES
+        if self._data_bytes > _LARGEST_ANSWER_BYTES:
+            raise JournalError(f"more than {_LARGEST_ANSWER_BYTES} bytes came without a line of tokens")
+
     def _commit(self, token_ids: list[int]) -> None:
+        if len(self.token_ids) + len(token_ids) > _MOST_TOKENS:
+            raise JournalError(f"the answer has more than {_MOST_TOKENS} tokens")
         self.token_ids += token_ids
         self._usage.output += len(token_ids)
 
@@ -115,3 +142,11 @@ class Journal:
         else:
             ready += self._data
             ready.append(_DONE)
+
+
+def _numbers(text: bytes) -> list[int]:
+    """Non-negative numbers between spaces; ValueError for anything else."""
+    found = [int(number) for number in text.split()]
+    if found and not (min(found) >= 0 and max(found) < _LARGEST_NUMBER):
+        raise ValueError
+    return found

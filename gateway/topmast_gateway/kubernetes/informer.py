@@ -48,6 +48,7 @@ class Informer(Generic[T]):
         self._changed = changed
         self._heard_at = time.monotonic()
         self._trouble: str | None = None
+        self._unread: set[str] = set()  # by uid: objects that could not be read, and were named
 
     @property
     def age_s(self) -> float:
@@ -65,21 +66,32 @@ class Informer(Generic[T]):
                     version = await self._watch(client, version)
             except KubeError as error:
                 self._complain(error)
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            except (
+                aiohttp.ClientError,
+                TimeoutError,
+                OSError,
+                ValueError,
+                TypeError,
+                KeyError,
+                AttributeError,
+            ) as error:
                 self._complain(error)
             await asyncio.sleep(backoff * random.uniform(0.5, 1))
             backoff = min(backoff * 2, _LONGEST_BACKOFF_S)
 
     async def _list(self, client: KubeClient) -> str:
         found: dict[str, T] = {}
+        listed: set[str] = set()
         query = {**self._query, "limit": self._page_size}
         while True:
             page = await client.get(self._path, query)
             for item in page.get("items") or ():
                 self._put(found, item)
+                listed.add(item["metadata"]["uid"])
             if not (rest := page["metadata"].get("continue")):
                 break
             query["continue"] = rest
+        self._unread &= listed
         differs = found != self.items or not self.synced
         self.items, self.synced = found, True
         self._heard()
@@ -108,14 +120,24 @@ class Informer(Generic[T]):
         before = self.items.get(uid)
         if kind == "DELETED":
             self.items.pop(uid, None)
+            self._unread.discard(uid)
         else:
             self._put(self.items, item)
         if self.items.get(uid) != before:
             self._changed()
 
     def _put(self, items: dict[str, T], item: dict[str, Any]) -> None:
-        parsed = self._parse(item)
         uid = item["metadata"]["uid"]
+        try:
+            parsed = self._parse(item)
+        except (TypeError, KeyError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+            parsed = None  # an object of another version, or of somebody's making, costs itself and nothing else
+            if uid not in self._unread:
+                name = item["metadata"].get("name")
+                log.warning("cannot read %r of %s (%s): it is left out", name, self.name, type(error).__name__)
+                self._unread.add(uid)
+        else:
+            self._unread.discard(uid)
         if parsed is None:
             items.pop(uid, None)
         else:

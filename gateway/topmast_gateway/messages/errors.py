@@ -6,6 +6,9 @@ A message says what happened, to what, and what to do next. It never carries a k
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+
+import msgspec
 
 
 class ApiError(Exception):
@@ -31,6 +34,35 @@ class ApiError(Exception):
     def body(self) -> bytes:
         """The envelope that OpenAI's clients turn into their exceptions."""
         return error_envelope(str(self), self.kind, self.code, self.param)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineErrorText:
+    """What an error of an engine says; empty where it says nothing."""
+
+    code: str = ""
+    message: str = ""
+
+
+class _Error(msgspec.Struct):
+    code: str | int | None = None
+    message: str | None = None
+
+
+class _Envelope(msgspec.Struct):
+    error: _Error
+
+
+_decoder = msgspec.json.Decoder(_Envelope)
+
+
+def read_error(body: bytes) -> EngineErrorText:
+    """Code and message of OpenAI's envelope. Decoded by type: what else is in it takes no time and no memory."""
+    try:
+        error = _decoder.decode(body).error
+    except (msgspec.MsgspecError, RecursionError):
+        return EngineErrorText()
+    return EngineErrorText(str(error.code or ""), error.message or "")
 
 
 def error_envelope(message: str, kind: str, code: str, param: str | None = None) -> bytes:

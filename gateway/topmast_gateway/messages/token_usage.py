@@ -20,6 +20,8 @@ class TokenUsage:
 
 
 _USAGE: Final = b'"usage":'
+_NEAR_BYTES: Final = 16 * 1024
+_json: Final = json.JSONDecoder()
 
 
 def count_events(events: bytes, usage: TokenUsage) -> None:
@@ -33,17 +35,28 @@ def count_events(events: bytes, usage: TokenUsage) -> None:
 
 def read_usage(body: bytes, usage: TokenUsage) -> None:
     """Take over what a JSON answer says; one without usage changes nothing."""
-    if _USAGE not in body:
-        return
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        return
-    counts: Any = answer.get("usage") if isinstance(answer, dict) else None
+    counts = _usage_of(body)
     prompt, output = _count(counts, "prompt_tokens"), _count(counts, "completion_tokens")
     if prompt is not None and output is not None:
         cached = _count(counts.get("prompt_tokens_details"), "cached_tokens") or 0
         usage.prompt, usage.cached, usage.output, usage.exact = prompt, min(cached, prompt), output, True
+
+
+def _usage_of(body: bytes) -> Any:
+    """The object behind the last `"usage":`, looked for where it stands: near one of the ends. Else None.
+
+    No string can hold these bytes, because its quotes would be escaped.
+    """
+    at = body.rfind(_USAGE, max(0, len(body) - _NEAR_BYTES))
+    if at < 0:
+        at = body.find(_USAGE, 0, _NEAR_BYTES)
+    if at < 0:
+        return None
+    start = at + len(_USAGE)
+    try:
+        return _json.raw_decode(body[start : start + _NEAR_BYTES].decode(errors="replace").lstrip())[0]
+    except (ValueError, RecursionError):
+        return None
 
 
 def _count(fields: Any, name: str) -> int | None:

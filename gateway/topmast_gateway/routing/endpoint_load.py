@@ -63,6 +63,7 @@ class EndpointLoads:
         self._loads: dict[str, EndpointLoad] = {}
         self._picks = 0
         self._clock = clock
+        self._journaling: set[tuple[str, str]] = set()  # revisions of models whose servers are ours
         self.full: dict[str, tuple[int, float]] = {}  # by uid: what a pod had when it refused more, and when that was
 
     def in_flight_tokens(self, pods: Sequence[Pod]) -> list[float]:
@@ -116,6 +117,11 @@ class EndpointLoads:
         """A pod's report has just come."""
         load = self._loads.setdefault(pod.uid, EndpointLoad(pod))
         load.report, load.reported_at, load.requests_then = report, self._clock(), load.requests
+        (self._journaling.add if report.max_num_seqs else self._journaling.discard)((pod.model, pod.revision))
+
+    def keeps_journal(self, pod: Pod) -> bool:
+        """Whether the servers of this pod's revision are known to be ours, from what one of them reported."""
+        return (pod.model, pod.revision) in self._journaling
 
     def was_full(self, pod: Pod) -> None:
         """The pod refused a request for want of room: remember with how many it did."""
@@ -127,6 +133,7 @@ class EndpointLoads:
         gone = [uid for uid, load in self._loads.items() if uid not in present and load.requests == 0]
         for uid in gone:
             del self._loads[uid]
+        self._journaling &= {(load.pod.model, load.pod.revision) for load in self._loads.values()}
         self.full = {uid: seen for uid, seen in self.full.items() if uid in present}
 
     def __iter__(self) -> Iterator[EndpointLoad]:

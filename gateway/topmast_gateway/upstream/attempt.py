@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from topmast_gateway.config import Timeouts
@@ -13,22 +12,26 @@ from topmast_gateway.messages.headers import towards_client
 from topmast_gateway.messages.response import EngineAnswer, ResponseWriter
 from topmast_gateway.messages.token_usage import read_usage
 from topmast_gateway.observability.metrics import Metrics
+from topmast_gateway.routing.endpoint_load import EndpointLoads
 from topmast_gateway.routing.outlier_detection import AttemptResult
 from topmast_gateway.upstream.connection_pool import ConnectionPool
 from topmast_gateway.upstream.failures import EngineGone, EngineSilent, failure_of
+from topmast_gateway.upstream.idle_timeout import IdleTimeout
 from topmast_gateway.upstream.stream_relay import StreamBroken, relay_journal, relay_stream
 
 log = logging.getLogger(__name__)
 
 _JOURNAL = JOURNAL_HEADER.encode()
+_LARGEST_ANSWER_BYTES = 64 * 1024 * 1024  # of one that is not streamed
 _TOKENISED_BYTES_PER_S = 200_000  # of a prompt, by a busy engine: it says nothing before that
 
 
 class Attempts:
     """What all tries share: the connections, and which models' engines were seen to keep journals."""
 
-    def __init__(self, pool: ConnectionPool, metrics: Metrics, timeouts: Timeouts) -> None:
+    def __init__(self, pool: ConnectionPool, loads: EndpointLoads, metrics: Metrics, timeouts: Timeouts) -> None:
         self._pool = pool
+        self._loads = loads
         self._metrics = metrics
         self._timeouts = timeouts
         self._journaling: set[str] = set()
@@ -37,14 +40,14 @@ class Attempts:
         """Returns when the client has all that it will get; raises an UpstreamFailure where another try may help."""
         pod, request, timeouts = result.pod, state.request, self._timeouts
         wait_s = timeouts.progress if request.stream else timeouts.answer
-        known = state.journal is not None and state.model in self._journaling
+        known = state.journal is not None and (state.model in self._journaling or self._loads.keeps_journal(pod))
         if known:
             wait_s = timeouts.silence + len(request.body) / _TOKENISED_BYTES_PER_S
         sending = self._pool.posted(pod, request.path, state.body(), state.headers())
         try:
-            async with asyncio.timeout(wait_s) as clock, sending as response:
+            async with IdleTimeout(wait_s) as idle, sending as response:
                 if state.journal is not None and response.header(_JOURNAL) is not None:
-                    clock.reschedule(None)  # follow and relay have their own, which every byte moves
+                    idle.stop()  # both relays have their own, which every byte moves
                     self._journaling.add(state.model)
                     await relay_journal(response, state.journal, state, timeouts, result)
                     if state.journal.done:
@@ -53,12 +56,12 @@ class Attempts:
                     return
                 state.usage.exact = False  # whatever an earlier pod's journal said
                 if (response.header(b"content-type") or b"").startswith(b"text/event-stream"):
-                    clock.reschedule(None)
+                    idle.stop()
                     why = request.no_journal or "this model's servers keep no journal"
                     await relay_stream(response, state, timeouts.progress, why, result)
                     result.succeeded()
                     return
-                answer = EngineAnswer(response.status, response.headers, await response.read())
+                answer = EngineAnswer(response.status, response.headers, await response.read(_LARGEST_ANSWER_BYTES))
         except TimeoutError:
             if known:
                 self._journaling.discard(state.model)  # it may be served by other engines from now on

@@ -14,10 +14,12 @@ from typing import Final
 
 from topmast_access.signing import EngineTokens
 from topmast_gateway.routing.model_table import Pod
-from topmast_gateway.upstream.failures import ConnectionRefused, Unreachable
+from topmast_gateway.upstream.failures import ConnectionLost, ConnectionRefused, Unreachable
 from topmast_gateway.upstream.http_client import EngineConnection, EngineResponse
+from topmast_gateway.upstream.idle_timeout import IdleTimeout
 
 CONNECT_S: Final = 2.0
+_STALE_S: Final = 0.5  # a request that broke its engine would have taken longer
 _IDLE_S: Final = 30.0  # below the engine's keep-alive, so that we close first and a reused connection is rarely dead
 _DEAD_AFTER_S: Final = 25  # a node that is gone answers nothing, and without this a silent generation would hide it
 
@@ -40,14 +42,36 @@ class ConnectionPool:
         Leaving the block before the body's end closes the connection.
         """
         head = _head(pod.address, path, len(body), {**headers, **self._tokens.header(pod.model)})
-        connection = self._take(pod.address) or await _connect(pod.address)
+        connection, response = await self._sent(pod.address, head, body)
         try:
-            yield await connection.send(head, body)
+            yield response
         finally:
             if connection.reusable:
                 self._keep(pod.address, connection)
             else:
                 connection.close()
+
+    async def _sent(self, address: str, head: bytes, body: bytes) -> tuple[EngineConnection, EngineResponse]:
+        """A connection and the answer on it. One that was kept, and broke before a byte came, was closed by the engine
+        at the same moment: that says nothing of the pod, and the request goes over a new one.
+        """
+        if kept := self._take(address):
+            asked_at = asyncio.get_running_loop().time()
+            try:
+                return kept, await kept.send(head, body)
+            except ConnectionLost:
+                kept.close()
+                if kept.heard or asyncio.get_running_loop().time() - asked_at > _STALE_S:
+                    raise
+            except BaseException:
+                kept.close()
+                raise
+        connection = await _connect(address)
+        try:
+            return connection, await connection.send(head, body)
+        except BaseException:
+            connection.close()
+            raise
 
     def close(self) -> None:
         """No connection is left but those in use."""
@@ -104,7 +128,7 @@ async def _connect(address: str) -> EngineConnection:
     host, _, port = address.rpartition(":")
     sock = _socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        async with asyncio.timeout(CONNECT_S):
+        async with IdleTimeout(CONNECT_S):
             await loop.sock_connect(sock, (host.strip("[]"), int(port)))
         _, connection = await loop.create_connection(EngineConnection, sock=sock)
     except BaseException as error:

@@ -5,10 +5,8 @@ A failure here came before the answer was complete. Which one may be retried is 
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from topmast_access.terms import REFUSED
+from topmast_gateway.messages.errors import read_error
 from topmast_gateway.messages.response import EngineAnswer
 
 
@@ -72,6 +70,14 @@ class EngineSilent(UpstreamFailure):
     broken = True
 
 
+class BadAnswer(UpstreamFailure):
+    """What came is no answer: too large, or not what the protocol has. The text repeats nothing of it."""
+
+    kind = "bad_answer"
+    may_have_run = True
+    broken = True
+
+
 class EngineFull(UpstreamFailure):
     """The engine has no room. Its own answer says when to come back."""
 
@@ -93,11 +99,7 @@ def failure_of(answer: EngineAnswer) -> UpstreamFailure | None:
     """What an engine's refusal means, where it is about the engine and not about the request."""
     if answer.status not in (401, 503):
         return None
-    try:
-        error: Any = json.loads(answer.body)["error"]
-        code, message = error["code"], error["message"]
-    except (ValueError, KeyError, TypeError):
-        code = message = None
+    error = read_error(answer.body)
     if answer.status == 401:
-        return TokenRejected(str(message)[:300]) if code == REFUSED else None
-    return NotServing(str(code)) if code in ("not_ready", "draining", "engine_failed") else EngineFull(answer)
+        return TokenRejected(error.message[:300]) if error.code == REFUSED else None
+    return NotServing(error.code) if error.code in ("not_ready", "draining", "engine_failed") else EngineFull(answer)

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 import httptools
 
 from topmast_gateway.messages.asgi import Header
-from topmast_gateway.upstream.failures import ConnectionLost
+from topmast_gateway.upstream.failures import BadAnswer, ConnectionLost
 
 _MOST_HEAD_BYTES: Final = 64 * 1024
 _MOST_AHEAD_BYTES: Final = 256 * 1024  # read and not yet passed on; then the engine has to wait
@@ -55,11 +55,14 @@ class EngineResponse:
         self._resume()
         return found
 
-    async def read(self) -> bytes:
-        """The whole body, where no piece was taken before."""
-        pieces = []
+    async def read(self, largest_bytes: int) -> bytes:
+        """The whole body, where no piece was taken before; BadAnswer where it is larger than that."""
+        pieces, size = [], 0
         while piece := await self.chunk():
             pieces.append(piece)
+            size += len(piece)
+            if size > largest_bytes:
+                raise BadAnswer(f"the engine's answer is larger than {largest_bytes} bytes")
         return b"".join(pieces)
 
     def add(self, piece: bytes) -> None:
@@ -103,6 +106,7 @@ class EngineConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._parser: Any = None
         self._response: EngineResponse | None = None  # that is not complete yet
+        self.heard = False  # whether anything came of the last request's answer
         self._head_bytes = 0
         self._until_close = False  # the answer's end is the connection's
 
@@ -116,7 +120,7 @@ class EngineConnection(asyncio.Protocol):
         """Send a request, and give its answer when the head of that is here."""
         response = self._response = EngineResponse(self._transport)
         self._parser = httptools.HttpResponseParser(self)
-        self._head_bytes, self._until_close = 0, False
+        self._head_bytes, self._until_close, self.heard = 0, False, False
         self._transport.writelines((head, body))
         await response.head()
         return response
@@ -139,6 +143,7 @@ class EngineConnection(asyncio.Protocol):
         if response is None:  # nobody asked
             self.close()
             return
+        self.heard = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -163,6 +168,9 @@ class EngineConnection(asyncio.Protocol):
             return
         if status < 200:  # on the way to the answer
             response.headers.clear()
+            return
+        if status >= 600:
+            self._break(f"the engine's answer has the status {status}")
             return
         response.status = status
         framed = response.header(b"content-length") or response.header(b"transfer-encoding")

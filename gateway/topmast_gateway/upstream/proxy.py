@@ -21,13 +21,14 @@ from topmast_gateway.messages.response import EngineAnswer, ResponseWriter
 from topmast_gateway.messages.token_usage import TokenUsage
 from topmast_gateway.observability.backlog import Backlog
 from topmast_gateway.observability.metrics import Metrics
+from topmast_gateway.routing.endpoint_load import EndpointLoads
 from topmast_gateway.routing.endpoint_picker import EndpointPicker
 from topmast_gateway.routing.model_table import Pod
 from topmast_gateway.routing.outlier_detection import AttemptResult
 from topmast_gateway.upstream.attempt import Attempts, send_answer
 from topmast_gateway.upstream.connection_pool import ConnectionPool
 from topmast_gateway.upstream.failures import TokenRejected, UpstreamFailure
-from topmast_gateway.upstream.retry_policy import RetryBudget, RetryPolicy
+from topmast_gateway.upstream.retry_policy import RetryBudgets, RetryPolicy
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Proxy:
         pool: ConnectionPool,
         cluster: ClusterState,
         picker: EndpointPicker,
+        loads: EndpointLoads,
         metrics: Metrics,
         timeouts: Timeouts,
         hold_queue: HoldQueue,
@@ -55,8 +57,8 @@ class Proxy:
         self._hold_queue = hold_queue
         self._backlog = backlog
         self._waker = waker
-        self._attempts = Attempts(pool, metrics, timeouts)
-        self._retries = RetryBudget()
+        self._attempts = Attempts(pool, loads, metrics, timeouts)
+        self._retries = RetryBudgets()
         self._complained_of: set[str] = set()  # pods that do not let us in
 
     async def forward(
@@ -69,12 +71,13 @@ class Proxy:
     ) -> None:
         """Answer by the model's pods; an ApiError when none can. `model` is its key; `usage` counts what it takes."""
         state = AnswerState(request, model, headers, writer, usage, self._metrics.gap.labels(model).observe)
-        self._retries.earn()
+        retries = self._retries.of(model)
+        retries.earn()
         notify = _WaitNotifier(state).notify
         hold = Hold(
             state, self._timeouts, self._cluster, self._hold_queue, self._backlog, self._waker, self._metrics, notify
         )
-        policy = RetryPolicy(state, self._cluster, self._picker, self._metrics, self._retries, hold)
+        policy = RetryPolicy(state, self._cluster, self._picker, self._metrics, retries, hold)
         stamps = writer.extra_headers
         while True:
             step = await policy.next_step()

@@ -9,6 +9,7 @@ that can be reached the request waits for one.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 
 from topmast_gateway.activation.hold import Hold
 from topmast_gateway.continuation.answer_state import AnswerState
@@ -24,6 +25,7 @@ from topmast_gateway.upstream.failures import EngineFull, UpstreamFailure
 MAX_SENDS = 3  # without a new token, of a request that may have run: one that kills its engine must not kill them all
 MAX_MOVES = 32  # of one answer
 _PAUSE_S, _FULL_PAUSE_S = 0.05, 0.25
+_MOST_MODELS = 10_000
 
 
 class RetryPolicy:
@@ -140,3 +142,18 @@ class RetryBudget:
             return False
         self._left -= 1
         return True
+
+
+class RetryBudgets:
+    """One for each model: what the engines of one cost touches no other. The least recent ones are dropped."""
+
+    def __init__(self) -> None:
+        self._budgets: OrderedDict[str, RetryBudget] = OrderedDict()
+
+    def of(self, model: str) -> RetryBudget:
+        """The budget of this model."""
+        budget = self._budgets.setdefault(model, RetryBudget())
+        self._budgets.move_to_end(model)
+        if len(self._budgets) > _MOST_MODELS:
+            self._budgets.popitem(last=False)
+        return budget

@@ -11,17 +11,17 @@ import contextlib
 
 from topmast_gateway.config import Timeouts
 from topmast_gateway.continuation.answer_state import AnswerState
-from topmast_gateway.continuation.journal import JOURNAL_HEADER, Journal
+from topmast_gateway.continuation.event_buffer import EventBuffer, EventTooLarge
+from topmast_gateway.continuation.journal import JOURNAL_HEADER, Journal, JournalError
 from topmast_gateway.messages.disconnect import ClientDisconnected
 from topmast_gateway.messages.errors import sse_error
 from topmast_gateway.messages.headers import towards_client
 from topmast_gateway.messages.token_usage import count_events
 from topmast_gateway.routing.outlier_detection import AttemptResult
-from topmast_gateway.upstream.failures import ConnectionLost, EngineSilent
+from topmast_gateway.upstream.failures import BadAnswer, ConnectionLost, EngineSilent
 from topmast_gateway.upstream.http_client import EngineResponse
 from topmast_gateway.upstream.idle_timeout import IdleTimeout
 
-_LONGEST_EVENT_BYTES = 4 * 1024 * 1024
 _LAST_WORD_S = 5.0  # for a client that does not read
 _CLIENT_SILENCE_S = 10.0  # after which a waiting client, and the proxies before it, are told that there is work
 
@@ -35,7 +35,8 @@ async def relay_journal(
 ) -> None:
     """Read a journal to its end, and pass on what a client that streams may have.
 
-    Afterwards the journal is done or has an error. ConnectionLost or EngineSilent where the connection ended before.
+    Afterwards the journal is done or has an error. ConnectionLost or EngineSilent where the connection ended before,
+    BadAnswer where it is no journal.
     """
     headers = [header for header in towards_client(response.headers) if header[0] != JOURNAL_HEADER.encode()]
     writer, stream, writing, tokens_kept = state.writer, state.request.stream, False, state.tokens_kept
@@ -56,6 +57,8 @@ async def relay_journal(
         if writing:
             raise ClientDisconnected from None  # it has read nothing for a long time: nobody waits for the rest
         raise EngineSilent(f"nothing came for {timeouts.silence:.0f} s") from None
+    except JournalError as error:
+        raise BadAnswer(f"the journal is wrong: {error}") from None
     if not journal.done and journal.error is None:
         raise ConnectionLost("the stream ended before the answer did")
 
@@ -74,10 +77,10 @@ async def relay_stream(
                     count_events(complete, state.usage)
                     await writer.stream(headers, complete)
                 idle.reset()
-    except (ConnectionLost, TimeoutError) as error:
+    except (ConnectionLost, EventTooLarge, TimeoutError) as error:
         if writer.status is None:
-            raise
-        what = str(error) if isinstance(error, ConnectionLost) else f"nothing came or went for {progress_s:.0f} s"
+            raise (BadAnswer(str(error)) if isinstance(error, EventTooLarge) else error) from None
+        what = f"nothing came or went for {progress_s:.0f} s" if isinstance(error, TimeoutError) else str(error)
         message = f"the connection to the model broke and this answer is not complete ({why_no_journal}); ask again"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORD_S):
@@ -85,19 +88,3 @@ async def relay_stream(
         raise StreamBroken(what) from error
     await writer.stream(headers, events.rest)
     await writer.end()
-
-
-class EventBuffer:
-    """Cuts a byte stream after its last complete event. Engines write whole events, so this rarely waits."""
-
-    def __init__(self) -> None:
-        self.rest = b""
-
-    def feed(self, piece: bytes) -> bytes:
-        """Everything up to the last blank line; what follows it stays in `rest`."""
-        data = self.rest + piece if self.rest else piece
-        end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
-        if end < 4:  # neither was found: -1 + 2 and -1 + 4 are both smaller
-            end = len(data) if len(data) > _LONGEST_EVENT_BYTES else 0
-        complete, self.rest = data[:end], data[end:]
-        return complete

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topmast_gateway.continuation.journal import Journal
+from gateway.lab.growth import assert_linear
+from topmast_gateway.continuation import journal as journals
+from topmast_gateway.continuation.journal import Journal, JournalError
 from topmast_gateway.messages.token_usage import TokenUsage
 
 STREAM = (
@@ -88,3 +92,75 @@ def test_an_answer_began_when_the_pod_that_made_its_first_token_says() -> None:
     journal.restart()
     journal.feed(b": prompt 12 1700000009\n\n: + 2\n\n")
     assert json.loads(journal.continued(b"{}").replace(b"{,", b"{"))["continuation"]["created"] == 1700000005
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b": + SECRET-WORD",
+        b": + 1 -2",
+        b": + " + b"9" * 5000,
+        b": + 99999999999",
+        b": end x",
+        b": prompt 1",
+        b": prompt 1 2 3",
+        b": prompt -1 2",
+        b": cached",
+        b": cached 1 2",
+        b": error 200 0",
+        b": error 99 0",
+        b": error 503",
+        b": error 503 " + b"9" * 20,
+    ],
+)
+def test_a_line_that_no_journal_has_is_an_error_that_repeats_nothing_of_it(line: bytes) -> None:
+    """It was a ValueError: a 500 of the gateway's own, and what the engine wrote in its log."""
+    with pytest.raises(JournalError) as caught:
+        Journal(TokenUsage(), whole=False).feed(line + b"\n\n")
+    assert "SECRET" not in str(caught.value) and "9999" not in str(caught.value)
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 300), max_size=4), st.booleans())
+def test_no_bytes_are_any_other_error(data: bytes, cuts: list[int], whole: bool) -> None:
+    journal = Journal(TokenUsage(), whole=whole)
+    with contextlib.suppress(JournalError):
+        feed(journal, STREAM[:40] + data + b"\n\n" + STREAM[40:], cuts)
+
+
+@pytest.mark.parametrize("block", [b"data: x\n\n", b"\n\n", b": alive\n\n", b"x", b"data: " + b"x" * 5000 + b"\n\n"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_comes_without_tokens_is_kept_within_a_bound(
+    block: bytes, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "_LARGEST_ANSWER_BYTES", 100_000)
+    journal = Journal(TokenUsage(), whole=whole)
+    if block == b": alive\n\n":
+        feed(journal, block * 50_000, [])
+        assert journal._data == []
+        return
+    with pytest.raises(JournalError):
+        for _ in range(50_000):
+            journal.feed(block * 10)
+
+
+@pytest.mark.parametrize(
+    "block", [b": + 1\n\n", b"data: x\n\n: + 1 2 3\n\n", b": + " + b"1 " * 100 + b"\n\n", b"data: x\n"]
+)
+def test_a_journal_is_read_in_linear_time(block: bytes) -> None:
+    def read(pieces: list[bytes]) -> None:
+        journal = Journal(TokenUsage(), whole=False)
+        for piece in pieces:
+            journal.feed(piece)
+
+    def pieces(size: int) -> list[bytes]:
+        return [block * (1024 // len(block))] * (size // 1024)
+
+    assert_linear(pieces, read, 256 * 1024)
+
+
+def test_an_answer_has_not_more_tokens_than_any_model_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "_MOST_TOKENS", 5)
+    journal = Journal(TokenUsage(), whole=False)
+    journal.feed(b": + 1 2 3 4 5\n\n")
+    with pytest.raises(JournalError):
+        journal.feed(b": + 6\n\n")

@@ -118,3 +118,18 @@ async def test_a_silent_pod_does_not_hold_up_the_others_and_is_heard_when_it_spe
         scraping.cancel()
     for runner in runners:
         await runner.cleanup()
+
+
+def test_the_servers_of_a_revision_keep_a_journal_when_one_of_them_shows_that_it_is_ours() -> None:
+    """So a frozen pod is left within seconds also by a gateway that has not seen its journal yet."""
+    ours, vllm = parse_metrics(PAGE), LoadReport(1, 0)
+    assert ours is not None
+    one, two, other = (Pod(str(n), "ns", f"pod-{n}", "ns/m", "", revision=revision) for n, revision in enumerate("aab"))
+    loads = EndpointLoads()
+    assert not loads.keeps_journal(one)
+    loads.reported(one, ours)
+    assert loads.keeps_journal(one) and loads.keeps_journal(two) and not loads.keeps_journal(other)
+    loads.reported(other, vllm)
+    assert not loads.keeps_journal(other)
+    loads.forget({"2"})
+    assert not loads.keeps_journal(one)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from gateway.lab.stage import soon
 from topmast_gateway.routing.model_table import Pod
 from topmast_gateway.upstream.connection_pool import ConnectionPool
-from topmast_gateway.upstream.failures import ConnectionLost, ConnectionRefused
+from topmast_gateway.upstream.failures import BadAnswer, ConnectionLost, ConnectionRefused
 
 ADDRESS = "127.0.0.1"
+LARGEST = 64 * 1024 * 1024
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 SIZED = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nbody"
 
@@ -63,9 +64,9 @@ async def listening(peer: Peer) -> AsyncIterator[ConnectionPool]:
         server.close()
 
 
-async def ask(engines: ConnectionPool, peer: Peer, body: bytes = b"{}") -> tuple[int, bytes]:
+async def ask(engines: ConnectionPool, peer: Peer, body: bytes = b"{}", largest: int = LARGEST) -> tuple[int, bytes]:
     async with asyncio.timeout(10), engines.posted(peer.pod, "/v1/completions", body, {"x-a": "1"}) as response:
-        return response.status, await response.read()
+        return response.status, await response.read(largest)
 
 
 async def test_a_request_is_sent_as_it_is_and_its_answer_read_to_the_end() -> None:
@@ -76,7 +77,7 @@ async def test_a_request_is_sent_as_it_is_and_its_answer_read_to_the_end() -> No
     ):
         assert response.headers == [(b"content-type", b"text/plain"), (b"content-length", b"4")]
         assert response.header(b"content-type") == b"text/plain" and response.header(b"x-none") is None
-        assert (response.status, await response.read(), await response.chunk()) == (200, b"body", b"")
+        assert (response.status, await response.read(LARGEST), await response.chunk()) == (200, b"body", b"")
     host = peer.pod.address.encode()
     assert peer.requests == [
         b"POST /v1/completions HTTP/1.1\r\nhost: " + host + b"\r\nx-a: 1\r\ncontent-length: 8\r\n\r\n" + b'{"a": 1}'
@@ -102,7 +103,7 @@ def test_every_framing_is_read_however_it_is_cut(answer: bytes, close: bool, dat
     async def run() -> None:
         peer = Peer(*parts, close=close)
         async with listening(peer) as engines, engines.posted(peer.pod, "/v1/completions", b"{}", {}) as response:
-            assert (response.status, await response.read()) == (200, b"body")
+            assert (response.status, await response.read(LARGEST)) == (200, b"body")
             assert {name for name, _ in response.headers} <= {b"content-type", b"content-length", b"transfer-encoding"}
 
     asyncio.run(run())
@@ -243,7 +244,7 @@ async def test_a_slow_reader_holds_the_engine_back_and_gets_everything() -> None
             await asyncio.sleep(0.2)
         assert written < 500 * 65536 // 2
         assert len(await response.chunk()) < 2**20
-        assert 65536 < len(await response.read()) < 500 * 65536
+        assert 65536 < len(await response.read(LARGEST)) < 500 * 65536
         assert written == 500 * 65536
 
 
@@ -277,3 +278,57 @@ async def test_a_header_that_holds_a_line_break_is_never_sent() -> None:
             async with engines.posted(peer.pod, "/v1/completions", b"{}", {"x-a": "1\r\nx-b: 2"}):
                 pass
         assert peer.connections == 0
+
+
+async def test_an_endless_answer_is_left_at_its_bound() -> None:
+    """It was read to its end: a gigabyte in six seconds."""
+    peer = Peer(CHUNKED, *[b"10000\r\n" + b"x" * 65_536 + b"\r\n"] * 100)
+    async with listening(peer) as engines:
+        with pytest.raises(BadAnswer):
+            await ask(engines, peer, largest=1_000_000)
+        await soon(lambda: peer.left == 1, "it is hung up on")
+
+
+@pytest.mark.parametrize("status", [b"600", b"999"])
+async def test_a_status_that_http_does_not_have_is_no_answer(status: bytes) -> None:
+    peer = Peer(b"HTTP/1.1 " + status + b" Odd\r\nContent-Length: 0\r\n\r\n")
+    async with listening(peer) as engines:
+        with pytest.raises(ConnectionLost):
+            await ask(engines, peer)
+
+
+class Forgetful(Peer):
+    """Answers once on each connection, and closes it when the next request comes, as a server does whose keep-alive
+    ended at that moment. `after_s` is how long it thinks about it.
+    """
+
+    after_s = 0.0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        await reader.readuntil(b"{}")
+        writer.write(SIZED)
+        try:
+            await reader.readuntil(b"{}")
+            await asyncio.sleep(self.after_s)
+        except asyncio.IncompleteReadError:
+            pass
+        writer.close()
+
+
+async def test_a_kept_connection_that_the_engine_has_just_closed_speaks_against_nobody() -> None:
+    """It was taken for a broken pod, and cost the request a retry."""
+    peer = Forgetful()
+    async with listening(peer) as engines:
+        assert await ask(engines, peer) == await ask(engines, peer) == (200, b"body")
+    assert peer.connections == 2
+
+
+async def test_a_request_that_breaks_its_engine_is_not_sent_again_by_the_pool() -> None:
+    peer = Forgetful()
+    peer.after_s = 0.7
+    async with listening(peer) as engines:
+        assert await ask(engines, peer) == (200, b"body")
+        with pytest.raises(ConnectionLost):
+            await ask(engines, peer)
+    assert peer.connections == 1
