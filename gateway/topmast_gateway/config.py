@@ -27,6 +27,7 @@ class SharingConfig:
     queue_requests: int = 512
     peers: str | None = None
     usage_log: str | None = None
+    isolates_caches: bool = True  # no caller's requests are served from what another one's have left in a cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,14 @@ def read_config(flags: argparse.Namespace, keys_namespace: str) -> GatewayConfig
     return GatewayConfig(
         WatchConfig(tuple(dict.fromkeys(flags.namespace)), keys_namespace, flags.keys_secret),
         Timeouts(flags.hold_s, flags.hold_begun_s, flags.silence_s, flags.progress_timeout_s, flags.answer_timeout_s),
-        SharingConfig(flags.requests_per_pod, flags.queue_s, flags.queue_requests, flags.peers, flags.usage_log),
+        SharingConfig(
+            flags.requests_per_pod,
+            flags.queue_s,
+            flags.queue_requests,
+            flags.peers,
+            flags.usage_log,
+            flags.cache_isolation == "caller",
+        ),
         DrainConfig(flags.drain_notice_s, flags.drain_timeout_s),
         WakeConfig(flags.operator_url, flags.max_held_per_model),
         flags.max_streams,

@@ -154,6 +154,12 @@ def _add_sharing(parser: argparse.ArgumentParser) -> None:
     add("--queue-s", default=30.0, type=_positive, help="longest wait for a turn (default %(default)s)")
     add("--queue-requests", default=512, type=_count, help="that may wait for one model (default %(default)s)")
     add("--peers", type=_host_and_port, metavar="NAME:PORT", help="admin ports of all gateways, to add up their usage")
+    add(
+        "--cache-isolation",
+        choices=("caller", "none"),
+        default="caller",
+        help="who shares cached prompts: each caller alone, or all of them (default %(default)s)",
+    )
     add("--usage-log", metavar="WHERE", help="a JSON line for every request: a file, a directory, or - for stdout")
 
 

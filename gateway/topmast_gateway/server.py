@@ -65,6 +65,7 @@ async def serve(
     metrics.registry.register(LiveGauges(metrics, cluster, loads, overload))
     pipeline = Pipeline(config.sharing, ModelCapacity(cluster, loads, config.sharing.requests_per_pod).free_places)
     metrics.registry.register(pipeline.caller_usage)
+    loads.gateways = pipeline.replication.gateways
 
     def why_not_ready() -> str:
         if signals.leave.is_set():
@@ -90,7 +91,17 @@ async def serve(
         for log_or_trace in (access_log, tracing):
             if log_or_trace is not None:
                 stack.push_async_callback(asyncio.to_thread, log_or_trace.close)
-        app = App(cluster, access.identity(cluster, metrics), proxy, overload, pipeline, metrics, access_log, tracing)
+        app = App(
+            cluster,
+            access.identity(cluster, metrics),
+            proxy,
+            overload,
+            pipeline,
+            metrics,
+            access_log,
+            tracing,
+            isolates_caches=config.sharing.isolates_caches,
+        )
         door = listener(Cors(app, access.cors_origins), drain_timeout_s=leave.drain, tls=access.tls)
         admin_app = Admin(metrics, why_not_ready, pipeline.replication, queue, token)
         side = listener(admin_app, drain_timeout_s=_ADMIN_LAST_S)

@@ -22,7 +22,7 @@ from topmast_gateway.messages.response import ResponseWriter
 from topmast_gateway.observability.access_log import AccessLog, RequestRecord
 from topmast_gateway.observability.metrics import Metrics
 from topmast_gateway.observability.tracing import Tracing, describe
-from topmast_gateway.requests.body import announced_length, read_body
+from topmast_gateway.requests.body import read_body
 from topmast_gateway.requests.parse import parse_completion
 from topmast_gateway.requests.pipeline import Pipeline
 from topmast_gateway.requests.visible_models import VisibleModels
@@ -48,6 +48,8 @@ class App:
         metrics: Metrics,
         access_log: AccessLog | None = None,
         tracing: Tracing | None = None,
+        *,
+        isolates_caches: bool = True,
     ) -> None:
         self._cluster = cluster
         self._identity = identity
@@ -57,6 +59,7 @@ class App:
         self._metrics = metrics
         self._access_log = access_log
         self._tracing = tracing
+        self._isolates_caches = isolates_caches
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
@@ -138,10 +141,12 @@ class App:
     ) -> None:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise ApiError(415, "unsupported_encoding", "the body must not be compressed: leave out Content-Encoding")
-        with self._overload.admit(announced_length(headers)) as place:
-            body = await read_body(receive, headers)
-            place.settle(len(body))
-            request = parse_completion(path, body, headers.get(b"x-session-id", b""))
+        writer.shows_route = caller.debug and headers.get(b"x-topmast-debug") == b"1"
+        with self._overload.admit(caller.name) as place:
+            with self._pipeline.arriving(caller):
+                body = await read_body(receive, headers, place.grow)
+                tenant = caller.name if self._isolates_caches else ""
+                request = parse_completion(path, body, headers.get(b"x-session-id", b""), tenant)
             route = self._visible_models(caller).find(request.model)
             model = record.model = route.model.key
             try:

@@ -18,7 +18,7 @@ from topmast_gateway.identity.caller import Caller, Limits, Priority, parse_patt
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
 _FIELDS = (
     "hash", "models", "expires", "weight", "priority", "requestsPerMinute", "tokensPerMinute", "budgetTokens",
-    "budgetPeriod", "maxStreams",
+    "budgetPeriod", "maxStreams", "debug",
 )  # fmt: skip
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 _PERIODS = ("day", "month", "total")
@@ -62,7 +62,7 @@ def _from_fields(name: str, fields: Mapping[str, Any]) -> ApiKey:
         max_streams=_count(fields, "maxStreams"),
     )
     priority = _PRIORITIES[_choice(fields, "priority", tuple(_PRIORITIES), "normal")]
-    caller = Caller(name, _models(fields), limits, _weight(fields), priority)
+    caller = Caller(name, _models(fields), limits, _weight(fields), priority, _flag(fields, "debug"))
     return ApiKey(_digest(fields.get("hash")), caller, _expiry(fields))
 
 
@@ -106,6 +106,13 @@ def _count(fields: Mapping[str, Any], field: str) -> int | None:
     value = fields[field]
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST_COUNT:
         raise BadKeyEntry(f"`{field}` must be a whole number above 0; leave it out for no limit")
+    return value
+
+
+def _flag(fields: Mapping[str, Any], field: str) -> bool:
+    value = fields.get(field, False)
+    if not isinstance(value, bool):
+        raise BadKeyEntry(f"`{field}` must be true or false")
     return value
 
 

@@ -69,7 +69,7 @@ class Authenticator:
             raise self._no("missing", "an API key is needed: send it as 'Authorization: Bearer tm-...'")
         message = "this API key is not valid: it was mistyped or revoked, ask your administrator for one"
         key = self._known.keys.find(presented)
-        if key and not self._throttle.holds_back(self._proxies.address(scope), key.caller.name):
+        if key:
             if key.expires_s is not None and time.time() >= key.expires_s:
                 expired = f"the API key {key.caller.name!r} has expired: ask your administrator for a new one"
                 raise self._no("expired", expired, "expired_api_key")
@@ -89,9 +89,9 @@ class Authenticator:
             429,
             "too_many_failures",
             f"too many wrong API keys came from your address: correct the key, then try again in {wait_s} s",
-            headers=((b"retry-after", str(wait_s).encode()),),
+            headers=((b"retry-after", str(wait_s).encode()), (b"connection", b"close")),
         )
 
     def _no(self, reason: str, message: str, code: str = "invalid_api_key") -> ApiError:
         self._metrics.authentication_failures.labels(reason).inc()
-        return ApiError(401, code, message, headers=((b"www-authenticate", b"Bearer"),))
+        return ApiError(401, code, message, headers=((b"www-authenticate", b"Bearer"), (b"connection", b"close")))

@@ -42,6 +42,7 @@ class Caller:
     limits: Limits = Limits()
     weight: float = 1.0
     priority: Priority = Priority.NORMAL  # the best one that this caller may ask for
+    debug: bool = False  # may ask which pod answered, and how much of a prompt it should have cached
 
     def may_call(self, model: str) -> bool:
         """Whether `model`, a key `namespace/name`, is allowed."""

@@ -18,6 +18,8 @@ from topmast_gateway.routing.endpoint_picker import EndpointPicker
 from topmast_gateway.routing.model_table import Model, ModelTable, Pod, Route
 from topmast_gateway.routing.outlier_detection import OutlierDetector
 
+_GATHER_S = 0.05  # between two tables: with thousands of pods one takes the loop for many milliseconds
+_NAME_KEPT_S = 600.0  # of a deleted model
 _PODS = f"{MODEL_LABEL},{MANAGED_LABEL}"
 
 
@@ -39,15 +41,18 @@ class ClusterState:
         self._picker = picker
         self._avoided: dict[str, tuple[Pod, float]] = {}  # by uid: the pod as it was, and until when (loop time)
         self._changed = asyncio.Event()
+        self._rebuilding: asyncio.TimerHandle | None = None
+        self._rebuilt_at = float("-inf")
+        self._gone: dict[str, float] = {}  # models that were deleted, and since when (loop time)
         self._models: list[Informer[Model]] = []
         self._pods: list[Informer[Pod]] = []
         for namespace in namespaces or [""]:
             inside = f"/namespaces/{namespace}" if namespace else ""
             where = f" in {namespace}" if namespace else ""
             path = f"/apis/topmast.dev/v1alpha1{inside}/llmdeployments"
-            self._models.append(Informer(f"llmdeployments{where}", path, model_of, self._rebuild_table))
+            self._models.append(Informer(f"llmdeployments{where}", path, model_of, self._changed_soon))
             path = f"/api/v1{inside}/pods"
-            self._pods.append(Informer(f"pods{where}", path, pod_of, self._rebuild_table, {"labelSelector": _PODS}))
+            self._pods.append(Informer(f"pods{where}", path, pod_of, self._changed_soon, {"labelSelector": _PODS}))
         self._secret: Informer[ApiKeys] = Informer(
             f"secret {keys_namespace}/{keys_secret}",
             f"/api/v1/namespaces/{keys_namespace}/secrets",
@@ -111,10 +116,17 @@ class ClusterState:
         del self._avoided[pod.uid]
         return False
 
+    def _changed_soon(self) -> None:
+        """Build the table anew: at once, but in a storm of changes only now and then."""
+        loop = asyncio.get_running_loop()
+        if self._rebuilding is None:
+            self._rebuilding = loop.call_at(max(loop.time(), self._rebuilt_at + _GATHER_S), self._rebuild_table)
+
     def _rebuild_table(self) -> None:
+        self._rebuilding, self._rebuilt_at = None, asyncio.get_running_loop().time()
         models = [model for informer in self._models for model in informer.items.values()]
         pods = [pod for informer in self._pods for pod in informer.items.values()]
-        self.routes = ModelTable(models, pods)
+        self.routes = ModelTable(models, pods, self._just_gone({model.key for model in models}))
         present = {pod.uid for pod in pods}
         self._loads.forget(present)
         self._picker.forget(present, {route.model.key for route in self.routes})
@@ -122,6 +134,14 @@ class ClusterState:
         self._avoided = {uid: entry for uid, entry in self._avoided.items() if uid in present}
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def _just_gone(self, present: set[str]) -> set[str]:
+        """Keys of models that are not there any more, and may be made anew."""
+        now = asyncio.get_running_loop().time()
+        for route in self.routes:
+            self._gone.setdefault(route.model.key, now)
+        self._gone = {key: at for key, at in self._gone.items() if key not in present and now - at < _NAME_KEPT_S}
+        return set(self._gone)
 
     def _rebuild_keys(self) -> None:
         self.keys = next(iter(self._secret.items.values()), ApiKeys())

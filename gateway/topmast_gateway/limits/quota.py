@@ -7,9 +7,10 @@ Pure but for the clock that it is given; replication.py brings in what other gat
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from topmast_gateway.identity.caller import Caller
 from topmast_gateway.limits import periods
@@ -41,7 +42,32 @@ class QuotaEnforcer:
         self._counters = counters
         self._clock = clock
         self.open: dict[str, OpenRequests] = {}
+        self._arriving: Counter[str] = Counter()  # requests whose bodies are being read, by caller
         self.peers: dict[str, dict[str, OpenRequests]] = {}
+
+    @contextmanager
+    def arriving(self, caller: Caller) -> Iterator[None]:
+        """Hold one of the caller's requests at once while its body is read; 429 when it would be refused anyway.
+
+        How many tokens it needs is known only then, and `reserved` decides.
+        """
+        now, limits, held = self._clock(), caller.limits, self.held(caller.name)
+        reading = self._arriving[caller.name]
+        if limits.max_streams is not None and held.streams + reading >= limits.max_streams:
+            raise too_many_at_once(limits.max_streams)
+        if limits.requests_per_minute is not None:
+            window = self._requests(caller.name, now)
+            window = replace(window, current=window.current + reading)
+            check_rate("requests", window, limits.requests_per_minute, 1)
+        if limits.budget_tokens is not None:
+            check_budget(self.used(caller) + held.tokens, limits.budget_tokens, 1, limits.budget_period, now)
+        self._arriving[caller.name] += 1
+        try:
+            yield
+        finally:
+            self._arriving[caller.name] -= 1
+            if not self._arriving[caller.name]:
+                del self._arriving[caller.name]
 
     @contextmanager
     def reserved(self, caller: Caller, tokens: int, usage: TokenUsage) -> Iterator[tuple[Header, ...]]:

@@ -49,6 +49,10 @@ class CounterReplication:
         self._peers: dict[str, _Peer] = {}
         self._trouble = ""  # what was last said about finding peers
 
+    def gateways(self) -> int:
+        """How many are known to be at work, this one included."""
+        return 1 + len(self._quota.peers)
+
     def answer(self, query: bytes) -> bytes:
         """What `GET /usage` gives; `since=<replica>:<version>` leaves out what the asker has had from this process."""
         replica, _, version = parse_qs(query.decode("latin-1")).get("since", [""])[0].rpartition(":")

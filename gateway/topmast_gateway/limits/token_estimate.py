@@ -6,6 +6,7 @@ Learned from exact counts alone, so a model whose engine reports none keeps the 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Final
 
 from topmast_gateway.messages.completion import BYTES_PER_TOKEN, CompletionRequest
@@ -18,12 +19,15 @@ _MOST_MODELS: Final = 1000
 
 @dataclasses.dataclass(slots=True)
 class _Seen:
-    """Means of a model's requests: bytes of the body per token of the prompt, tokens of prompt, cache, and answer."""
+    """Means of a model's requests: bytes of the body per token of the prompt, tokens of prompt, cache, and answer; and
+    how fast answers are made.
+    """
 
     bytes_per_token: float
     prompt: float
     cached: float
     answer: float
+    per_s: float = 0.0  # tokens of one answer
 
 
 class TokenEstimator:
@@ -45,8 +49,8 @@ class TokenEstimator:
             answer=round(seen.answer),
         )
 
-    def learn(self, body_bytes: int, model: str, usage: TokenUsage) -> None:
-        """Take what a request really had into account."""
+    def learn(self, body_bytes: int, model: str, usage: TokenUsage, served_s: float = 0.0) -> None:
+        """Take what a request really had into account; an engine worked on it for `served_s`."""
         if not usage.exact or usage.prompt <= 0:
             return
         if (seen := self._seen.get(model)) is None:
@@ -57,3 +61,14 @@ class TokenEstimator:
         seen.prompt += _WEIGHT * (usage.prompt - seen.prompt)
         seen.cached += _WEIGHT * (usage.cached - seen.cached)
         seen.answer += _WEIGHT * (usage.output - seen.answer)
+        if served_s > 0 and usage.output:
+            per_s = usage.output / served_s
+            seen.per_s = per_s if not seen.per_s else seen.per_s + _WEIGHT * (per_s - seen.per_s)
+
+    def made_within(self, request: CompletionRequest, model: str, served_s: float) -> int:
+        """Tokens that an engine has probably made for a request in this time: at most what it may have."""
+        most = max(0, request.tokens - request.prompt)
+        seen = self._seen.get(model)
+        if seen is None or not seen.per_s:
+            return most
+        return min(most, math.ceil(seen.per_s * served_s * request.answers))

@@ -36,3 +36,4 @@ class CompletionRequest:
     session: bytes = b""
     fresh: int = 0  # of `prompt`: what no cache is expected to have
     answer: int = 0  # tokens that its answer is expected to have
+    answers: int = 1  # that it asks for

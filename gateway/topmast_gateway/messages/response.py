@@ -41,6 +41,7 @@ class ResponseWriter:
         self.broken = False  # it was started, and its last event is an error
         self.pod = ""  # the last one that worked on it
         self.tries = 0
+        self.shows_route = False  # whether its caller may see, and wants to see, which pod it was and why
         self.extra_headers: tuple[Header, ...] = ()  # on whatever the answer will be
 
     def idle_s(self) -> float:

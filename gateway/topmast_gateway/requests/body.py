@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from topmast_gateway.messages.asgi import Receive
 from topmast_gateway.messages.completion import MAX_BODY_BYTES
@@ -29,8 +29,11 @@ def announced_length(headers: Mapping[bytes, bytes]) -> int:
     return int(value) if value.isdigit() and len(value) < 20 else 0
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
-    """The whole body; 413 as soon as it is known to be too large, 408 when it stops coming, or only drips."""
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], take: Callable[[int], None]) -> bytes:
+    """The whole body; 413 as soon as it is known to be too large, 408 when it stops coming, or only drips.
+
+    `take` reserves room for so many more bytes before they are kept, or refuses it.
+    """
     if announced_length(headers) > MAX_BODY_BYTES:
         raise too_large()
     body = bytearray()  # no list of pieces: there can be millions of a byte each
@@ -41,9 +44,11 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnected
-                body += message.get("body", b"")
-                if len(body) > MAX_BODY_BYTES:
+                piece = message.get("body", b"")
+                if len(body) + len(piece) > MAX_BODY_BYTES:
                     raise too_large()
+                take(len(piece))
+                body += piece
                 if not message.get("more_body", False):
                     return bytes(body)
                 if len(body) >= counted + _BODY_PROGRESS_BYTES:

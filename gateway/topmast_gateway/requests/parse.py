@@ -1,109 +1,118 @@
 """Reads of a completion request's body what decides how it is carried: a 400 names the field that is wrong.
 
-What the body means beyond these fields is the engine's business.
+Fields are looked at one by one, and only as far as they matter here: what a body means beyond that is the engine's
+business, and no body takes long, whatever is in it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any, Final
+
+import msgspec
 
 from topmast_gateway.identity.caller import Priority
 from topmast_gateway.messages.completion import BYTES_PER_TOKEN, CompletionRequest
 from topmast_gateway.messages.errors import ApiError
-from topmast_gateway.routing.prefix_hash import prefix_chain, session_digest
+from topmast_gateway.routing.prefix_hash import is_set, prefix_chain, session_digest
 
 _ASSUMED_ANSWER_TOKENS = 256
 _LONGEST_ANSWER_TOKENS = 32_768  # one absurd max_tokens must not make a pod look full for ever
+_MOST_ANSWERS = 128
+_LONGEST_SCALAR = 64  # of a number, a word or null
 _NO_JOURNAL = (
     *("logprobs", "top_logprobs", "prompt_logprobs", "tools", "functions", "structured_outputs", "best_of"),
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "use_beam_search", "echo"),
 )
+_FIELDS: Final = tuple(
+    dict.fromkeys(
+        (
+            *(
+                "model",
+                "stream",
+                "max_tokens",
+                "max_completion_tokens",
+                "n",
+                "timeout",
+                "priority",
+                "prompt",
+                "messages",
+            ),
+            *("continuation", "cache_salt", "response_format", "chat_template", "chat_template_kwargs", "documents"),
+            *_NO_JOURNAL,
+        )
+    )
+)
+_PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
+_Body: Final = msgspec.defstruct("_Body", [(name, msgspec.Raw, msgspec.Raw(b"")) for name in _FIELDS])
+_decoder: Final = msgspec.json.Decoder(_Body)
 
 
-def parse_completion(path: str, body: bytes, session: bytes = b"") -> CompletionRequest:
-    """Read what routing needs; a 400 that names the field when it is not there."""
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ApiError(400, "invalid_json", f"the request body is not JSON: {reason}") from None
-    if not isinstance(fields, dict):
-        raise ApiError(400, "invalid_json", 'the request body must be a JSON object such as {"model": ...}')
-    model = fields.get("model")
-    if not isinstance(model, str) or not model:
+class _ResponseFormat(msgspec.Struct):
+    type: str | None = None
+
+
+def parse_completion(path: str, body: bytes, session: bytes = b"", tenant: str = "") -> CompletionRequest:
+    """Read what routing needs; a 400 that names the field when it is not there.
+
+    `tenant` is who shares cached prompts, and "" is everybody: the body that goes to the engine gets a `cache_salt` of
+    the tenant's own, made of the one that it came with.
+    """
+    fields = _fields(body)
+    model = _text(fields.get("model", b""))
+    if not model:
         raise ApiError(400, "missing_model", "`model` must be the name of a model, a string", param="model")
     if "continuation" in fields:
         message = "`continuation` is between this gateway and its engines: send the whole conversation instead"
         raise ApiError(400, "reserved_field", message, param="continuation")
-    stream, tokens, prompt = fields.get("stream") is True, estimate_tokens(fields, len(body)), _prompt_tokens(len(body))
-    timeout_s, priority = _seconds(fields.get("timeout")), parse_priority(fields.get("priority"))
-    why, chain = why_no_journal(fields), prefix_chain(fields)
+    salt = _text(fields.get("cache_salt", b""))
+    if tenant:
+        salt = blake2b(f"{tenant}\0{salt}".encode(errors="surrogatepass"), digest_size=16, person=b"tenant").hexdigest()
+        body = b'%b,"cache_salt":"%b"}' % (body.rstrip()[:-1], salt.encode())  # the last one of two counts
+    tokens, prompt = estimate_tokens(fields, len(body)), _prompt_tokens(len(body))
     return CompletionRequest(
         path,
         body,
         model,
-        stream,
+        _stream(fields.get("stream", b"")),
         tokens,
-        why,
-        timeout_s,
+        why_no_journal(fields),
+        _seconds(_scalar(fields.get("timeout", b""))),
         prompt,
-        priority,
-        chain,
+        parse_priority(_scalar(fields.get("priority", b""))),
+        prefix_chain(fields, salt),
         session_digest(session),
         fresh=prompt,
         answer=min(tokens - prompt, _ASSUMED_ANSWER_TOKENS),
+        answers=_answers(fields),
     )
 
 
-def why_no_journal(fields: Mapping[str, Any]) -> str:
+def _fields(body: bytes) -> dict[str, bytes]:
+    """The JSON of each field that matters, unread; absent ones are left out."""
+    try:
+        found = _decoder.decode(body)
+    except msgspec.ValidationError:
+        raise ApiError(400, "invalid_json", 'the request body must be a JSON object such as {"model": ...}') from None
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise ApiError(400, "invalid_json", f"the request body is not JSON: {error}") from None
+    except RecursionError:
+        raise ApiError(400, "invalid_json", "the request body is not JSON: it is nested too deeply") from None
+    values = ((name, bytes(getattr(found, name))) for name in _FIELDS)
+    return {name: value for name, value in values if value}
+
+
+def why_no_journal(fields: Mapping[str, bytes]) -> str:
     """Why an answer to this request cannot be continued; empty where it can."""
     for name in _NO_JOURNAL:
-        if fields.get(name):
+        if is_set(fields.get(name, b"")):
             return f"answers with {name} are not continued elsewhere"
-    shape = fields.get("response_format")
-    if isinstance(shape, dict) and shape.get("type") != "text":
+    if (shape := fields.get("response_format", b"")).startswith(b"{") and _format_type(shape) != "text":
         return "answers with response_format are not continued elsewhere"
-    if fields.get("n") not in (None, 1) or _has_several_prompts(fields):
+    if _scalar(fields.get("n", b"")) not in (None, 1) or _has_several_prompts(fields):
         return "several answers at once are not continued elsewhere"
     return ""
-
-
-def _seconds(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 < value < 1e9 else None
-
-
-def estimate_tokens(fields: Mapping[str, Any], body_bytes: int) -> int:
-    """Prompt tokens by size plus the answers' upper bound, per choice and prompt. Nonsense counts as absent.
-
-    Of two bounds the larger one counts: which one an engine goes by depends on the route.
-    """
-    answer = max(_count(fields, "max_completion_tokens"), _count(fields, "max_tokens")) or _ASSUMED_ANSWER_TOKENS
-    prompts = len(fields["prompt"]) if _has_several_prompts(fields) else 1
-    answers = min((_count(fields, "n") or 1) * prompts, 128)
-    return max(1, _prompt_tokens(body_bytes) + min(answer, _LONGEST_ANSWER_TOKENS) * answers)
-
-
-def _has_several_prompts(fields: Mapping[str, Any]) -> bool:
-    prompt = fields.get("prompt")
-    return isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
-
-
-def _count(fields: Mapping[str, Any], name: str) -> int:
-    """A number above 0 as engines read it, who take "20" and 20.0 for it as well; else 0."""
-    try:
-        return max(0, int(float(fields.get(name) or 0)))
-    except (TypeError, ValueError, OverflowError):
-        return 0
-
-
-def _prompt_tokens(body_bytes: int) -> int:
-    return body_bytes // BYTES_PER_TOKEN
-
-
-_PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
 
 
 def parse_priority(value: Any) -> Priority | None:
@@ -112,3 +121,81 @@ def parse_priority(value: Any) -> Priority | None:
         return _PRIORITIES.get(value)
     is_number = isinstance(value, int) and not isinstance(value, bool)
     return Priority(value) if is_number and value in _PRIORITIES.values() else None
+
+
+def estimate_tokens(fields: Mapping[str, bytes], body_bytes: int) -> int:
+    """Prompt tokens by size plus the answers' upper bound, per choice and prompt. Nonsense counts as absent.
+
+    Of two bounds the larger one counts: which one an engine goes by depends on the route.
+    """
+    longest = max(_count(fields, "max_completion_tokens"), _count(fields, "max_tokens")) or _ASSUMED_ANSWER_TOKENS
+    return max(1, _prompt_tokens(body_bytes) + min(longest, _LONGEST_ANSWER_TOKENS) * _answers(fields))
+
+
+def _answers(fields: Mapping[str, bytes]) -> int:
+    """How many it asks for, as far as it matters."""
+    prompts = _prompts(fields["prompt"]) if _has_several_prompts(fields) else 1
+    return min((_count(fields, "n") or 1) * prompts, _MOST_ANSWERS)
+
+
+def _stream(value: bytes) -> bool:
+    if value in (b"", b"null", b"false"):
+        return False
+    if value == b"true":
+        return True
+    raise ApiError(400, "invalid_type", "`stream` must be true or false", param="stream")
+
+
+def _format_type(shape: bytes) -> str | None:
+    try:
+        return msgspec.json.decode(shape, type=_ResponseFormat).type
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _text(value: bytes) -> str:
+    """A string; empty for anything else."""
+    try:
+        return msgspec.json.decode(value, type=str) if value.startswith(b'"') else ""
+    except msgspec.MsgspecError:
+        return ""
+
+
+def _scalar(value: bytes) -> Any:
+    """A number, a word or None: what is longer than one is none."""
+    try:
+        return msgspec.json.decode(value) if 0 < len(value) <= _LONGEST_SCALAR else None
+    except msgspec.MsgspecError:
+        return None
+
+
+def _seconds(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value < 1e9 else None
+
+
+def _has_several_prompts(fields: Mapping[str, bytes]) -> bool:
+    prompt = fields.get("prompt", b"")
+    return prompt.startswith(b"[") and prompt[1:].lstrip()[:1] in (b'"', b"[")
+
+
+def _prompts(prompt: bytes) -> int:
+    """How many there are, as far as it matters."""
+    if prompt.count(b",") > 65_536:
+        return _MOST_ANSWERS
+    try:
+        return len(msgspec.json.decode(prompt, type=list[msgspec.Raw]))
+    except (msgspec.MsgspecError, RecursionError):
+        return 1
+
+
+def _count(fields: Mapping[str, bytes], name: str) -> int:
+    """A number above 0 as engines read it, who take "20" and 20.0 for it as well; else 0."""
+    try:
+        return max(0, int(float(_scalar(fields.get(name, b"")) or 0)))
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _prompt_tokens(body_bytes: int) -> int:
+    return body_bytes // BYTES_PER_TOKEN

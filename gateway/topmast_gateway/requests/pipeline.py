@@ -10,7 +10,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -57,6 +57,10 @@ class Pipeline:
         self._log: UsageLog | None = None
         self.caught_up = False  # with what was used before this process began
 
+    def arriving(self, caller: Caller) -> AbstractContextManager[None]:
+        """While its body is read: what is known of the caller's limits before that is looked at first."""
+        return self.quota.arriving(caller)
+
     @asynccontextmanager
     async def admitted(
         self,
@@ -75,6 +79,7 @@ class Pipeline:
         priority, timeout_s = effective_priority(request, caller.priority), requested_timeout_s(request, headers)
         longest_wait_s = self._sharing.queue_s if timeout_s is None else timeout_s
         started_s, queued_s, finish, status = time.monotonic(), 0.0, "answered", None
+        served_s = 0.0
         try:
             with (
                 self.quota.reserved(caller, request.tokens, usage) as left,
@@ -85,10 +90,18 @@ class Pipeline:
                     model, QueueRequest(caller, priority, request.prompt, longest_wait_s), usage
                 ) as queued_s:
                     served()
+                    served_at_s, gone = time.monotonic(), False
                     try:
                         yield with_priority(request, priority), with_remaining_timeout(headers, timeout_s, queued_s)
+                    except (asyncio.CancelledError, ClientDisconnected):
+                        gone = True
+                        raise
                     finally:
-                        _fill(usage, request, writer)
+                        served_s = time.monotonic() - served_at_s
+                        if gone and writer.status is None:
+                            self._charge_unseen(usage, request, model, writer, served_s)
+                        else:
+                            _fill(usage, request, writer)
         except ApiError as refusal:
             finish, status = "failed" if writer.tries else "refused", refusal.status
             raise
@@ -102,7 +115,7 @@ class Pipeline:
             status = status or writer.status or 500
             finish = "failed" if finish == "answered" and (status >= 400 or writer.broken) else finish
             seconds = time.monotonic() - started_s
-            self._estimates.learn(len(request.body), model, usage)
+            self._estimates.learn(len(request.body), model, usage, served_s)
             self._account(
                 UsageRecord(
                     time.time(), writer.request_id, caller.name, model, usage, status, finish, seconds, queued_s
@@ -135,6 +148,18 @@ class Pipeline:
         self.caller_usage.count(record)
         if self._log:
             self._log.write(record)
+
+    def _charge_unseen(
+        self, usage: TokenUsage, request: CompletionRequest, model: str, writer: ResponseWriter, served_s: float
+    ) -> None:
+        """Charge a request whose client left before its answer came, by the time that an engine had for it.
+
+        Of answers with a journal what was made is known. Of others nothing is until they end, and nobody may have an
+        engine's work for nothing by leaving early.
+        """
+        if writer.tries and request.no_journal and not usage.exact:
+            usage.prompt = request.prompt
+            usage.output = self._estimates.made_within(request, model, served_s)
 
 
 def _fill(usage: TokenUsage, request: CompletionRequest, writer: ResponseWriter) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 from topmast_gateway.identity.caller import Caller
 from topmast_gateway.messages.errors import ApiError
-from topmast_gateway.routing.model_table import AmbiguousModel, ModelTable, Route, UnknownModel
+from topmast_gateway.routing.model_table import ModelTable, Route
 
 _LISTED_MODELS = 50
 
@@ -20,22 +19,22 @@ class VisibleModels:
         self._caller = caller
 
     def find(self, asked: str) -> Route:
-        """The route for `asked`; 404 when there is none, 403 when it is not this caller's."""
-        found = self._routes.find(asked)
-        if isinstance(found, UnknownModel):
-            raise self._unknown(asked)
-        route: Route | None
-        if isinstance(found, AmbiguousModel):
-            # A model that another team adds must not break a name that was unambiguous to this caller.
-            mine = [key for key in found.choices if self._caller.may_call(key)]
-            if len(mine) > 1:
-                message = f"several namespaces have a model {asked!r}: say {' or '.join(mine)}"
-                raise ApiError(404, "model_ambiguous", message, param="model")
-            route = self._routes.by_key(mine[0]) if mine else None
+        """The route for a name alone or `namespace/name`: 404 when there is none, 403 for what the patterns rule out.
+
+        Neither says whether other callers have a model of that name.
+        """
+        if "/" in asked:
+            if not self._caller.may_call(asked):
+                raise self._not_allowed(asked)
+            keys = [asked]
         else:
-            route = found
-        if route is None or not self._caller.may_call(route.model.key):
-            raise self._not_allowed(asked)
+            keys = self._mine(asked)
+        if len(keys) > 1:
+            message = f"several namespaces have a model {asked!r}: say {' or '.join(keys)}"
+            raise ApiError(404, "model_ambiguous", message, param="model")
+        route = self._routes.by_key(keys[0]) if keys else None
+        if route is None:
+            raise self._unknown(asked)
         return route
 
     def listing(self) -> bytes:
@@ -47,11 +46,15 @@ class VisibleModels:
         """One model of that list."""
         return json.dumps(next(_card(route, name) for name, mine in self._names().items() if mine == route)).encode()
 
+    def _mine(self, name: str) -> list[str]:
+        """Keys of this name that the caller may call."""
+        return [key for key in self._routes.named(name) if self._caller.may_call(key)]
+
     def _names(self) -> dict[str, Route]:
         """The shortest names that `find` resolves."""
-        mine = [route for route in self._routes if self._caller.may_call(route.model.key)]
-        times = Counter(route.model.name for route in mine)
-        return {route.model.name if times[route.model.name] == 1 else route.model.key: route for route in mine}
+        mine = [route.model for route in self._routes if self._caller.may_call(route.model.key)]
+        names = {model.key: model.name if len(self._mine(model.name)) == 1 else model.key for model in mine}
+        return {name: route for key, name in names.items() if (route := self._routes.by_key(key))}
 
     def _not_allowed(self, asked: str) -> ApiError:
         allowed = ", ".join(self._caller.models)

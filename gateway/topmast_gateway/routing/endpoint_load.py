@@ -63,6 +63,7 @@ class EndpointLoads:
         self._loads: dict[str, EndpointLoad] = {}
         self._picks = 0
         self._clock = clock
+        self.gateways: Callable[[], int] = lambda: 2  # that send to the same pods, this one included
         self._journaling: set[tuple[str, str]] = set()  # revisions of models whose servers are ours
         self.full: dict[str, tuple[int, float]] = {}  # by uid: what a pod had when it refused more, and when that was
 
@@ -85,14 +86,14 @@ class EndpointLoads:
     def places(self, pod: Pod, assumed: int) -> int:
         """Requests that this gateway may have at the pod at once: its sequences, without those of other gateways.
 
-        At least half of them: else a gateway whose requests follow one another at once would leave none to the others,
-        and so two of them share. `assumed` are the sequences of a pod that does not report.
+        At least its part of them, by the number of gateways: else one whose requests follow one another at once would
+        leave none to the others. `assumed` are the sequences of a pod that does not report.
         """
         if (load := self._loads.get(pod.uid)) is None:
             return assumed
         report = self._fresh(load)
         most = (report.max_num_seqs if report else None) or assumed
-        return max(math.ceil(most / 2), most - self._others(load))
+        return max(math.ceil(most / max(2, self.gateways())), most - self._others(load))
 
     def kv_tokens(self, pod: Pod) -> int:
         """What the pod's cache holds; 0 if it never reported."""

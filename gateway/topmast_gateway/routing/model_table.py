@@ -6,7 +6,7 @@ Pure values and functions; it knows neither Kubernetes nor HTTP. A table never c
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from topmast_gateway.routing.model_status import UNKNOWN_STATUS, ModelStatus
@@ -57,25 +57,14 @@ class Route:
     pods: tuple[Pod, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class UnknownModel:
-    """Nothing has this name."""
-
-    asked: str
-
-
-@dataclass(frozen=True, slots=True)
-class AmbiguousModel:
-    """Several namespaces have a model of this name; `choices` are the names that work."""
-
-    asked: str
-    choices: tuple[str, ...]
-
-
 class ModelTable:
-    """All models of this gateway. Pods without a model are left out: what was deleted is not served."""
+    """All models of this gateway. Pods without a model are left out: what was deleted is not served.
 
-    def __init__(self, models: Iterable[Model] = (), pods: Iterable[Pod] = ()) -> None:
+    `gone` are keys of models that were there a moment ago. They keep their names: one that is made anew must not have
+    its requests answered by another team's model of the same name meanwhile.
+    """
+
+    def __init__(self, models: Iterable[Model] = (), pods: Iterable[Pod] = (), gone: Iterable[str] = ()) -> None:
         known = {model.key: model for model in models}
         pods_of: dict[str, list[Pod]] = defaultdict(list)
         for pod in pods:
@@ -85,26 +74,21 @@ class ModelTable:
             key: Route(model, tuple(sorted(pods_of[key], key=lambda pod: (pod.name, pod.uid))))
             for key, model in sorted(known.items())
         }
-        self._keys: dict[str, list[str]] = defaultdict(list)
-        for route in self._routes.values():
-            self._keys[route.model.name].append(route.model.key)
+        self._named: dict[str, list[str]] = defaultdict(list)
+        for key in sorted({*self._routes, *gone}):
+            self._named[key.partition("/")[2]].append(key)
 
-    def find(self, asked: str) -> Route | UnknownModel | AmbiguousModel:
-        """The route for a request's `model`: a name that one namespace has, or `namespace/name`."""
-        if route := self._routes.get(asked):
-            return route
-        keys = self._keys.get(asked, ())
-        if len(keys) == 1:
-            return self._routes[keys[0]]
-        return AmbiguousModel(asked, tuple(keys)) if keys else UnknownModel(asked)
+    def named(self, name: str) -> Sequence[str]:
+        """Keys of the models of this name, in every namespace, also of those that are just gone."""
+        return self._named.get(name, ())
 
     def by_key(self, key: str) -> Route | None:
-        """The route of a model that was found before, or None when it is gone."""
+        """The route of the model `namespace/name`, or None when there is none."""
         return self._routes.get(key)
 
     def public_name(self, model: Model) -> str:
-        """The shortest name that `find` resolves to this model."""
-        return model.name if len(self._keys[model.name]) == 1 else model.key
+        """Its name alone, where no other namespace has a model of that name."""
+        return model.name if len(self._named[model.name]) == 1 else model.key
 
     def __iter__(self) -> Iterator[Route]:
         return iter(self._routes.values())

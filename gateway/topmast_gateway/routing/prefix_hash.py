@@ -6,13 +6,14 @@ no tokeniser: a block of text is about as long as two pages. Pure; nothing here 
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 _BLOCK_BYTES = 256  # of text, or 32 token ids of 8 bytes: the page of topmast_server/engine/config.py
 _PAGE_TOKENS = 32
@@ -21,6 +22,13 @@ _TEXT_BLOCK_TOKENS = _BLOCK_BYTES // _TEXT_TOKEN_BYTES
 _MOST_BLOCKS = 2048  # the rest of a longer prompt stays unhashed: what shares so much goes to the same pod anyway
 _MOST_BYTES = _MOST_BLOCKS * _BLOCK_BYTES
 _MOST_TEXTS = 8192  # turns and their parts; a body can have millions, and every stream waits while they are looked at
+_MOST_ITEMS = 65_536  # of a list that is decoded: a conversation has less, and a body of 8 MiB may have millions
+_MOST_FIELDS = 131_072
+_LONGEST_ID = 8  # of a token, with its comma
+_DIGITS = frozenset((b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"9", b"-"))
+_NULL = msgspec.Raw(b"null")
+_NOTHING = frozenset((b"null", b"false", b"0", b"0.0", b'""', b"[]", b"{}"))
+_LONGEST_NOTHING = 16
 _DIGEST_BYTES = 16
 # What changes the text that a chat template makes, and stands before the first turn.
 _BEFORE_THE_TURNS = ("tools", "functions", "chat_template", "chat_template_kwargs", "documents")
@@ -45,25 +53,18 @@ class PrefixChain:
 EMPTY_CHAIN: Final = PrefixChain()
 
 
-def prefix_chain(fields: Mapping[str, Any]) -> PrefixChain:
-    """The chain of a request's prompt; an empty one where there is nothing to share."""
-    salt = fields.get("cache_salt")
-    root = _root(salt if isinstance(salt, str) else "")
+def prefix_chain(fields: Mapping[str, bytes], salt: str = "") -> PrefixChain:
+    """The chain of a request's prompt, from the JSON text of its fields; an empty one where there is nothing to share.
+
+    Another `salt` makes another chain: what callers with different ones send is never taken for the same.
+    """
+    root = _root(salt)
     try:
-        if isinstance(messages := fields.get("messages"), list):
+        if (messages := fields.get("messages", b"")).startswith(b"["):
             return _chat(root, fields, messages)
-        prompt = fields.get("prompt")
-        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-            prompt = prompt[0]  # several prompts in one request go to one pod: the first decides
-        if isinstance(prompt, str):
-            text = _utf8(prompt[:_MOST_BYTES])
-            return _chain(root, text, 0, len(prompt) // _TEXT_TOKEN_BYTES, _TEXT_BLOCK_TOKENS)
-        if isinstance(prompt, list) and prompt:
-            ids = array("q", prompt[: _MOST_BLOCKS * _PAGE_TOKENS]).tobytes()
-            return _chain(root, ids, 0, len(prompt), _PAGE_TOKENS)
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        pass  # nonsense, which the engine will refuse by name
-    return EMPTY_CHAIN
+        return _prompt(root, fields.get("prompt", b""))
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        return EMPTY_CHAIN  # nonsense, which the engine will refuse by name
 
 
 def session_digest(named: bytes) -> bytes:
@@ -71,22 +72,57 @@ def session_digest(named: bytes) -> bytes:
     return blake2b(named, digest_size=_DIGEST_BYTES, person=b"session").digest() if named else b""
 
 
-def _chat(root: bytes, fields: Mapping[str, Any], messages: list[Any]) -> PrefixChain:
+def _prompt(root: bytes, prompt: bytes) -> PrefixChain:
+    """Of text, or of token ids. Several prompts in one request go to one pod: the first decides."""
+    if prompt.startswith(b'"'):
+        text = msgspec.json.decode(prompt, type=str)
+        return _chain(root, _utf8(text[:_MOST_BYTES]), 0, len(text) // _TEXT_TOKEN_BYTES, _TEXT_BLOCK_TOKENS)
+    if not prompt.startswith(b"["):
+        return EMPTY_CHAIN
+    commas = prompt.count(b",")
+    if prompt[1:].lstrip()[:1] in _DIGITS:
+        ids = array("q", msgspec.json.decode(_front(prompt, commas), type=list[int])).tobytes()
+        return _chain(root, ids[: _MOST_BLOCKS * _BLOCK_BYTES], 0, commas + 1, _PAGE_TOKENS)
+    if commas > _MOST_ITEMS:
+        return EMPTY_CHAIN
+    prompts = msgspec.json.decode(prompt, type=list[msgspec.Raw])
+    first = bytes(prompts[0]) if prompts else b""
+    return EMPTY_CHAIN if first.startswith(b"[[") else _prompt(root, first)
+
+
+def _front(ids: bytes, commas: int) -> bytes:
+    """A list of numbers that begins like this one and is not much longer than what is hashed of it."""
+    most = _MOST_BLOCKS * _PAGE_TOKENS
+    if commas <= 2 * most:
+        return ids
+    front = ids[: most * _LONGEST_ID]
+    return front[: front.rindex(b",")] + b"]"
+
+
+def _chat(root: bytes, fields: Mapping[str, bytes], messages: bytes) -> PrefixChain:
     """The turns as text, in order. The conversation is named by everything up to its first user's turn."""
-    if head := {name: fields[name] for name in _BEFORE_THE_TURNS if fields.get(name)}:
-        root = blake2b(root + json.dumps(head, sort_keys=True).encode(), digest_size=_DIGEST_BYTES).digest()
+    if head := [(name, fields[name]) for name in _BEFORE_THE_TURNS if is_set(fields.get(name, b""))]:
+        root = blake2b(
+            root + b"".join(name.encode() + value for name, value in head), digest_size=_DIGEST_BYTES
+        ).digest()
     parts: list[bytes] = []
     size, opening = 0, 0
-    for message in messages[:_MOST_TEXTS]:
-        role = message.get("role") if isinstance(message, dict) else None
+    for message in _objects(messages)[:_MOST_TEXTS]:
         for text in islice(_turn(message), _MOST_TEXTS - len(parts)):
             parts.append(text)
             size += len(text)
-        if role == "user" and not opening:
+        if not opening and bytes(message.get("role", _NULL)) == b'"user"':
             opening = size
         if size > _MOST_BYTES or len(parts) == _MOST_TEXTS:
             break
     return _chain(root, b"".join(parts), opening or size, size // _TEXT_TOKEN_BYTES, _TEXT_BLOCK_TOKENS)
+
+
+def _objects(text: bytes) -> list[dict[str, msgspec.Raw]]:
+    """A list of objects, their values unread. ValueError where it has more of them than any conversation."""
+    if text.count(b"{") > _MOST_ITEMS or text.count(b":") > _MOST_FIELDS:
+        raise ValueError
+    return msgspec.json.decode(text, type=list[dict[str, msgspec.Raw]])
 
 
 def _chain(root: bytes, data: bytes, opening_bytes: int, tokens: int, block_tokens: int) -> PrefixChain:
@@ -103,19 +139,42 @@ def _chain(root: bytes, data: bytes, opening_bytes: int, tokens: int, block_toke
     return PrefixChain(tuple(blocks), anchor, full if opening_bytes else 0, tokens, block_tokens)
 
 
-def _turn(message: Any) -> Iterator[bytes]:
+def _turn(message: Mapping[str, msgspec.Raw]) -> Iterator[bytes]:
     """One message: its role, its content, and whatever else it has."""
-    if not isinstance(message, dict):
+    yield b"\n%b\n" % bytes(message.get("role", _NULL))
+    yield from _content(bytes(message.get("content", _NULL)))
+    for name in sorted(message):
+        if name not in ("role", "content") and is_set(value := bytes(message[name])):
+            yield name.encode(errors="surrogatepass") + value
+
+
+def _content(content: bytes) -> Iterator[bytes]:
+    """Text as it is, in one piece or in parts; anything else as its JSON."""
+    if content.startswith(b'"'):
+        yield _text(content)
         return
-    yield _utf8(f"\n{message.get('role')}\n")
-    content = message.get("content")
-    if isinstance(content, str):
-        yield _utf8(content[:_MOST_BYTES])
-    for part in content if isinstance(content, list) else ():
-        text = part.get("text") if isinstance(part, dict) else None
-        yield _utf8(text[:_MOST_BYTES]) if isinstance(text, str) else json.dumps(part).encode()
-    if rest := {name: value for name, value in message.items() if name not in ("role", "content") and value}:
-        yield json.dumps(rest, sort_keys=True).encode()
+    try:
+        parts = _objects(content) if content.startswith(b"[") else []
+    except (msgspec.MsgspecError, ValueError):
+        parts = []
+    if not parts and is_set(content):
+        yield content[:_MOST_BYTES]
+    for part in parts:
+        text = bytes(part.get("text", _NULL))
+        yield _text(text) if text.startswith(b'"') else b"".join(name.encode() + bytes(part[name]) for name in part)
+
+
+def _text(string: bytes) -> bytes:
+    """What a JSON string says; one that says nothing valid stands for itself."""
+    try:
+        return _utf8(msgspec.json.decode(string, type=str)[:_MOST_BYTES])
+    except msgspec.MsgspecError:
+        return string[:_MOST_BYTES]
+
+
+def is_set(value: bytes) -> bool:
+    """Whether a field's JSON says something: it is neither absent nor null, false, 0 or empty."""
+    return bool(value) and (len(value) > _LONGEST_NOTHING or value.translate(None, b" \t\r\n") not in _NOTHING)
 
 
 def _utf8(text: str) -> bytes:

@@ -86,7 +86,7 @@ class Proxy:
                 return
             tokens_kept = state.tokens_kept
             writer.pod, writer.tries = step.pod.name, writer.tries + 1
-            if headers.get(b"x-topmast-debug") == b"1":
+            if writer.shows_route:
                 writer.extra_headers = (*stamps, step.header())
             try:
                 with self._picker.sending(step, request) as in_flight:

@@ -189,10 +189,14 @@ def test_no_body_is_more_than_a_request_or_a_400(body: bytes, cut: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["\ud800", "\x00", "a" * 100_000, "../../metrics", "{}", "%s %d", "ns/m/x", "/", "ns/"]
+    ("model", "status"),
+    [
+        *((name, 404) for name in ("\x00", "a" * 100_000, "../../metrics", "{}", "%s %d", "ns/m/x", "/", "ns/")),
+        ("\ud800", 400),  # half a pair is no text
+    ],
 )
-async def test_any_name_of_a_model_is_a_404_that_can_be_sent(model: str) -> None:
+async def test_any_name_of_a_model_is_an_error_that_can_be_sent(model: str, status: int) -> None:
     body = json.dumps({"model": model}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
     written, complaints = await talked(application(), [f"{head}content-length: {len(body)}\r\n\r\n".encode() + body])
-    assert Answers(written).statuses == [404] and complaints == [] and len(written) < 5000
+    assert Answers(written).statuses == [status] and complaints == [] and len(written) < 5000

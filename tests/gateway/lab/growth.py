@@ -9,7 +9,7 @@ from typing import TypeVar
 Input = TypeVar("Input")
 
 MOST_S = 0.05  # of the loop, for the largest input that is let in
-_NOISE_S = 0.002  # below it a ratio says nothing
+_NOISE_S = 0.02  # below it a ratio says nothing: memory that is new to the process alone takes milliseconds
 _RATIO = 2.5  # of the time for twice the input
 
 

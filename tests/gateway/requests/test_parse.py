@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 from typing import Any
 
@@ -15,7 +16,6 @@ from topmast_gateway.kubernetes.resources import pod_of
 from topmast_gateway.messages import headers
 from topmast_gateway.messages.errors import ApiError
 from topmast_gateway.requests import body, parse
-from topmast_gateway.upstream.stream_relay import EventBuffer
 
 
 def secret(**entries: str) -> dict[str, str]:
@@ -64,7 +64,9 @@ def test_only_a_bearer_token_is_a_key(header: bytes | None, token: bytes | None)
         (b"[]", "invalid_json"),
         (b"\xff\xfe\x00", "invalid_json"),
         (b"[" * 1_000_000, "invalid_json"),
-        (b'{"model": ' + b"9" * 5000 + b"}", "invalid_json"),
+        (b'{"model": ' + b"9" * 5000 + b"}", "missing_model"),
+        (b'{"model": "\\ud800"}', "invalid_json"),
+        (b'{"model": "m"} x', "invalid_json"),
         (b"{}", "missing_model"),
         (b'{"model": 3}', "missing_model"),
         (b'{"model": ""}', "missing_model"),
@@ -74,6 +76,49 @@ def test_a_body_that_names_no_model_is_a_400_with_the_reason(body: bytes, code: 
     with pytest.raises(ApiError) as refused:
         parse.parse_completion("/v1/completions", body)
     assert (refused.value.status, refused.value.code) == (400, code)
+
+
+def estimate_tokens(fields: dict[str, Any], size: int) -> int:
+    return parse.estimate_tokens({name: json.dumps(value).encode() for name, value in fields.items()}, size)
+
+
+@pytest.mark.parametrize("value", [b"1", b'"true"', b'"false"', b"[]", b"{}", b"1.0"])
+def test_a_stream_that_is_neither_true_nor_false_is_a_400(value: bytes) -> None:
+    """Engines took 1 for true, and the gateway for false: the client got a stream inside of a whole answer."""
+    with pytest.raises(ApiError) as refused:
+        parse.parse_completion("/v1/completions", b'{"model":"m","stream":%b}' % value)
+    assert (refused.value.status, refused.value.param) == (400, "stream")
+
+
+@pytest.mark.parametrize(("value", "stream"), [(b"true", True), (b"false", False), (b"null", False)])
+def test_a_stream_is_asked_for_by_true(value: bytes, stream: bool) -> None:
+    assert parse.parse_completion("/v1/completions", b'{"model":"m", "stream" : %b }' % value).stream is stream
+
+
+def test_each_tenant_has_cached_prompts_of_its_own() -> None:
+    """Guessing a prompt bit by bit told what another key had sent: by cached tokens and by the route."""
+    text = "x" * 2000
+
+    def asked(tenant: str, **more: str) -> parse.CompletionRequest:
+        return parse.parse_completion(
+            "/v1/completions", json.dumps({"model": "m", "prompt": text, **more}).encode(), b"", tenant
+        )
+
+    alice, again, bob, nobody = asked("alice"), asked("alice"), asked("bob"), asked("")
+    assert alice.body == again.body and alice.chain == again.chain
+    salts = [json.loads(one.body).get("cache_salt") for one in (alice, bob, asked("alice", cache_salt="mine"), nobody)]
+    assert len(set(salts)) == 4 and salts[3] is None
+    stolen = asked("bob", cache_salt=salts[0])
+    assert json.loads(stolen.body)["cache_salt"] not in salts, "nobody gets into another one's part by naming it"
+    chains = [one.chain.blocks[0] for one in (alice, bob, asked("alice", cache_salt="mine"), nobody, stolen)]
+    assert len(set(chains)) == 5
+
+
+@given(st.binary(max_size=300))
+def test_no_body_is_any_other_error(body: bytes) -> None:
+    for text in (body, b'{"model":"m","messages":' + body + b"}", b'{"model":"m","prompt":[' + body + b"]}"):
+        with contextlib.suppress(ApiError):
+            parse.parse_completion("/v1/completions", text, b"", "alice")
 
 
 JSON = st.recursive(
@@ -86,7 +131,7 @@ JSON = st.recursive(
     st.integers(0, 2**23),
 )
 def test_no_field_makes_a_request_free_or_endless(fields: dict[str, Any], size: int) -> None:
-    assert 1 <= parse.estimate_tokens(fields, size) <= size + 32_768 * 128
+    assert 1 <= estimate_tokens(fields, size) <= size + 32_768 * 128
 
 
 @pytest.mark.parametrize(
@@ -102,7 +147,7 @@ def test_no_field_makes_a_request_free_or_endless(fields: dict[str, Any], size: 
     ],
 )
 def test_the_longest_answer_is_reserved_however_it_is_asked_for(fields: dict[str, Any]) -> None:
-    assert parse.estimate_tokens(fields, 0) == 2000
+    assert estimate_tokens(fields, 0) == 2000
 
 
 async def test_a_body_that_stops_coming_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +158,7 @@ async def test_a_body_that_stops_coming_is_a_408(monkeypatch: pytest.MonkeyPatch
         return pieces.pop() if pieces else await asyncio.Future()
 
     with pytest.raises(ApiError) as refused:
-        await body.read_body(receive, {})
+        await body.read_body(receive, {}, lambda _: None)
     assert refused.value.status == 408 and (b"connection", b"close") in refused.value.headers
 
 
@@ -129,7 +174,7 @@ async def test_a_body_that_drips_is_a_408_and_a_long_one_that_flows_is_not(monke
             await asyncio.sleep(0.02)
             return {"type": "http.request", "body": piece, "more_body": left > 0}
 
-        return await body.read_body(receive, {})
+        return await body.read_body(receive, {}, lambda _: None)
 
     assert len(await read(b"x" * 65_536, 12)) == 12 * 65_536
     with pytest.raises(ApiError) as refused:
@@ -138,11 +183,9 @@ async def test_a_body_that_drips_is_a_408_and_a_long_one_that_flows_is_not(monke
 
 
 def test_a_longer_prompt_and_a_longer_answer_cost_more() -> None:
-    short = parse.estimate_tokens({"max_tokens": 10}, 100)
-    assert short < parse.estimate_tokens({"max_tokens": 10}, 1000)
-    assert (
-        short < parse.estimate_tokens({"max_tokens": 20}, 100) < parse.estimate_tokens({"max_tokens": 20, "n": 2}, 100)
-    )
+    short = estimate_tokens({"max_tokens": 10}, 100)
+    assert short < estimate_tokens({"max_tokens": 10}, 1000)
+    assert short < estimate_tokens({"max_tokens": 20}, 100) < estimate_tokens({"max_tokens": 20, "n": 2}, 100)
 
 
 @given(st.dictionaries(st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1).map(str.encode), st.binary(max_size=20)))
@@ -162,23 +205,6 @@ def test_headers_of_the_connection_do_not_come_back() -> None:
 def test_a_strange_request_id_is_replaced(bad: bytes) -> None:
     assert headers.request_id({b"x-request-id": bad}).startswith("req-")
     assert headers.request_id({b"x-request-id": b"mine-1"}) == "mine-1"
-
-
-@given(st.lists(st.text("ab\n", max_size=12).map(str.encode), max_size=20))
-def test_a_stream_is_cut_between_events_and_loses_nothing(pieces: list[bytes]) -> None:
-    events, sent = EventBuffer(), b""
-    for piece in pieces:
-        complete = events.feed(piece)
-        assert complete == b"" or complete.endswith(b"\n\n")
-        sent += complete
-    assert sent + events.rest == b"".join(pieces)
-
-
-def test_whole_events_are_not_held_back() -> None:
-    events = EventBuffer()
-    assert events.feed(b"data: 1\n\n") == b"data: 1\n\n"
-    assert events.feed(b"data: 2\r\n\r\nda") == b"data: 2\r\n\r\n"
-    assert events.rest == b"da"
 
 
 def a_pod(**changes: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -29,7 +30,8 @@ def request(tokens: int = 300, *turns: str, system: str = SYSTEM, session: str =
     """A chat with these turns, the user's and the assistant's in turn; without turns a request without a prompt."""
     roles = ("user", "assistant")
     messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(turns)]
-    chain = prefix_chain({"messages": [{"role": "system", "content": system}, *messages]} if turns else {})
+    text = json.dumps([{"role": "system", "content": system}, *messages]).encode()
+    chain = prefix_chain({"messages": text} if turns else {})
     named = session_digest(session.encode())
     return CompletionRequest("/v1/chat/completions", b"", "m", True, tokens + chain.tokens, chain=chain, session=named)
 

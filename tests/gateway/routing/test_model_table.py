@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topmast_gateway.routing.model_table import AmbiguousModel, Model, ModelTable, Pod, Route, UnknownModel
+from topmast_gateway.routing.model_table import Model, ModelTable, Pod
 
 NAMES = st.sampled_from(["a", "b", "c"])
 MODELS = st.lists(st.builds(Model, namespace=NAMES, name=NAMES), unique_by=lambda model: model.key)
@@ -17,32 +17,28 @@ PODS = st.lists(
 
 
 @given(MODELS, PODS)
-def test_namespace_slash_name_always_finds_exactly_its_model_and_its_pods(models: list[Model], pods: list[Pod]) -> None:
+def test_a_key_finds_exactly_its_model_and_its_pods(models: list[Model], pods: list[Pod]) -> None:
     routes = ModelTable(models, pods)
     for model in models:
-        found = routes.find(model.key)
-        assert isinstance(found, Route) and found.model == model
+        found = routes.by_key(model.key)
+        assert found is not None and found.model == model
         assert set(found.pods) == {pod for pod in pods if pod.model == model.key}
 
 
-@given(MODELS, NAMES)
-def test_a_bare_name_finds_a_model_only_where_one_namespace_has_it(models: list[Model], asked: str) -> None:
-    having = sorted(model.key for model in models if model.name == asked)
-    match ModelTable(models).find(asked):
-        case Route(model):
-            assert [model.key] == having
-        case AmbiguousModel(choices=choices):
-            assert len(choices) > 1 and list(choices) == having
-        case UnknownModel():
-            assert having == []
+@given(MODELS, NAMES, st.sets(st.sampled_from(["a/a", "b/a", "c/c"])))
+def test_a_name_stands_for_every_model_that_has_it_or_had_it_a_moment_ago(
+    models: list[Model], asked: str, gone: set[str]
+) -> None:
+    having = {model.key for model in models if model.name == asked} | {key for key in gone if key.endswith(f"/{asked}")}
+    assert list(ModelTable(models, gone=gone).named(asked)) == sorted(having)
 
 
 @given(MODELS)
-def test_every_public_name_leads_back_to_its_model(models: list[Model]) -> None:
+def test_every_public_name_stands_for_one_model(models: list[Model]) -> None:
     routes = ModelTable(models)
     for model in models:
-        found = routes.find(routes.public_name(model))
-        assert isinstance(found, Route) and found.model == model
+        name = routes.public_name(model)
+        assert name == model.key or routes.named(name) == [model.key]
     assert len({routes.public_name(model) for model in models}) == len(models)
 
 
