@@ -64,7 +64,6 @@ async def serve(
     metrics, overload = Metrics(), OverloadGuard(config.max_streams)
     metrics.registry.register(LiveGauges(metrics, cluster, loads, overload))
     pipeline = Pipeline(config.sharing, ModelCapacity(cluster, loads, config.sharing.requests_per_pod).free_places)
-    metrics.registry.register(pipeline.caller_usage)
     loads.gateways = pipeline.replication.gateways
 
     def why_not_ready() -> str:
@@ -103,7 +102,7 @@ async def serve(
             isolates_caches=config.sharing.isolates_caches,
         )
         door = listener(Cors(app, access.cors_origins), drain_timeout_s=leave.drain, tls=access.tls)
-        admin_app = Admin(metrics, why_not_ready, pipeline.replication, queue, token)
+        admin_app = Admin(metrics, pipeline.caller_usage, why_not_ready, pipeline.replication, queue, token)
         side = listener(admin_app, drain_timeout_s=_ADMIN_LAST_S)
         watching = asyncio.create_task(cluster.follow(kube))
         renewing = asyncio.create_task(access.follow())

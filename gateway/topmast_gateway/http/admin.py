@@ -12,6 +12,7 @@ from topmast_gateway.identity.shared_token import SharedToken
 from topmast_gateway.limits.replication import CounterReplication
 from topmast_gateway.messages.asgi import Receive, Scope, Send
 from topmast_gateway.messages.response import ResponseWriter
+from topmast_gateway.observability.caller_usage import CallerUsage
 from topmast_gateway.observability.metrics import Metrics
 
 _TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
@@ -26,12 +27,14 @@ class Admin:
     def __init__(
         self,
         metrics: Metrics,
+        usage: CallerUsage,
         why_not_ready: Callable[[], str],
         replication: CounterReplication,
         queue: Callable[[], bytes],
         token: SharedToken,
     ) -> None:
         self._metrics = metrics
+        self._usage = usage
         self._replication = replication
         self._queue = queue
         self._token = token
@@ -46,7 +49,11 @@ class Admin:
                 why = self._why_not_ready()
                 await writer.whole(503 if why else 200, f"{why or 'ok'}\n".encode(), _TEXT)
             case "/metrics":
-                await writer.whole(200, self._metrics.text(), _PROMETHEUS)
+                await writer.start(200, _PROMETHEUS)
+                await writer.chunk(self._metrics.text())
+                async for piece in self._usage.page():
+                    await writer.chunk(piece)
+                await writer.end()
             case "/usage" | "/queue" if not self._token:
                 await writer.whole(404, _NO_TOKEN, _TEXT)
             case "/usage" | "/queue" if not self._token.is_known_to(scope):

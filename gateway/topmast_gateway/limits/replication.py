@@ -7,19 +7,19 @@ counted part stays known; nothing here can stop a request.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qs
 
 import aiohttp
+import msgspec
 
 from topmast_gateway.identity.shared_token import SharedToken
-from topmast_gateway.limits.counters import Counters
+from topmast_gateway.limits.counters import Counters, Row
 from topmast_gateway.limits.quota import OpenRequests, QuotaEnforcer
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 EVERY_S: Final = 1.0
 _ANSWER_S: Final = 2.0
 _LARGEST_BYTES: Final = 64 * 1024 * 1024
+_PAGE_ROWS: Final = 5000  # of counts in an answer
+_ROWS_AT_ONCE: Final = 500  # are taken over; then others have the loop
 _BELIEVED_S: Final = 5.0  # a peer that has not answered for so long is taken for gone, with its open requests
 
 
@@ -38,6 +40,19 @@ class _Peer:
     version: int = 0
     answered_at: float = 0.0
     trouble: str = ""  # what was last said about it
+
+
+class _Page(msgspec.Struct):
+    """What one gateway tells another: counts that changed, and what open requests hold (requests, tokens) by caller."""
+
+    replica: str
+    version: int  # up to which the counts are
+    counts: list[Row]
+    open: dict[str, tuple[int, int]]
+    more: bool = False
+
+
+_encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder(_Page)
 
 
 class CounterReplication:
@@ -54,17 +69,15 @@ class CounterReplication:
         return 1 + len(self._quota.peers)
 
     def answer(self, query: bytes) -> bytes:
-        """What `GET /usage` gives; `since=<replica>:<version>` leaves out what the asker has had from this process."""
+        """What `GET /usage` gives; `since=<replica>:<version>` leaves out what the asker has had from this process.
+
+        A page of it: while there is `more`, the asker asks again at once.
+        """
         replica, _, version = parse_qs(query.decode("latin-1")).get("since", [""])[0].rpartition(":")
         known = replica == self._counters.replica and version.isdecimal() and len(version) < 20
-        return json.dumps(
-            {
-                "replica": self._counters.replica,
-                "version": self._counters.version,
-                "counts": self._counters.changes(int(version) if known else 0),
-                "open": {caller: [held.streams, held.tokens] for caller, held in self._quota.open.items()},
-            }
-        ).encode()
+        rows, reached = self._counters.changes(int(version) if known else 0, _PAGE_ROWS)
+        held = {caller: (held.streams, held.tokens) for caller, held in self._quota.open.items()}
+        return _encoder.encode(_Page(self._counters.replica, reached, rows, held, reached < self._counters.version))
 
     async def follow(self, peers: str | None, client: aiohttp.ClientSession, token: SharedToken) -> None:
         """Ask every address of `peers` (DNS name and port) once a second, until cancelled; None is nobody."""
@@ -94,28 +107,29 @@ class CounterReplication:
         if peer.replica == self._counters.replica:
             return  # this gateway's own address
         try:
-            async with asyncio.timeout(_ANSWER_S):
-                url = f"http://{address}/usage?since={peer.replica}:{peer.version}"
-                answer = await _fetch(url, client, token.header())
-            self._learn(peer, answer)
+            more = True
+            while more:
+                async with asyncio.timeout(_ANSWER_S):
+                    url = f"http://{address}/usage?since={peer.replica}:{peer.version}"
+                    page = await _fetch(url, client, token.header())
+                await self._learn(peer, page)
+                more = page.more and page.replica != self._counters.replica
             peer.trouble = ""
         except Exception as error:  # whatever it is: a peer must not be able to end this gateway
             if (trouble := f"{type(error).__name__}: {error}") != peer.trouble:
-                peer.trouble = trouble  # once for each gateway: two that are away must not drown the log in turns
-                log.warning("the gateway at %s does not tell its usage (%s)", address, trouble)
+                peer.trouble = trouble  # once for each gateway: two that are away must not drown the log
+                log.warning("the gateway at %s does not report its usage (%s)", address, trouble)
 
-    def _learn(self, peer: _Peer, answer: Mapping[str, Any]) -> None:
-        replica, version = str(answer["replica"]), int(answer["version"])
-        if replica != self._counters.replica:
-            held = {
-                str(caller): OpenRequests(int(streams), int(tokens))
-                for caller, (streams, tokens) in answer["open"].items()
-            }
-            self._counters.merge(answer["counts"], time.time())
-            if peer.replica != replica:
+    async def _learn(self, peer: _Peer, page: _Page) -> None:
+        if page.replica != self._counters.replica:
+            for start in range(0, len(page.counts), _ROWS_AT_ONCE):
+                self._counters.merge(page.counts[start : start + _ROWS_AT_ONCE], time.time())
+                await asyncio.sleep(0)
+            if peer.replica != page.replica:
                 self._quota.peers.pop(peer.replica, None)  # another process has taken over this address
-            self._quota.peers[replica] = held
-        peer.replica, peer.version, peer.answered_at = replica, version, time.monotonic()
+            held = {caller: OpenRequests(streams, tokens) for caller, (streams, tokens) in page.open.items()}
+            self._quota.peers[page.replica] = held
+        peer.replica, peer.version, peer.answered_at = page.replica, page.version, time.monotonic()
 
     def _drop_the_silent(self, addresses: set[str]) -> None:
         for address, peer in list(self._peers.items()):
@@ -125,12 +139,14 @@ class CounterReplication:
                     del self._peers[address]
 
 
-async def _fetch(url: str, client: aiohttp.ClientSession, headers: Mapping[str, str]) -> Mapping[str, Any]:
+async def _fetch(url: str, client: aiohttp.ClientSession, headers: Mapping[str, str]) -> _Page:
     async with client.get(url, headers=headers, allow_redirects=False) as response:
         if response.status == 401:
             raise ValueError("it has another token: give all gateways one; a new one takes a minute to reach them")
         response.raise_for_status()
-        if (response.content_length or 0) > _LARGEST_BYTES:
-            raise ValueError(f"its answer has {response.content_length} bytes")
-        answer: Mapping[str, Any] = json.loads(await response.read())
-    return answer
+        body = bytearray()
+        async for piece in response.content.iter_any():
+            body += piece
+            if len(body) > _LARGEST_BYTES:
+                raise ValueError(f"its answer is larger than {_LARGEST_BYTES} bytes")
+    return _decoder.decode(body)

@@ -5,17 +5,16 @@ Only names of verified callers and known models get here: nobody can make series
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from topmast_gateway.messages.token_usage import TokenUsage
 
 _MOST_PAIRS: Final = 5000  # of caller and model; beyond it they share one series, which a scrape survives
+_LINES_AT_ONCE: Final = 500  # are written; then others have the loop
 OTHERS: Final = "(others)"
 
 
@@ -34,7 +33,7 @@ class UsageRecord:
     queued_s: float
 
 
-class CallerUsage(Collector):
+class CallerUsage:
     """Counts of requests and tokens by caller and model. `waiting` tells the queues, by model."""
 
     def __init__(self, waiting: Callable[[], Mapping[str, int]]) -> None:
@@ -54,32 +53,37 @@ class CallerUsage(Collector):
         for kind, tokens in (("prompt", usage.prompt), ("cached", usage.cached), ("output", usage.output)):
             self._tokens[*pair, kind] += tokens
 
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-    def collect(self) -> Iterable[Metric]:
-        yield _counter(
-            "caller_requests",
+    async def page(self) -> AsyncIterator[bytes]:
+        """Prometheus's text, in pieces: thousands of callers must not keep everybody else waiting."""
+        requests, tokens = (
             "Requests by API key: answered, refused, failed, cancelled",
-            ["caller", "model", "outcome"],
-            self._requests,
+            "Tokens by API key: prompt, cached",
         )
-        yield _counter(
-            "tokens",
-            "Tokens by API key: prompt, cached (a part of prompt), output",
-            ["caller", "model", "kind"],
-            self._tokens,
-        )
-        queue = GaugeMetricFamily(
-            "topmast_gateway_queue_requests", "Requests that wait for their turn", labels=["model"]
-        )
-        for model, waiting in self._waiting().items():
-            queue.add_metric([model], waiting)
-        yield queue
+        for name, text, labels, counts in (
+            ("caller_requests", requests, ("caller", "model", "outcome"), self._requests),
+            ("tokens", f"{tokens} (a part of prompt), output", ("caller", "model", "kind"), self._tokens),
+        ):
+            yield _head(f"topmast_gateway_{name}_total", text, "counter")
+            samples = list(counts.items())
+            for start in range(0, len(samples), _LINES_AT_ONCE):
+                lines = (
+                    _line(f"topmast_gateway_{name}_total", labels, *one)
+                    for one in samples[start : start + _LINES_AT_ONCE]
+                )
+                yield "".join(lines).encode()
+                await asyncio.sleep(0)
+        yield _head("topmast_gateway_queue_requests", "Requests that wait for their turn", "gauge")
+        queue = self._waiting().items()
+        yield "".join(
+            _line("topmast_gateway_queue_requests", ("model",), (model,), waiting) for model, waiting in queue
+        ).encode()
 
 
-def _counter(name: str, text: str, labels: list[str], counts: Mapping[tuple[str, str, str], int]) -> Metric:
-    family = CounterMetricFamily(f"topmast_gateway_{name}", text, labels=labels)
-    for values, count in counts.items():
-        family.add_metric(values, count)
-    return family
+def _head(name: str, text: str, kind: str) -> bytes:
+    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n".encode()
+
+
+def _line(name: str, labels: Sequence[str], values: Sequence[str], count: int) -> str:
+    escaped = (value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"") for value in values)
+    pairs = ",".join(f'{label}="{value}"' for label, value in zip(labels, escaped, strict=True))
+    return f"{name}{{{pairs}}} {count}\n"

@@ -9,8 +9,11 @@ import json
 import logging
 import time
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from topmast_gateway.limits import periods
 from topmast_gateway.observability.caller_usage import UsageRecord
@@ -22,6 +25,8 @@ _KINDS: Final = ("day", "month", periods.TOTAL)
 # Of one request's tokens and of a name: what is beyond was not written here.
 _LARGEST: Final = 10**12
 _LONGEST_NAME: Final = 256
+_DAY_S: Final = 86_400
+_LAST_TIME: Final = 1e11
 
 
 class UsageLog:
@@ -57,28 +62,45 @@ def replay(path: Path, now: float) -> list[list[Any]]:
     """
     tokens: dict[tuple[str, str, str], int] = defaultdict(int)
     oldest = periods.oldest_kept(now)
+
+    @cache
+    def names_of(day: int) -> tuple[str, ...]:
+        """The periods that a day belongs to and that still count."""
+        names = (periods.name(kind, day * _DAY_S) for kind in _KINDS)
+        return tuple(name for name in names if periods.is_kept(name, oldest))
+
     try:
         for part in path.glob("usage-*.jsonl*") if path.is_dir() else path.parent.glob(f"{path.name}*"):
             with part.open("rb") as file:
                 for line in file:
-                    for entry, used in _charges(line):
-                        if periods.is_kept(entry[2], oldest):
-                            tokens[entry] += used
+                    if (charge := _charge(line)) is not None:
+                        for name in names_of(int(charge.at // _DAY_S)):
+                            tokens[charge.replica, charge.caller, name] += charge.charged
     except OSError as error:
         log.error("the usage log %s cannot be read (%s): budgets start from what other gateways know", path, error)
     return [[*entry, 0, used, 0] for entry, used in tokens.items()]
 
 
-def _charges(line: bytes) -> list[tuple[tuple[str, str, str], int]]:
-    """What a line says, for each kind of period; nothing when it is no usage."""
+class _Charge(msgspec.Struct):
+    """What is read of a line."""
+
+    replica: str
+    caller: str
+    charged: int
+    at: float
+
+
+_decoder = msgspec.json.Decoder(_Charge)
+
+
+def _charge(line: bytes) -> _Charge | None:
+    """What a line says; nothing when it is no usage."""
     try:
-        match json.loads(line):
-            case {"replica": str(who), "caller": str(caller), "charged": int(used), "at": int() | float() as at}:
-                if 0 < used <= _LARGEST and max(len(who), len(caller)) <= _LONGEST_NAME:
-                    return [((who, caller, periods.name(kind, at)), used) for kind in _KINDS]
-    except (ValueError, OverflowError, RecursionError):
-        pass
-    return []
+        found = _decoder.decode(line)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return None
+    fits = 0 < found.charged <= _LARGEST and max(len(found.replica), len(found.caller)) <= _LONGEST_NAME
+    return found if fits and 0 <= found.at < _LAST_TIME else None
 
 
 def _line(record: UsageRecord, replica: str) -> bytes:

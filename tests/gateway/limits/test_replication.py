@@ -28,6 +28,7 @@ from topmast_gateway.limits.replication import CounterReplication
 from topmast_gateway.messages.errors import ApiError
 from topmast_gateway.messages.response import ResponseWriter
 from topmast_gateway.messages.token_usage import TokenUsage
+from topmast_gateway.observability.caller_usage import CallerUsage
 from topmast_gateway.observability.metrics import Metrics
 
 PORT = 18081
@@ -46,7 +47,9 @@ class Replica:
         self.replication._resolve = self._resolve  # type: ignore[method-assign]
         self.peers, self.ip = peers, ip
         self.token = SharedToken(token_file)
-        self.admin = Admin(Metrics(), str, self.replication, lambda: json.dumps(QUEUE).encode(), self.token)
+        self.admin = Admin(
+            Metrics(), CallerUsage(dict), str, self.replication, lambda: json.dumps(QUEUE).encode(), self.token
+        )
         self.garbage = b""
         self.rounds = self.answered = 0
 
