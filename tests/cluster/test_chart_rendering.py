@@ -270,6 +270,10 @@ def test_in_named_namespaces_users_get_roles_that_an_admin_can_bind() -> None:
         ('images.registry="https://registry.example.org"', "registry"),
         ('gateway.service.type="Ingress"', "type"),
         ('gateway.corsOrigins=["chat.example.org"]', "corsOrigins"),
+        ('gateway.trustedProxies=["10.0.0.1"]', "trustedProxies"),
+        ('gateway.cacheIsolation="team"', "cacheIsolation"),
+        ('gateway.jwt.jwks="http://id.example.org/jwks"', "jwks"),
+        ('gateway.jwt.jwks="https://id.example.org/jwks"', "gateway.jwt.audience"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_name(value: str, word: str) -> None:

@@ -76,6 +76,7 @@ def create(
         Literal["day", "month", "total"] | None, _flag("Calendar days or months, UTC (default month).")
     ] = None,
     max_streams: Annotated[int | None, _flag("Requests at once.", metavar="N", parser=flags.count)] = None,
+    debug: Annotated[bool, _flag("Let it see which pod answered, and why that one.")] = False,
     namespace: Namespace = NAMESPACE,
     secret: Secret = SECRET,
     kubeconfig: Kubeconfig = None,
@@ -91,6 +92,7 @@ def create(
         "budgetTokens": budget_tokens,
         "budgetPeriod": budget_period,
         "maxStreams": max_streams,
+        "debug": debug or None,
     }
     key = new_key()
     made = entry(key, {field: value for field, value in terms.items() if value is not None})

@@ -52,5 +52,6 @@ def _limits(terms: Mapping[str, Any]) -> list[str]:
         "maxStreams": "{} at once",
         "weight": "weight {}",
         "priority": "{}",
+        "debug": "sees routes",
     }
     return [phrase.format(terms[field]) for field, phrase in words.items() if field in terms]

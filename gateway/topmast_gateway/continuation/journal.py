@@ -23,8 +23,8 @@ _LARGEST_NUMBER = 2**31
 _LONGEST_RETRY_S = 86_400
 
 
-class JournalError(Exception):
-    """The engine wrote what no journal has. The text repeats nothing of it: that may be somebody's answer."""
+class _Wrong(Exception):
+    """No journal has this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Journal:
         self.created = 0  # Unix time of the answer's beginning, which all its parts must tell
         self.done = False
         self.error: EngineError | None = None
+        self.wrong = ""  # why this is no journal; it repeats nothing of it, which may be somebody's answer
         self.body = b""  # the answer, where it is whole
         self._usage = usage
         self._whole = whole
@@ -69,28 +70,24 @@ class Journal:
         self._ending: list[int] = []
         self._status: tuple[int, int] | None = None
         self.error = None
+        self.wrong = ""
 
     def feed(self, piece: bytes) -> bytes:
-        """What the client may have now: whole events. Raises JournalError."""
+        """What the client may have now: whole events. What comes from where it is `wrong` is dropped."""
         try:
             complete = self._buffer.feed(piece)
         except EventTooLarge as error:
-            raise JournalError(str(error)) from None
-        if not complete:
+            self.wrong = self.wrong or str(error)
+        if self.wrong or not complete:
             return b""
         ready: list[bytes] = []
-        for block in complete.removesuffix(b"\n\n").split(b"\n\n"):
-            if block.startswith(b": "):
-                try:
-                    self._read(block[2:], ready)
-                except ValueError:
-                    raise JournalError("it has a line that no journal has") from None
-            elif self._status:
-                self.error = EngineError(*self._status, block.removeprefix(b"data: "))
-            elif block == _DONE:
-                self._finish(ready)
-            else:
-                self._hold(block)
+        try:
+            for block in complete.removesuffix(b"\n\n").split(b"\n\n"):
+                self._take(block, ready)
+        except _Wrong as error:
+            self.wrong = str(error)  # what came before it counts, and its text is the client's
+        except ValueError:
+            self.wrong = "it has a line that no journal has"
         ready.append(b"")
         return b"\n\n".join(ready)
 
@@ -100,6 +97,16 @@ class Journal:
             return body
         rest = {"token_ids": self.token_ids, "created": self.created}
         return b'%b,"continuation":%b}' % (body.rstrip()[:-1], json.dumps(rest).encode())
+
+    def _take(self, block: bytes, ready: list[bytes]) -> None:
+        if block.startswith(b": "):
+            self._read(block[2:], ready)
+        elif self._status:
+            self.error = EngineError(*self._status, block.removeprefix(b"data: "))
+        elif block == _DONE:
+            self._finish(ready)
+        else:
+            self._hold(block)
 
     def _read(self, line: bytes, ready: list[bytes]) -> None:
         kind, _, rest = line.partition(b" ")
@@ -126,11 +133,11 @@ class Journal:
         self._data.append(block)
         self._data_bytes += len(block) + _BLOCK_BYTES
         if self._data_bytes > _LARGEST_ANSWER_BYTES:
-            raise JournalError(f"more than {_LARGEST_ANSWER_BYTES} bytes came without a line of tokens")
+            raise _Wrong(f"more than {_LARGEST_ANSWER_BYTES} bytes came without a line of tokens")
 
     def _commit(self, token_ids: list[int]) -> None:
         if len(self.token_ids) + len(token_ids) > _MOST_TOKENS:
-            raise JournalError(f"the answer has more than {_MOST_TOKENS} tokens")
+            raise _Wrong(f"the answer has more than {_MOST_TOKENS} tokens")
         self.token_ids += token_ids
         self._usage.output += len(token_ids)
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from topmast_gateway.http.connection_limits import ConnectionLimits
 from topmast_gateway.messages.asgi import Header
 from topmast_gateway.messages.errors import error_envelope
 
@@ -36,8 +37,9 @@ class Connection(HttpToolsProtocol):
     queue as many as a packet holds, and forget to tell the running one that its client has gone.
     """
 
-    max_connections = 10_000
+    limits: ConnectionLimits  # of the server that takes connections
     _leaving = False
+    _address: str | None = None  # of one that has a place
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._clock: asyncio.TimerHandle | None = None
@@ -46,13 +48,18 @@ class Connection(HttpToolsProtocol):
         self._head_began = self._body_came = False  # in the data that is being looked at
         self._head_bytes = self._bare_bytes = self._dropped_bytes = 0
         super().connection_made(transport)
-        if len(self.connections) > self.max_connections:
+        address = str((transport.get_extra_info("peername") or ("unknown",))[0])
+        if not self.limits.enter(address):
             transport.abort()
-        else:
-            self._expect_head()
+            return
+        self._address = address
+        self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
+        if self._address is not None:
+            self.limits.leave(self._address)
+            self._address = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -11,10 +11,13 @@ from typing import Any
 
 import uvicorn
 
-from topmast_gateway.http.connection import HEAD_S, Connection
+from topmast_gateway.http.connection import Connection
+from topmast_gateway.http.connection_limits import ConnectionLimits
+from topmast_gateway.http.tls_server import TlsServer
 
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
+_MOST_CONNECTIONS, _MOST_HANDSHAKES = 10_000, 1000
 
 
 class Listener(uvicorn.Server):
@@ -24,21 +27,14 @@ class Listener(uvicorn.Server):
         super().__init__(config)
         self._tls = tls
         self._leaving = False
+        self._limits = ConnectionLimits(_MOST_CONNECTIONS)
+        self._handshakes = ConnectionLimits(_MOST_HANDSHAKES)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen. uvicorn's own would let a TLS handshake take a minute, before any of our clocks runs."""
+        """Listen. uvicorn's own would let any number of TLS handshakes take a minute, before any of our clocks runs."""
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
-                self._connection,
-                sock=sock,
-                backlog=_BACKLOG,
-                ssl=self._tls,
-                ssl_handshake_timeout=HEAD_S if self._tls else None,
-            )
-            for sock in sockets or ()
-        ]
+        self.servers = [await self._listen(loop, sock) for sock in sockets or ()]
         self.started = True
 
     def leave(self) -> None:
@@ -47,8 +43,14 @@ class Listener(uvicorn.Server):
         for connection in self.server_state.connections:
             connection.shutdown()
 
+    async def _listen(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Any:
+        if self._tls is None:
+            return await loop.create_server(self._connection, sock=sock, backlog=_BACKLOG)
+        return TlsServer(sock, self._tls, self._connection, self._handshakes, _BACKLOG)
+
     def _connection(self) -> Connection:
         connection = Connection(self.config, self.server_state, self.lifespan.state)
+        connection.limits = self._limits
         if self._leaving:
             connection.shutdown()
         return connection

@@ -6,13 +6,14 @@ address, and nobody guesses a key of 240 random bits, however fast.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from topmast_gateway.identity.client_ip import network_of
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class AuthThrottle:
         """Count a failure; the seconds after which to come back when there were too many, else None."""
         if not self._per_minute:
             return None
-        now, peer = self._clock(), _network(address)
+        now, peer = self._clock(), network_of(address)
         window = self._windows.get(peer)
         if window is None or now - window.began >= _WINDOW_S:
             self._windows.pop(peer, None)
@@ -54,10 +55,3 @@ class AuthThrottle:
         if window.failures == self._per_minute + 1:
             log.warning("more than %d failed authentications within a minute from %s", self._per_minute, peer)
         return max(1, math.ceil(window.began + _WINDOW_S - now))
-
-
-def _network(address: str) -> str:
-    """The address, or an IPv6 address's /64: whoever has one of those has all of them."""
-    if ":" not in address:
-        return address
-    return str(ipaddress.ip_network((address, 64), strict=False))

@@ -12,7 +12,7 @@ import contextlib
 from topmast_gateway.config import Timeouts
 from topmast_gateway.continuation.answer_state import AnswerState
 from topmast_gateway.continuation.event_buffer import EventBuffer, EventTooLarge
-from topmast_gateway.continuation.journal import JOURNAL_HEADER, Journal, JournalError
+from topmast_gateway.continuation.journal import JOURNAL_HEADER, Journal
 from topmast_gateway.messages.disconnect import ClientDisconnected
 from topmast_gateway.messages.errors import sse_error
 from topmast_gateway.messages.headers import towards_client
@@ -53,12 +53,12 @@ async def relay_journal(
                 state.note_progress()
                 if state.tokens_kept > tokens_kept:
                     result.first_token()
+                if journal.wrong:
+                    raise BadAnswer(f"the journal is wrong: {journal.wrong}")
     except TimeoutError:
         if writing:
             raise ClientDisconnected from None  # it has read nothing for a long time: nobody waits for the rest
         raise EngineSilent(f"nothing came for {timeouts.silence:.0f} s") from None
-    except JournalError as error:
-        raise BadAnswer(f"the journal is wrong: {error}") from None
     if not journal.done and journal.error is None:
         raise ConnectionLost("the stream ended before the answer did")
 

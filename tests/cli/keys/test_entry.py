@@ -23,6 +23,7 @@ TERMS = {
     "budgetTokens": 5_000_000,
     "budgetPeriod": "day",
     "maxStreams": 8,
+    "debug": True,
 }
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 
@@ -30,7 +31,7 @@ NOW = datetime(2027, 1, 1, tzinfo=UTC)
 def test_the_gateway_reads_what_is_written() -> None:
     made = parse_entry("x", entry(KEY, TERMS))
     assert made.caller == Caller(
-        "x", ("team-a/*", "ns/name"), Limits(60, 100_000, 5_000_000, "day", 8), 2.0, Priority.INTERACTIVE
+        "x", ("team-a/*", "ns/name"), Limits(60, 100_000, 5_000_000, "day", 8), 2.0, Priority.INTERACTIVE, debug=True
     )
     assert made.expires_s == datetime(2099, 1, 31, tzinfo=UTC).timestamp()
     assert entry(KEY, {}) == HASH and parse_entry("x", HASH).caller == Caller("x")
@@ -39,7 +40,7 @@ def test_the_gateway_reads_what_is_written() -> None:
 def test_an_entry_is_described_in_words_and_never_by_its_hash() -> None:
     models, expires, limits = described(entry(KEY, TERMS), NOW)
     assert (models, expires) == ("team-a/* ns/name", "2099-01-31T00:00:00Z")
-    assert limits == "60 requests/min, 100000 tokens/min, 5000000 tokens/day, 8 at once, weight 2.0, interactive"
+    assert limits == "60 requests/min, 100000 tokens/min, 5000000 tokens/day, 8 at once, weight 2.0, interactive, sees routes"
     assert described(HASH, NOW) == ("*", "never", "none")
     assert described(entry(KEY, {"expires": "2026-01-01T00:00:00Z"}), NOW)[1] == "2026-01-01T00:00:00Z (expired)"
 

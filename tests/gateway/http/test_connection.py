@@ -13,6 +13,7 @@ import pytest
 from gateway.lab.rawhttp import Seen, listening
 from gateway.lab.stage import soon
 from topmast_gateway.http import connection
+from topmast_gateway.http.connection_limits import ConnectionLimits
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
@@ -215,7 +216,7 @@ async def test_a_head_is_a_431_as_soon_as_it_is_too_large_whether_or_not_it_ends
 async def test_more_connections_than_there_may_be_are_closed_at_once_and_leave_the_others_alone(
     seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection.Connection, "max_connections", 2)
+    monkeypatch.setattr(seen.server, "_limits", ConnectionLimits(2))
     kept = [await asyncio.open_connection("127.0.0.1", seen.port) for _ in range(2)]
     await soon(lambda: len(seen.server.server_state.connections) == 2, "both are taken")
     assert await seen.seconds_until_closed() < 5  # of ten that a head may take

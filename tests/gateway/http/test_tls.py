@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 import warnings
@@ -15,7 +16,7 @@ from cryptography import x509
 from gateway.lab.certificates import trusting_anybody, write_pair
 from gateway.lab.rawhttp import Seen, listening
 from gateway.lab.stage import soon
-from topmast_gateway.http import listener, tls
+from topmast_gateway.http import tls, tls_server
 from topmast_gateway.http.tls import Certificate
 
 GET = b"GET /ok HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
@@ -96,10 +97,61 @@ async def test_broken_files_leave_the_old_certificate_and_are_named_once(
 async def test_a_handshake_that_never_ends_does_not_hold_the_connection(
     certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "HEAD_S", 0.3)
+    monkeypatch.setattr(tls_server, "HANDSHAKE_S", 0.3)
     async with listening(tls=certificate.context) as seen:
         for said in (b"", b"\x16\x03\x01", GET):
             assert await seen.seconds_until_closed(said) < 5
+
+
+async def test_handshakes_that_never_end_leave_room_for_others(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three thousand of them held 140 MiB, and were counted as no connections at all."""
+    limits = seen.server._handshakes
+    monkeypatch.setattr(limits, "_most", 40)
+    idle = [await asyncio.open_connection("127.0.0.1", seen.port) for _ in range(60)]
+    await soon(lambda: limits.open == 30, "an address has its part")
+    gone = await asyncio.gather(*(_is_closed(reader) for reader, _ in idle))
+    assert sum(gone) == 30
+    context = trusting_anybody()
+    reader, writer = await asyncio.open_connection("127.0.0.1", seen.port, ssl=context, local_addr=("127.0.0.2", 0))
+    writer.write(GET)
+    assert b" 200 " in await asyncio.wait_for(reader.read(), 30)
+    for _, one in (*idle, (reader, writer)):
+        one.close()
+    await soon(lambda: limits.open == 0, "all are given back")
+    assert seen.server._limits.open == 0
+
+
+async def _is_closed(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await asyncio.wait_for(reader.read(1), 0.5) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+async def test_a_request_right_behind_its_handshake_is_answered(seen: Seen) -> None:
+    """The last flight of a handshake and the first request may come in one packet."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting_anybody().wrap_bio(incoming, outgoing)
+    reader, writer = await asyncio.open_connection("127.0.0.1", seen.port)
+    while True:
+        try:
+            client.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            writer.write(outgoing.read())
+            incoming.write(await asyncio.wait_for(reader.read(65_536), 30))
+    client.write(GET)
+    writer.write(outgoing.read())  # both at once
+    answer = b""
+    while not answer.endswith(b"ok"):
+        incoming.write(await asyncio.wait_for(reader.read(65_536), 30))
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            while piece := client.read(65_536):
+                answer += piece
+    assert b" 200 " in answer
+    writer.close()
 
 
 @pytest.mark.parametrize("wrong", ["missing", "empty", "swapped"])

@@ -62,7 +62,7 @@ async def test_a_page_with_a_token_gets_a_stream_and_sees_only_its_models(
         assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == PAGE
         assert text.endswith("data: [DONE]\n\n")
         refused = await https.post(CHAT, json={"model": "other"}, headers=headers)
-        assert refused.status_code == 403 and refused.json()["error"]["code"] == "model_not_allowed"
+        assert refused.status_code == 404 and refused.json()["error"]["code"] == "model_not_found"
         assert refused.headers["access-control-allow-origin"] == PAGE
         assert engine.asked == 1
 

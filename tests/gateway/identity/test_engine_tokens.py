@@ -94,12 +94,15 @@ def test_closed_engines_answer_through_their_gateway_and_not_beside_it(
         text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
     assert text == whole.choices[0].message.content != ""
     eventually(lambda: gateway.metric("topmast_gateway_tokens_in_flight", model="closed/smollm2") == 0, "all is done")
-    refused = [line for line in gateway.lines if "does not tell its load" in line]
+    refused = [line for line in gateway.lines if "does not report its load" in line]
     assert not [line for line in refused if any(name in line for name in engine_of)], "it may scrape them"
     # The other one must take the token for the rest of an answer, too.
     asked |= {"max_tokens": 60, "ignore_eos": True}
-    headers = {"Authorization": f"Bearer {KEY}", "X-Topmast-Debug": "1"}
-    with httpx.Client(base_url=gateway.url, headers=headers, timeout=60, trust_env=False) as client:
+    with (
+        stage.debug_key(gateway) as debugger,
+        httpx.Client(base_url=gateway.url, timeout=60, trust_env=False) as client,
+    ):
+        client.headers.update({"Authorization": f"Bearer {debugger}", "X-Topmast-Debug": "1"})
         expected = client.post(CHAT, json=asked).json()["choices"][0]["message"]["content"]
         with client.stream("POST", CHAT, json={**asked, "stream": True}) as answer:
             pod = answer.headers["x-topmast-route"].split(";")[0]

@@ -37,10 +37,12 @@ class Engine:
         pause_s: float = 0.0,
         ip: str | None = None,
         times: int | None = None,
+        metrics: str | None = None,
     ) -> None:
         self.ip = ip or free_address()
         self.retry_after_s = 7  # of a full one
         self.mode, self.chunks, self.pause_s, self.times = mode, chunks, pause_s, times
+        self.metrics = metrics  # the page; without one there is none
         self.gate = asyncio.Event()
         self.gate.set()
         self.headers: list[dict[str, str]] = []
@@ -59,6 +61,7 @@ class Engine:
     async def __aenter__(self) -> Engine:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/{route:.*}", self._answer)
+        app.router.add_get("/metrics", self._metrics)
         # A handler must learn of a disconnection as an engine does.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -68,6 +71,11 @@ class Engine:
     async def __aexit__(self, *exc: object) -> None:
         assert self._runner is not None
         await self._runner.cleanup()
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        if self.mode == "silent":
+            await asyncio.sleep(3600)
+        return web.Response(text=self.metrics) if self.metrics else web.Response(status=404)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.headers.append({name.lower(): value for name, value in request.headers.items()})

@@ -11,6 +11,7 @@ from aiohttp import web
 from gateway.lab.engines import Engine
 
 FIRST_ID = 1000  # the token id of the number 0
+METRICS = "vllm:num_requests_running 0\nvllm:num_requests_waiting 0\ntopmast_max_num_seqs 32\n"
 
 
 def numbers(count: int) -> str:
@@ -22,7 +23,7 @@ class JournalEngine(Engine):
     """`mode` is what happens after `made` tokens of its own; "stream" is nothing. `chunks` is the answer's length."""
 
     def __init__(self, mode: str = "stream", *, chunks: int = 6, made: int = 2, pause_s: float = 0.0) -> None:
-        super().__init__(mode, chunks=chunks, pause_s=pause_s)
+        super().__init__(mode, chunks=chunks, pause_s=pause_s, metrics=METRICS)
         self.made = made
 
     @property
@@ -72,6 +73,9 @@ class JournalEngine(Engine):
                 error = {"message": f"{code}, says the engine", "type": "server_error", "param": None, "code": code}
                 status = 504 if code == "deadline_exceeded" else 500
                 await response.write(b": error %d 0\n\n" % status + _data({"error": error}))
+            case "garbage":
+                await response.write(b": + SECRET-WORD\n\n")
+                await asyncio.sleep(3600)
             case _:
                 return False
         return True

@@ -7,6 +7,7 @@ loopback address. It is bound to no node, so that no controller takes it for los
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import json
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,19 @@ class Stage:
         """Replace all API keys, given in plain text."""
         data = {name: hashed(key) for name, key in keys.items()}
         self.raw_keys(data)
+
+    @contextlib.contextmanager
+    def debug_key(self, gateway: Gateway) -> Iterator[str]:
+        """A key that may see the routes of its requests, known to this gateway, for as long as the block runs."""
+        key, known = f"tm-debug-{next(_NAMES)}", gateway.metric("topmast_gateway_api_keys")
+        entry = json.dumps({"hash": hashed(key), "debug": True})
+        self.core.patch_namespaced_secret(SECRET, SYSTEM, {"stringData": {"debugger": entry}})
+        eventually(lambda: gateway.metric("topmast_gateway_api_keys") == known + 1, "the key is known")
+        try:
+            yield key
+        finally:
+            self.core.patch_namespaced_secret(SECRET, SYSTEM, {"data": {"debugger": None}})
+            eventually(lambda: gateway.metric("topmast_gateway_api_keys") == known, "it is gone")
 
     def raw_keys(self, data: dict[str, str]) -> None:
         """Replace the Secret's entries as they are."""
