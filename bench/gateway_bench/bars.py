@@ -34,6 +34,8 @@ BARS: Final = (
     Bar("throughput", "events_per_cpu_s", "events a second and core of the gateway's CPU time", 8000, least=True),
     Bar("streams", "rss_mib", "memory with 1,000 open streams, MiB", 250),
     Bar("bodies", "growth_mib", "growth of memory while 50 bodies of 10 MB are refused, MiB", 2),
+    Bar("abuse", "gap_p99_ratio", "time between events, p99, beside one abusive key, times alone", 1.5),
+    Bar("abuse", "peak_mib", "most memory meanwhile, MiB", 500),
 )
 
 
@@ -58,4 +60,5 @@ def wrong(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     """What is no matter of speed: streams that ended, bodies that were taken."""
     found = [f"{run['streams'] - run['alive']} open streams ended" for run in runs.get("streams", ())]
     found += [f"{run['bodies'] - run['refused']} large bodies were not refused" for run in runs.get("bodies", ())]
+    found += [f"{run['refused']} streams beside an abusive key were refused" for run in runs.get("abuse", ())]
     return [line for line in found if not line.startswith("0 ")]

@@ -19,6 +19,7 @@ from topmast_cluster.cluster import Cluster
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 ADDRESS: Final = f"127.{network()}.255.1"  # beyond those of the tests
+ABUSER: Final = "tm-" + "a" * 40
 _NAMESPACE, _MODEL = "bench", "bench"
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
@@ -73,7 +74,7 @@ def control_plane() -> Iterator[Stage]:
         cluster.apply_crds(ROOT / "crds")
         stage = Stage(cluster.kubeconfig)
         stage.namespace(SYSTEM)
-        stage.keys(bench=KEY)
+        stage.keys(bench=KEY, abuser=ABUSER)
         yield stage
     finally:
         cluster.stop()
@@ -119,12 +120,30 @@ def _pin(pid: int, cores: set[int]) -> None:
         os.sched_setaffinity(int(thread.name), cores)
 
 
+@contextlib.contextmanager
+def abused(front: Front) -> Iterator[None]:
+    """One key does all it can to the gateway while the block runs."""
+    target = front.through
+    command = [sys.executable, "-m", "gateway_bench.abuse", target.host, str(target.port), target.model, ABUSER]
+    abuser = _started(command, b"begins\n", "the abuser does not begin")
+    try:
+        yield
+    finally:
+        abuser.kill()
+        abuser.wait()
+
+
 def _responder() -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "gateway_bench.responder", ADDRESS]
+    trouble = f"the responder cannot listen on {ADDRESS}:{responder.PORT}; is another benchmark running?"
+    return _started([sys.executable, "-m", "gateway_bench.responder", ADDRESS], b"listening\n", trouble)
+
+
+def _started(command: list[str], word: bytes, trouble: str) -> subprocess.Popen[bytes]:
+    """A program of this package that has said its first word."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    engine = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
-    assert engine.stdout is not None
-    if engine.stdout.readline() != b"listening\n":
-        engine.kill()
-        raise RuntimeError(f"the responder cannot listen on {ADDRESS}:{responder.PORT}; is another benchmark running?")
-    return engine
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    if process.stdout.readline() != word:
+        process.kill()
+        raise RuntimeError(trouble)
+    return process

@@ -31,6 +31,8 @@ _HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
     b"%btransfer-encoding: chunked\r\n\r\n"
 )
+_LARGEST_BYTES: Final = 64 * 1024
+_REFUSED: Final = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}"
 _READY: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -70,6 +72,7 @@ class Talk(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._received = b""
+        self._skipped = 0  # bytes of a large body that are still to come
         self._left = 0
         self._journal = False
 
@@ -77,6 +80,12 @@ class Talk(asyncio.Protocol):
         self._left = 0
 
     def data_received(self, data: bytes) -> None:
+        if self._skipped:
+            self._skipped -= len(data)
+            if self._skipped <= 0:
+                self._skipped = 0
+                self._transport.write(_REFUSED)
+            return
         self._received += data
         head, separator, rest = self._received.partition(b"\r\n\r\n")
         if not separator:
@@ -84,6 +93,9 @@ class Talk(asyncio.Protocol):
         lines = head.lower().split(b"\r\n")
         lengths = [int(line[15:]) for line in lines if line.startswith(b"content-length:")]
         length = lengths[0] if lengths else 0
+        if length > _LARGEST_BYTES:  # what an abuser sends; reading it must not stop everybody's streams here
+            self._received, self._skipped = b"", length - len(rest)
+            return
         if len(rest) < length:
             return
         self._received = rest[length:]

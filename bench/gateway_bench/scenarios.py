@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ from typing import Any, Final
 from serving_bench.figures import percentile
 
 from gateway_bench.client import Connection, Target, connect, refused
-from gateway_bench.front import Front, pinned
+from gateway_bench.front import Front, abused, pinned
 
 _PACE_S: Final = 0.02  # 50 tokens a second and stream
 _PAUSE_S: Final = 0.1
@@ -166,6 +167,57 @@ async def large_bodies(front: Front, scale: float) -> dict[str, Any]:
     return {"bodies": count, "refused": refusals, "growth_mib": round(front.peak_mib() - before_mib, 2)}
 
 
+async def abuse(front: Front, scale: float, streams: int = 32) -> dict[str, Any]:
+    """Streams of one key, alone and then beside another one with every trick: the time between two of their events."""
+    seconds = max(1.0, 10 * scale)
+    with pinned(front):
+        alone = await _gaps_ms(front, streams, seconds)
+        front.forget_peak()
+        with abused(front):
+            await asyncio.sleep(min(3.0, seconds))  # until all of it is under way
+            beside = await _gaps_ms(front, streams, seconds)
+        peak_mib = front.peak_mib()
+    ratio = beside.gaps["p99"] / alone.gaps["p99"]
+    return {
+        "streams": streams,
+        "alone": alone.gaps,
+        "beside": beside.gaps,
+        "gap_p99_ratio": round(ratio, 2),
+        "refused": alone.refused + beside.refused,
+        "peak_mib": round(peak_mib, 1),
+    }
+
+
+@dataclass(frozen=True)
+class _Gaps:
+    """Between two events of a stream, in ms; and streams that were refused or ended early."""
+
+    gaps: dict[str, float]
+    refused: int
+
+
+async def _gaps_ms(front: Front, streams: int, seconds: float) -> _Gaps:
+    """New streams again and again, each of a second, so that new requests are tried, too."""
+    gaps: list[float] = []
+    refusals = 0
+    until_s = time.monotonic() + seconds
+
+    async def client() -> None:
+        nonlocal refusals
+        while time.monotonic() < until_s:
+            connection = await connect(front.through, keep=True)
+            connection.transport.write(front.through.request(50, _PACE_S))
+            await connection.done
+            times = [at_ns / 1e6 for at_ns, data in connection.parts for _ in range(data.count(b"data: {"))]
+            if connection.status != b"200" or len(times) < 50:
+                refusals += 1
+            gaps.extend(after - before for before, after in itertools.pairwise(times))
+            connection.transport.abort()
+
+    await asyncio.gather(*(client() for _ in range(streams)))
+    return _Gaps({f"p{percent}": round(percentile(gaps, percent), 2) for percent in (50, 99)}, refusals)
+
+
 async def _open(front: Front, streams: int, events: int, pace_s: float) -> list[Connection]:
     """Streams through the gateway whose first event has come."""
     connections = []
@@ -211,4 +263,5 @@ SCENARIOS: dict[str, Callable[[Front, float], Awaitable[dict[str, Any]]]] = {
     "requests": requests,
     "streams": open_streams,
     "bodies": large_bodies,
+    "abuse": abuse,
 }

@@ -66,7 +66,7 @@ class AnswerState:
             raise ApiError(504, "deadline_exceeded", message, kind="server_error")
         return {**self._headers, TIMEOUT: f"{left_s:.3f}"}
 
-    def body(self) -> bytes:
+    def body(self) -> bytes | bytearray:
         """For the next try, which continues after what was made."""
         if self.journal is None:
             return self.request.body

@@ -91,12 +91,12 @@ class Journal:
         ready.append(b"")
         return b"\n\n".join(ready)
 
-    def continued(self, body: bytes) -> bytes:
+    def continued(self, body: bytes | bytearray) -> bytes | bytearray:
         """The request `body`, a JSON object, as the next pod needs it."""
         if not self.token_ids:
             return body
         rest = {"token_ids": self.token_ids, "created": self.created}
-        return b'%b,"continuation":%b}' % (body.rstrip()[:-1], json.dumps(rest).encode())
+        return body.rstrip()[:-1] + b',"continuation":%b}' % json.dumps(rest).encode()
 
     def _take(self, block: bytes, ready: list[bytes]) -> None:
         if block.startswith(b": "):

@@ -15,6 +15,7 @@ from topmast_gateway.identity.caller import Caller
 from topmast_gateway.kubernetes.cluster_state import ClusterState
 from topmast_gateway.limits.overload import OverloadGuard
 from topmast_gateway.messages.asgi import Receive, Scope, Send
+from topmast_gateway.messages.completion import CompletionRequest
 from topmast_gateway.messages.disconnect import ClientDisconnected, cancel_on_disconnect
 from topmast_gateway.messages.errors import ApiError
 from topmast_gateway.messages.headers import request_id
@@ -23,6 +24,7 @@ from topmast_gateway.observability.access_log import AccessLog, RequestRecord
 from topmast_gateway.observability.metrics import Metrics
 from topmast_gateway.observability.tracing import Tracing, describe
 from topmast_gateway.requests.body import read_body
+from topmast_gateway.requests.large_bodies import LARGE_BYTES, LargeBodies
 from topmast_gateway.requests.parse import parse_completion
 from topmast_gateway.requests.pipeline import Pipeline
 from topmast_gateway.requests.visible_models import VisibleModels
@@ -60,6 +62,7 @@ class App:
         self._access_log = access_log
         self._tracing = tracing
         self._isolates_caches = isolates_caches
+        self._large_bodies = LargeBodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
@@ -145,8 +148,7 @@ class App:
         with self._overload.admit(caller.name) as place:
             with self._pipeline.arriving(caller):
                 body = await read_body(receive, headers, place.grow)
-                tenant = caller.name if self._isolates_caches else ""
-                request = parse_completion(path, body, headers.get(b"x-session-id", b""), tenant)
+                request = await self._parsed(caller, path, body, headers.get(b"x-session-id", b""))
             route = self._visible_models(caller).find(request.model)
             model = record.model = route.model.key
             try:
@@ -161,6 +163,12 @@ class App:
             finally:
                 if writer.answered_at is not None and writer.status == 200:
                     self._metrics.ttfb.labels(record.model).observe(writer.answered_at - record.arrived_at)
+
+    async def _parsed(self, caller: Caller, path: str, body: bytearray, session: bytes) -> CompletionRequest:
+        tenant = caller.name if self._isolates_caches else ""
+        if len(body) < LARGE_BYTES:
+            return parse_completion(path, body, session, tenant)
+        return await self._large_bodies.parsed(caller.name, lambda: parse_completion(path, body, session, tenant))
 
     def _visible_models(self, caller: Caller) -> VisibleModels:
         return VisibleModels(self._cluster.routes, caller)

@@ -24,7 +24,7 @@ class CompletionRequest:
     """
 
     path: str
-    body: bytes
+    body: bytes | bytearray
     model: str
     stream: bool
     tokens: int

@@ -29,7 +29,7 @@ def announced_length(headers: Mapping[bytes, bytes]) -> int:
     return int(value) if value.isdigit() and len(value) < 20 else 0
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], take: Callable[[int], None]) -> bytes:
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], take: Callable[[int], None]) -> bytearray:
     """The whole body; 413 as soon as it is known to be too large, 408 when it stops coming, or only drips.
 
     `take` reserves room for so many more bytes before they are kept, or refuses it.
@@ -50,7 +50,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], take: Call
                 take(len(piece))
                 body += piece
                 if not message.get("more_body", False):
-                    return bytes(body)
+                    return body
                 if len(body) >= counted + _BODY_PROGRESS_BYTES:
                     counted = len(body)
                     clock.reschedule(asyncio.get_running_loop().time() + _BODY_PROGRESS_S)

@@ -15,11 +15,12 @@ import msgspec
 from topmast_gateway.identity.caller import Priority
 from topmast_gateway.messages.completion import BYTES_PER_TOKEN, CompletionRequest
 from topmast_gateway.messages.errors import ApiError
-from topmast_gateway.routing.prefix_hash import is_set, prefix_chain, session_digest
+from topmast_gateway.routing.prefix_hash import MOST_READ_BYTES, is_set, prefix_chain, session_digest
 
 _ASSUMED_ANSWER_TOKENS = 256
 _LONGEST_ANSWER_TOKENS = 32_768  # one absurd max_tokens must not make a pod look full for ever
 _MOST_ANSWERS = 128
+_SPACES_AT_ONCE = 65_536
 _LONGEST_SCALAR = 64  # of a number, a word or null
 _NO_JOURNAL = (
     *("logprobs", "top_logprobs", "prompt_logprobs", "tools", "functions", "structured_outputs", "best_of"),
@@ -53,8 +54,8 @@ class _ResponseFormat(msgspec.Struct):
     type: str | None = None
 
 
-def parse_completion(path: str, body: bytes, session: bytes = b"", tenant: str = "") -> CompletionRequest:
-    """Read what routing needs; a 400 that names the field when it is not there.
+def parse_completion(path: str, body: bytes | bytearray, session: bytes = b"", tenant: str = "") -> CompletionRequest:
+    """Read what routing needs; a 400 that names the field when it is not there. A `body` that can grow is made longer.
 
     `tenant` is who shares cached prompts, and "" is everybody: the body that goes to the engine gets a `cache_salt` of
     the tenant's own, made of the one that it came with.
@@ -69,7 +70,7 @@ def parse_completion(path: str, body: bytes, session: bytes = b"", tenant: str =
     salt = _text(fields.get("cache_salt", b""))
     if tenant:
         salt = blake2b(f"{tenant}\0{salt}".encode(errors="surrogatepass"), digest_size=16, person=b"tenant").hexdigest()
-        body = b'%b,"cache_salt":"%b"}' % (body.rstrip()[:-1], salt.encode())  # the last one of two counts
+        body = _salted(body, salt)
     tokens, prompt = estimate_tokens(fields, len(body)), _prompt_tokens(len(body))
     return CompletionRequest(
         path,
@@ -89,8 +90,19 @@ def parse_completion(path: str, body: bytes, session: bytes = b"", tenant: str =
     )
 
 
-def _fields(body: bytes) -> dict[str, bytes]:
-    """The JSON of each field that matters, unread; absent ones are left out."""
+def _salted(body: bytes | bytearray, salt: str) -> bytearray:
+    """The body with this salt as its last field: the last one of two counts. In place, because a copy takes time."""
+    grown = body if isinstance(body, bytearray) else bytearray(body)
+    while grown[-1:].isspace():  # there may be millions of them
+        last = bytes(grown[-_SPACES_AT_ONCE:])
+        del grown[len(grown) - len(last) + len(last.rstrip()) :]
+    del grown[-1:]
+    grown += b',"cache_salt":"%b"}' % salt.encode()
+    return grown
+
+
+def _fields(body: bytes | bytearray) -> dict[str, bytes]:
+    """The JSON of each field that matters, unread, and the beginning of a longer one; absent ones are left out."""
     try:
         found = _decoder.decode(body)
     except msgspec.ValidationError:
@@ -99,7 +111,7 @@ def _fields(body: bytes) -> dict[str, bytes]:
         raise ApiError(400, "invalid_json", f"the request body is not JSON: {error}") from None
     except RecursionError:
         raise ApiError(400, "invalid_json", "the request body is not JSON: it is nested too deeply") from None
-    values = ((name, bytes(getattr(found, name))) for name in _FIELDS)
+    values = ((name, bytes(memoryview(getattr(found, name))[:MOST_READ_BYTES])) for name in _FIELDS)
     return {name: value for name, value in values if value}
 
 
@@ -181,7 +193,7 @@ def _has_several_prompts(fields: Mapping[str, bytes]) -> bool:
 
 def _prompts(prompt: bytes) -> int:
     """How many there are, as far as it matters."""
-    if prompt.count(b",") > 65_536:
+    if len(prompt) >= MOST_READ_BYTES or prompt.count(b",") > 65_536:
         return _MOST_ANSWERS
     try:
         return len(msgspec.json.decode(prompt, type=list[msgspec.Raw]))

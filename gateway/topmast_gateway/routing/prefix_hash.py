@@ -29,6 +29,7 @@ _DIGITS = frozenset((b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"9",
 _NULL = msgspec.Raw(b"null")
 _NOTHING = frozenset((b"null", b"false", b"0", b"0.0", b'""', b"[]", b"{}"))
 _LONGEST_NOTHING = 16
+MOST_READ_BYTES = 2 * 1024 * 1024  # of a field: what is longer is looked at as bytes
 _DIGEST_BYTES = 16
 # What changes the text that a chat template makes, and stands before the first turn.
 _BEFORE_THE_TURNS = ("tools", "functions", "chat_template", "chat_template_kwargs", "documents")
@@ -59,6 +60,11 @@ def prefix_chain(fields: Mapping[str, bytes], salt: str = "") -> PrefixChain:
     Another `salt` makes another chain: what callers with different ones send is never taken for the same.
     """
     root = _root(salt)
+    if (longest := max(fields.get("messages", b""), fields.get("prompt", b""), key=len)) and len(
+        longest
+    ) >= MOST_READ_BYTES:
+        # Reading all of it would take long. Its text as it stands begins as that of the turns before it did.
+        return _chain(root, longest[:_MOST_BYTES], 0, len(longest) // _TEXT_TOKEN_BYTES, _TEXT_BLOCK_TOKENS)
     try:
         if (messages := fields.get("messages", b"")).startswith(b"["):
             return _chat(root, fields, messages)

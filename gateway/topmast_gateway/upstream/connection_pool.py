@@ -35,7 +35,7 @@ class ConnectionPool:
 
     @asynccontextmanager
     async def posted(
-        self, pod: Pod, path: str, body: bytes, headers: Mapping[str, str]
+        self, pod: Pod, path: str, body: bytes | bytearray, headers: Mapping[str, str]
     ) -> AsyncIterator[EngineResponse]:
         """Send the request and give its answer, the head read; an UpstreamFailure where there is none to give.
 
@@ -51,7 +51,9 @@ class ConnectionPool:
             else:
                 connection.close()
 
-    async def _sent(self, address: str, head: bytes, body: bytes) -> tuple[EngineConnection, EngineResponse]:
+    async def _sent(
+        self, address: str, head: bytes, body: bytes | bytearray
+    ) -> tuple[EngineConnection, EngineResponse]:
         """A connection and the answer on it. One that was kept, and broke before a byte came, was closed by the engine
         at the same moment: that says nothing of the pod, and the request goes over a new one.
         """

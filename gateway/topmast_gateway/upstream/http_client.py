@@ -116,7 +116,7 @@ class EngineConnection(asyncio.Protocol):
         idle = self._response is None and not self._transport.get_write_buffer_size()
         return idle and not self._transport.is_closing()
 
-    async def send(self, head: bytes, body: bytes) -> EngineResponse:
+    async def send(self, head: bytes, body: bytes | bytearray) -> EngineResponse:
         """Send a request, and give its answer when the head of that is here."""
         response = self._response = EngineResponse(self._transport)
         self._parser = httptools.HttpResponseParser(self)
