@@ -72,6 +72,8 @@ async def serve(
         waiting = [informer.name for informer in cluster.informers if not informer.synced]
         if waiting:
             return f"starting: no list yet of {', '.join(waiting)}"
+        if not cluster.synced:
+            return "starting: the lists are being read"
         return "" if pipeline.caught_up else "starting: the usage log is being read"
 
     def queue() -> bytes:

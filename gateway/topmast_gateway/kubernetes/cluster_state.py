@@ -43,6 +43,7 @@ class ClusterState:
         self._changed = asyncio.Event()
         self._rebuilding: asyncio.TimerHandle | None = None
         self._rebuilt_at = float("-inf")
+        self._is_complete = False  # the table has all first lists in it
         self._gone: dict[str, float] = {}  # models that were deleted, and since when (loop time)
         self._models: list[Informer[Model]] = []
         self._pods: list[Informer[Pod]] = []
@@ -68,8 +69,8 @@ class ClusterState:
 
     @property
     def synced(self) -> bool:
-        """Whether every first list has succeeded, so that a 404 or a 401 is the truth."""
-        return all(informer.synced for informer in self.informers)
+        """Whether every first list has succeeded and is in the table, so that a 404 or a 401 is the truth."""
+        return self._is_complete and self._secret.synced
 
     async def follow(self, client: KubeClient) -> None:
         """Keep everything up to date until cancelled."""
@@ -127,6 +128,8 @@ class ClusterState:
         models = [model for informer in self._models for model in informer.items.values()]
         pods = [pod for informer in self._pods for pod in informer.items.values()]
         self.routes = ModelTable(models, pods, self._just_gone({model.key for model in models}))
+        listed = all(one.synced for one in self._models) and all(one.synced for one in self._pods)
+        self._is_complete = self._is_complete or listed
         present = {pod.uid for pod in pods}
         self._loads.forget(present)
         self._picker.forget(present, {route.model.key for route in self.routes})

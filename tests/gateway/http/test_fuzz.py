@@ -116,6 +116,7 @@ def application() -> App:
     """The real one, with a key and a model."""
     metrics = Metrics()
     fleet = ClusterState(["ns"], "ns", "keys", EndpointLoads(), EndpointPicker(EndpointLoads()))
+    fleet._is_complete = True
     for mirror in fleet.informers:
         mirror.synced = True
     fleet.routes, fleet.keys = ModelTable([Model("ns", "m")]), ApiKeys([parse_entry("fuzz", hashed(KEY))])
