@@ -27,10 +27,10 @@ class Bar:
 
 
 BARS: Final = (
-    Bar("latency32", "added.first_event.p50", "added to the first event, p50 ms, 32 streams", 1.5),
-    Bar("latency32", "added.first_event.p99", "added to the first event, p99 ms, 32 streams", 8),
-    Bar("latency32", "added.event.p50", "added to an event, p50 ms, 32 streams", 1.5),
-    Bar("latency32", "added.event.p99", "added to an event, p99 ms, 32 streams", 8),
+    Bar("latency32", "added.first_event.p50", "added to the first event, p50 ms, 32 streams", 1.0),
+    Bar("latency32", "added.first_event.p99", "added to the first event, p99 ms, 32 streams", 6),
+    Bar("latency32", "added.event.p50", "added to an event, p50 ms, 32 streams", 1.0),
+    Bar("latency32", "added.event.p99", "added to an event, p99 ms, 32 streams", 6),
     Bar("throughput", "events_per_cpu_s", "events a second and core of the gateway's CPU time", 8000, least=True),
     Bar("streams", "rss_mib", "memory with 1,000 open streams, MiB", 250),
     Bar("bodies", "growth_mib", "growth of memory while 50 bodies of 10 MB are refused, MiB", 2),
