@@ -40,7 +40,8 @@ def test_the_gateway_reads_what_is_written() -> None:
 def test_an_entry_is_described_in_words_and_never_by_its_hash() -> None:
     models, expires, limits = described(entry(KEY, TERMS), NOW)
     assert (models, expires) == ("team-a/* ns/name", "2099-01-31T00:00:00Z")
-    assert limits == "60 requests/min, 100000 tokens/min, 5000000 tokens/day, 8 at once, weight 2.0, interactive, sees routes"
+    rates = "60 requests/min, 100000 tokens/min, 5000000 tokens/day, 8 at once"
+    assert limits == f"{rates}, weight 2.0, interactive, sees routes"
     assert described(HASH, NOW) == ("*", "never", "none")
     assert described(entry(KEY, {"expires": "2026-01-01T00:00:00Z"}), NOW)[1] == "2026-01-01T00:00:00Z (expired)"
 
