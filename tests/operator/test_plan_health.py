@@ -221,3 +221,10 @@ def test_autoscaling_is_active_while_it_scales() -> None:
     assert told(health(sleeper, 0, sleep=asleep()), "AutoscalingActive")[:2] == (False, "Sleeping")
     suspended = model(autoscaling={"maxReplicas": 2}, suspend=True)
     assert told(health(suspended, 0), "AutoscalingActive")[:2] == (False, "Suspended")
+
+
+@pytest.mark.parametrize(
+    ("present", "words"), [(1, "1 replica finishes what runs"), (2, "2 replicas finish what runs")]
+)
+def test_a_model_that_nobody_wants_says_how_many_finish(present: int, words: str) -> None:
+    assert told(health(wanted=0, present=present), "Ready")[2].startswith(words)

@@ -151,3 +151,8 @@ def test_engines_get_a_network_policy_and_are_open_again_without_the_setting() -
     assert made(guarded, Doors(ingress=[])).grow[0]["spec"]["ingress"] == []
     assert made(guarded, Doors()).grow[0]["spec"]["ingress"] == [{}], "everybody, as without a policy"
     assert made(of, Doors()).grow == (), "who never had one gets none"
+
+
+def test_a_digest_tells_contents_apart_in_twelve_digits() -> None:
+    one, other = (access.digest({"data": {access.FILE: text}}) for text in ("a", "b"))
+    assert one != other and len(one) == len(other) == 12
