@@ -21,7 +21,7 @@ _MAX_BARE_BYTES = 16 * 1024  # in a body's time without a byte of body: chunk ex
 HEAD_S = 10.0
 _LINGER_S = 10.0  # for the rest of a body that was answered already
 _LAST_S, _DROPPED_BYTES = 1.0, 1024 * 1024  # of what a client sends before it reads that it is refused
-_ONLY_ONCE = (b"host", b"authorization")
+_ONLY_ONCE = (b"host", b"authorization", b"x-api-key")
 _LAST_USE_S = 5  # seconds idle, of a client that could not be asked to go
 _PHRASES = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 

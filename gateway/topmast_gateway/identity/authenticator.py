@@ -1,6 +1,7 @@
 """Who calls: a verified API key or a verified token makes a Caller, everything else is refused here.
 
-The order is: API key, then JWT where that is set up. No header but Authorization counts.
+The order is: API key, then JWT where that is set up. Authorization counts, and without it x-api-key, which Anthropic's
+clients send; no other header does.
 """
 
 from __future__ import annotations
@@ -60,13 +61,20 @@ class Authenticator:
         self._throttle = throttle
         self._tokens = tokens
 
+    def client_ip(self, scope: Scope) -> str:
+        """Where a request comes from, as far as trusted proxies say."""
+        return self._proxies.address(scope)
+
     async def caller(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
         """The verified caller, or an ApiError: 503 while the keys are unknown, else 401 or 429."""
         if not self._known.synced:
             raise unavailable("starting", "the gateway is starting: it has not seen the models and keys yet", 1)
         presented = bearer_token(headers.get(b"authorization"))
+        if presented is None and b"authorization" not in headers:
+            presented = headers.get(b"x-api-key", b"").strip() or None
         if presented is None:
-            raise self._no("missing", "an API key is needed: send it as 'Authorization: Bearer tm-...'")
+            how = "send it as 'Authorization: Bearer tm-...' or as 'x-api-key: tm-...'"
+            raise self._no("missing", f"an API key is needed: {how}")
         message = "this API key is not valid: it was mistyped or revoked, ask your administrator for one"
         key = self._known.keys.find(presented)
         if key:

@@ -21,6 +21,7 @@ class RequestRecord:
     """What is known of a request when it has ended. `model` and `caller` are empty where they were never known."""
 
     arrived_at: float  # monotonic
+    client: str = ""  # its address
     model: str = ""
     caller: str = ""
     usage: TokenUsage = field(default_factory=TokenUsage)
@@ -46,6 +47,7 @@ class AccessLog:
             "status": writer.status or 499,
             "seconds": round(time.monotonic() - record.arrived_at, 4),
             "first": None if writer.answered_at is None else round(writer.answered_at - record.arrived_at, 4),
+            "client": record.client,
             "caller": record.caller,
             "model": record.model,
             "pod": writer.pod,

@@ -71,6 +71,15 @@ async def test_guessing_ends_in_429_and_a_right_key_is_let_in() -> None:
     assert (await outcome(who, "tm-other", "10.0.0.2")).status == 401
 
 
+async def test_a_key_may_come_as_x_api_key_and_authorization_goes_before_it() -> None:
+    assert await outcome(identity(), None, x_api_key=f" {KEY} ") == "alice"
+    assert await outcome(identity(), KEY, x_api_key="tm-wrong") == "alice"
+    assert (await outcome(identity(), "tm-wrong", x_api_key=KEY)).status == 401
+    for empty in ("", " "):
+        assert (await outcome(identity(), None, x_api_key=empty)).code == "invalid_api_key"
+    assert (await outcome(identity(), None, authorization="Basic x", x_api_key=KEY)).status == 401
+
+
 async def test_whoever_has_no_key_is_not_kept_connected() -> None:
     who = identity(per_minute=1)
     for key in (None, OLD, "tm-1", "tm-2"):

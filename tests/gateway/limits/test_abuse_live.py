@@ -113,7 +113,7 @@ async def test_a_frozen_pod_is_left_within_seconds_by_a_gateway_that_has_just_st
         stage.model(namespace, "m")
         for engine in (well, frozen):
             stage.pod(namespace, "m", engine.ip)
-        fresh = new_gateway("--silence-s", "1", "--progress-timeout-s", "300", "--answer-timeout-s", "300").wait_ready()
+        fresh = new_gateway("--silence-s", "2", "--progress-timeout-s", "300", "--answer-timeout-s", "300").wait_ready()
         fresh.sees(f"{namespace}/m", 2)
         await asyncio.sleep(2)  # for its first look at the pods' pages
         headers = {"Authorization": f"Bearer {KEY}"}
@@ -132,14 +132,14 @@ async def test_a_pause_of_the_gateway_moves_no_answer(
         stage.model(namespace, "m")
         for engine in (one, two):
             stage.pod(namespace, "m", engine.ip)
-        paused = new_gateway("--silence-s", "1.5").wait_ready()
+        paused = new_gateway("--silence-s", "3").wait_ready()
         paused.sees(f"{namespace}/m", 2)
         headers = {"Authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=paused.url, headers=headers, timeout=60, trust_env=False) as client:
             answers = [asyncio.create_task(one) for one in asked(client, f"{namespace}/m", 8)]
             await soon(lambda: one.running + two.running == 8, "all are answered")
             paused.process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(4.5)
             paused.process.send_signal(signal.SIGCONT)
             done = await asyncio.gather(*answers)
         assert [answer.status_code for answer in done] == [200] * 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.lab.growth import assert_linear
+from gateway.lab.growth import assert_linear, most_s, without_collections
 from topmast_gateway.limits import periods
 from topmast_gateway.limits.counters import Counters
 
@@ -92,14 +93,14 @@ def test_no_second_takes_long_with_hundreds_of_thousands_of_counts() -> None:
     assert len(counters) == 220_000
     assert_linear(lambda _: None, lambda _: counters.changes(counters.version - 100, 5000), 1)
     assert_linear(lambda _: None, lambda _: counters.changes(0, 5000), 1)
-    later = NOW + 300
-    seconds = 0
-    while len(counters) > 20_000:
-        before = time.thread_time()
-        counters.forget(later)
-        assert time.thread_time() - before < 0.05
-        seconds += 1
-    assert seconds == 20 and len(counters) == 20_000
+    later, took_s = NOW + 300, list[float]()
+    with without_collections():
+        while len(counters) > 20_000:
+            before = time.thread_time()
+            counters.forget(later)
+            took_s.append(time.thread_time() - before)
+    assert len(took_s) == 20 and len(counters) == 20_000
+    assert statistics.median(took_s) < most_s()
 
 
 def test_a_year_of_minutes_days_and_months_leaves_two_of_each() -> None:

@@ -25,13 +25,11 @@ async def test_a_callers_next_one_waits_a_hundred_times_as_long_as_the_last_one_
 
 
 async def test_another_caller_waits_for_one_of_them_at_most() -> None:
-    bodies, began = LargeBodies(), time.monotonic()
-    greedy = [asyncio.create_task(bodies.parsed("mallory", parse)) for _ in range(20)]
+    bodies = LargeBodies()
+    greedy = [asyncio.create_task(bodies.parsed("mallory", parse)) for _ in range(2)]
     await asyncio.sleep(0)
-    assert await bodies.parsed("alice", parse) - began < 0.9
-    for task in greedy:
-        task.cancel()
-    await asyncio.gather(*greedy, return_exceptions=True)
+    alice = await bodies.parsed("alice", parse)
+    assert alice < max(await asyncio.gather(*greedy))
 
 
 async def test_what_fails_and_who_leaves_hold_nobody_up_and_are_forgotten() -> None:

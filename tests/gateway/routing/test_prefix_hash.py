@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.lab.growth import assert_linear
+from gateway.lab.growth import assert_linear, most_s
 from topmast_gateway.messages.completion import MAX_BODY_BYTES
 from topmast_gateway.messages.errors import ApiError
 from topmast_gateway.requests.parse import parse_completion
@@ -170,7 +170,7 @@ def test_128_kib_take_about_a_millisecond() -> None:
         started = time.thread_time()
         prefix_chain(fields)
         times.append(time.thread_time() - started)
-    assert min(times) < 0.003
+    assert min(times) < 0.06 * most_s()
 
 
 def test_a_session_is_a_digest_of_what_was_named() -> None:
