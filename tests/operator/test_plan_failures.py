@@ -13,6 +13,7 @@ from operatorlab.facts import plan as make
 
 from topmast_operator.api.facts import EngineState, Facts, PodFacts, Termination
 from topmast_operator.api.resource import Model
+from topmast_operator.plan.findings.engine import _last_line
 from topmast_operator.watch.state import parse_state, tokens_so_far
 
 LOAD_ERROR = Termination(
@@ -281,3 +282,8 @@ def test_what_is_under_way_is_looked_at_again_and_what_is_settled_is_not() -> No
     for idle_s, again_s in ((60, 10), (600, 60)):
         assert make(settled(model(sleep={"idleSeconds": idle_s}), 1)).plan.again_s == again_s
     assert make(settled(model(suspend=True), 0)).plan.again_s is None
+
+
+def test_an_engines_last_line_is_cut_to_what_a_condition_can_hold() -> None:
+    assert _last_line("first\n" + "x" * 400 + "\n") == "x" * 300 and _last_line(" \n") == ""
+    assert _last_line("it ended. \n") == "it ended"
