@@ -39,7 +39,7 @@ def test_without_a_valid_key_there_is_only_401(gateway: Gateway, path: str, auth
 
 
 def test_identity_headers_open_nothing(gateway: Gateway) -> None:
-    headers = {"X-Topmast-Key": "tests", "X-Forwarded-User": "admin", "X-Api-Key": KEY, "Cookie": f"key={KEY}"}
+    headers = {"X-Topmast-Key": "tests", "X-Forwarded-User": "admin", "Api-Key": KEY, "Cookie": f"key={KEY}"}
     assert httpx.get(f"{gateway.url}/v1/models", headers=headers).status_code == 401
 
 

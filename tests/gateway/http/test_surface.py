@@ -147,9 +147,13 @@ async def test_neither_key_nor_prompt_is_in_a_log_line_or_a_metric_whatever_happ
 
 
 async def test_rubbish_and_wrong_keys_cannot_fill_the_log(gateway: Gateway) -> None:
-    before, wrong = len(gateway.lines), f"host: x\r\nauthorization: Bearer {WRONG_KEY}\r\n"
+    def lines() -> list[str]:
+        """Without those on pods of tests before this one, whose engines are gone."""
+        return [line for line in gateway.lines if "does not report its load" not in line]
+
+    before, wrong = lines(), f"host: x\r\nauthorization: Bearer {WRONG_KEY}\r\n"
     for _ in range(20):
         await raw(gateway, b"rubbish\r\n\r\n")
         await raw(gateway, f"GET / HTTP/1.1\r\n{wrong}connection: close\r\n\r\n".encode())
         await raw(gateway, f"GET / HTTP/1.1\r\n{AUTHORIZED}connection: upgrade\r\nupgrade: websocket\r\n\r\n".encode())
-    assert len(gateway.lines) == before
+    assert lines() == before
