@@ -106,6 +106,31 @@ async def test_a_version_that_is_too_old_leads_to_a_new_list(stage: Stage, names
         await kube.close()
 
 
+@pytest.mark.parametrize("error", [TypeError, KeyError, AttributeError, ValueError, RecursionError])
+def test_an_object_that_cannot_be_read_costs_itself_alone(
+    error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended the whole process."""
+
+    def parse(item: dict[str, Any]) -> str:
+        if "odd" in item:
+            raise error("SECRET")
+        return str(item["metadata"]["name"])
+
+    def an_object(name: str, **more: Any) -> dict[str, Any]:
+        return {"metadata": {"uid": name, "name": name, "resourceVersion": "1"}, **more}
+
+    informer = Informer("things", "/things", parse, lambda: None)
+    for item in (an_object("one"), an_object("two", odd=1), an_object("three"), an_object("two", odd=1)):
+        informer._apply("ADDED", item)
+    assert sorted(informer.items.values()) == ["one", "three"]
+    assert len(caplog.messages) == 1 and "'two'" in caplog.text and "SECRET" not in caplog.text
+    informer._apply("MODIFIED", an_object("one", odd=1))
+    assert list(informer.items) == ["three"], "what is not understood is not served by what it was"
+    informer._apply("MODIFIED", an_object("two"))
+    assert sorted(informer.items) == ["three", "two"]
+
+
 def test_more_objects_than_one_page_are_all_seen(stage: Stage, gateway: Gateway, namespace: str) -> None:
     names = [f"many-{number}" for number in range(5)]
     for name in names:

@@ -270,3 +270,15 @@ def test_places_are_what_the_report_leaves_to_us_and_a_guess_without_one() -> No
         assert loads.places(PODS[0], 32) == 4  # half: who is second gets a part, too
         now = 10.0  # the report is too old to mean anything
         assert loads.places(PODS[0], 32) == 32
+
+
+@pytest.mark.parametrize("gateways", [1, 2, 3, 6, 18])
+def test_gateways_together_admit_no_more_than_a_pod_runs(gateways: int) -> None:
+    """Each might always use half of a pod: eighteen of them admitted 288 requests to 32 places."""
+    admitted = 0
+    for _ in range(gateways):
+        loads = EndpointLoads()
+        loads.gateways = lambda: gateways
+        loads.reported(PODS[0], LoadReport(running=32, waiting=100, max_num_seqs=32))
+        admitted += loads.places(PODS[0], 32)
+    assert admitted <= 32 + gateways - 1  # a part of a place is a place

@@ -1,0 +1,79 @@
+"""What a request is charged in the end: also one that its client left, of which no engine says anything."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from topmast_gateway.config import SharingConfig
+from topmast_gateway.identity.caller import Caller, Limits
+from topmast_gateway.messages.disconnect import ClientDisconnected
+from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.response import ResponseWriter
+from topmast_gateway.messages.token_usage import TokenUsage
+from topmast_gateway.requests.parse import parse_completion
+from topmast_gateway.requests.pipeline import Pipeline
+
+ALICE = Caller("alice", limits=Limits(budget_tokens=100_000, budget_period="total"))
+BODY = b'{"model":"m","max_tokens":2000,"n":2,"prompt":"%b"}' % (b"x" * 400)
+
+
+async def nowhere(_: object) -> None: ...
+
+
+async def charged(
+    error: type[BaseException], *, tries: int = 1, journal: bool = False, pipeline: Pipeline | None = None
+) -> int:
+    """Tokens of a request that ends so after a tenth of a second at an engine."""
+    pipeline = pipeline or Pipeline(SharingConfig(), lambda *_: 1)
+    request = parse_completion("/v1/completions", BODY)
+    assert request.no_journal and request.answers == 2
+    if journal:
+        request = dataclasses.replace(request, no_journal="")
+    writer, before = ResponseWriter(nowhere, "r"), pipeline.quota.used(ALICE)
+    with pytest.raises(error):
+        async with pipeline.admitted(ALICE, "ns/m", request, {}, writer, TokenUsage()):
+            writer.tries = tries
+            await asyncio.sleep(0.1)
+            raise error(502, "x", "x") if error is ApiError else error
+    return pipeline.quota.used(ALICE) - before
+
+
+async def test_who_leaves_before_an_answer_without_a_journal_pays_for_what_may_have_been_made() -> None:
+    """Five times two thousand tokens were asked for and left after a second, and none of them was charged."""
+    assert await charged(ClientDisconnected) == len(BODY) // 4 + 4000  # nobody knows better yet
+    pipeline = Pipeline(SharingConfig(), lambda *_: 1)
+    pipeline._estimates.learn(400, "ns/m", TokenUsage(prompt=100, output=200, exact=True), served_s=2.0)
+    paid = await charged(ClientDisconnected, pipeline=pipeline)
+    assert 100 + 2 * 10 <= paid <= 100 + 2 * 1000, (
+        "a hundred tokens a second for each of two answers, for 0.1 s or more"
+    )
+
+
+async def test_what_no_engine_worked_on_and_what_failed_is_free() -> None:
+    assert await charged(ClientDisconnected, tries=0) == 0
+    assert await charged(ApiError) == 0
+    assert await charged(ClientDisconnected, journal=True) == 0, "its journal said that nothing was made"
+
+
+async def test_a_callers_bodies_that_are_being_read_count_against_its_limits() -> None:
+    pipeline = Pipeline(SharingConfig(), lambda *_: 1)
+    for limits, code in (
+        (Limits(max_streams=2), "rate_limit_exceeded"),
+        (Limits(requests_per_minute=2), "rate_limit_exceeded"),
+    ):
+        caller = Caller("bob", limits=limits)
+        with pipeline.arriving(caller), pipeline.arriving(caller):
+            with pytest.raises(ApiError) as refused, pipeline.arriving(caller):
+                pass
+            assert (refused.value.status, refused.value.code) == (429, code)
+        with pipeline.arriving(caller):
+            pass
+    spent = Caller("carol", limits=Limits(budget_tokens=10, budget_period="total"))
+    pipeline._counters.add("carol", "total", charged=10)
+    with pytest.raises(ApiError) as refused, pipeline.arriving(spent):
+        pass
+    assert refused.value.code == "insufficient_quota"
+    assert pipeline.quota._arriving == {}
