@@ -51,16 +51,7 @@ class QuotaEnforcer:
 
         How many tokens it needs is known only then, and `reserved` decides.
         """
-        now, limits, held = self._clock(), caller.limits, self.held(caller.name)
-        reading = self._arriving[caller.name]
-        if limits.max_streams is not None and held.streams + reading >= limits.max_streams:
-            raise too_many_at_once(limits.max_streams)
-        if limits.requests_per_minute is not None:
-            window = self._requests(caller.name, now)
-            window = replace(window, current=window.current + reading)
-            check_rate("requests", window, limits.requests_per_minute, 1)
-        if limits.budget_tokens is not None:
-            check_budget(self.used(caller) + held.tokens, limits.budget_tokens, 1, limits.budget_period, now)
+        self._check(caller, self._clock(), arriving=self._arriving[caller.name])
         self._arriving[caller.name] += 1
         try:
             yield
@@ -92,16 +83,8 @@ class QuotaEnforcer:
 
     def _admit(self, caller: Caller, tokens: int) -> str:
         """Check every limit, then reserve; returns the minute that was charged."""
-        now, limits, held = self._clock(), caller.limits, self.held(caller.name)
-        if limits.max_streams is not None and held.streams >= limits.max_streams:
-            raise too_many_at_once(limits.max_streams)
-        if limits.requests_per_minute is not None:
-            check_rate("requests", self._requests(caller.name, now), limits.requests_per_minute, 1)
-        if limits.tokens_per_minute is not None:
-            check_rate("tokens", self._tokens(caller.name, now), limits.tokens_per_minute, tokens)
-        if limits.budget_tokens is not None:
-            taken = self.used(caller) + held.tokens
-            check_budget(taken, limits.budget_tokens, tokens, limits.budget_period, now)
+        now = self._clock()
+        self._check(caller, now, tokens)
         minute = periods.name("minute", now)
         if _has_rates(caller):
             self._counters.add(caller.name, minute, requests=1, charged=tokens)
@@ -109,6 +92,25 @@ class QuotaEnforcer:
         own.streams += 1
         own.tokens += tokens
         return minute
+
+    def _check(self, caller: Caller, now: float, tokens: int | None = None, arriving: int = 0) -> None:
+        """A 429 where one more request would cross a limit. `arriving` others count beside what is open.
+
+        `tokens` are what it needs; None is unknown, and then only a budget that is used up stands against it.
+        """
+        limits, held = caller.limits, self.held(caller.name)
+        if limits.max_streams is not None and held.streams + arriving >= limits.max_streams:
+            raise too_many_at_once(limits.max_streams)
+        if limits.requests_per_minute is not None:
+            window = self._requests(caller.name, now)
+            window = replace(window, current=window.current + arriving)
+            check_rate("requests", window, limits.requests_per_minute, 1)
+        if limits.tokens_per_minute is not None and tokens is not None:
+            check_rate("tokens", self._tokens(caller.name, now), limits.tokens_per_minute, tokens)
+        if limits.budget_tokens is not None:
+            needed = 1 if tokens is None else tokens
+            taken = self.used(caller) + held.tokens
+            check_budget(taken, limits.budget_tokens, needed, limits.budget_period, now)
 
     def _settle(self, caller: Caller, reserved: int, used: int, minute: str) -> None:
         own = self.open[caller.name]
