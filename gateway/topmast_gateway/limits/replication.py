@@ -10,9 +10,9 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 import aiohttp
@@ -79,6 +79,12 @@ class CounterReplication:
         held = {caller: (held.streams, held.tokens) for caller, held in self._quota.open.items()}
         return _encoder.encode(_Page(self._counters.replica, reached, rows, held, reached < self._counters.version))
 
+    async def take_over(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Count what others counted; however many rows there are, requests go on meanwhile."""
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            self._counters.merge(rows[start : start + _ROWS_AT_ONCE], time.time())
+            await asyncio.sleep(0)
+
     async def follow(self, peers: str | None, client: aiohttp.ClientSession, token: SharedToken) -> None:
         """Ask every address of `peers` (DNS name and port) once a second, until cancelled; None is nobody."""
         while True:
@@ -122,9 +128,7 @@ class CounterReplication:
 
     async def _learn(self, peer: _Peer, page: _Page) -> None:
         if page.replica != self._counters.replica:
-            for start in range(0, len(page.counts), _ROWS_AT_ONCE):
-                self._counters.merge(page.counts[start : start + _ROWS_AT_ONCE], time.time())
-                await asyncio.sleep(0)
+            await self.take_over(page.counts)
             if peer.replica != page.replica:
                 self._quota.peers.pop(peer.replica, None)  # another process has taken over this address
             held = {caller: OpenRequests(streams, tokens) for caller, (streams, tokens) in page.open.items()}

@@ -40,8 +40,6 @@ from topmast_gateway.requests.deadline_priority import (
     with_remaining_timeout,
 )
 
-_ROWS_AT_ONCE = 500  # of the usage log; then others have the loop
-
 
 class Pipeline:
     """`free_places` says how many more requests a model's pods can take."""
@@ -142,11 +140,7 @@ class Pipeline:
 
     async def _catch_up(self) -> None:
         if (where := self._sharing.usage_log) not in (None, "-"):
-            now = time.time()
-            rows = await asyncio.to_thread(replay, Path(where), now)
-            for start in range(0, len(rows), _ROWS_AT_ONCE):
-                self._counters.merge(rows[start : start + _ROWS_AT_ONCE], now)
-                await asyncio.sleep(0)
+            await self.replication.take_over(await asyncio.to_thread(replay, Path(where), time.time()))
         self.caught_up = True
 
     def _account(self, record: UsageRecord) -> None:
