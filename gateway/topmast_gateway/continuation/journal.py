@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 
 from topmast_gateway.continuation.event_buffer import EventBuffer, EventTooLarge
+from topmast_gateway.messages.completion import with_field
 from topmast_gateway.messages.errors import read_error
 from topmast_gateway.messages.token_usage import TokenUsage
 
@@ -96,7 +97,7 @@ class Journal:
         if not self.token_ids:
             return body
         rest = {"token_ids": self.token_ids, "created": self.created}
-        return body.rstrip()[:-1] + b',"continuation":%b}' % json.dumps(rest).encode()
+        return with_field(body, "continuation", json.dumps(rest).encode())
 
     def _take(self, block: bytes, ready: list[bytes]) -> None:
         if block.startswith(b": "):

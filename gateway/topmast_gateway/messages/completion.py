@@ -37,3 +37,8 @@ class CompletionRequest:
     fresh: int = 0  # of `prompt`: what no cache is expected to have
     answer: int = 0  # tokens that its answer is expected to have
     answers: int = 1  # that it asks for
+
+
+def with_field(body: bytes | bytearray, name: str, value: bytes) -> bytes:
+    """A JSON object's text with one more field at its end: of two of a name, engines take the last."""
+    return b"".join((memoryview(body)[: body.rindex(b"}")], b',"%b":%b}' % (name.encode(), value)))

@@ -1,7 +1,7 @@
 """How urgent a request is, and how long it may wait: from the body, its headers, and the caller's best priority.
 
 A caller that asks for a better priority than its own is served with its own, as OpenAI does with service tiers. The
-engine reads it from a field at the body's end, because the last one of two counts.
+engine reads it from a field at the body's end.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from topmast_gateway.identity.caller import Priority
-from topmast_gateway.messages.completion import CompletionRequest
+from topmast_gateway.messages.completion import CompletionRequest, with_field
 from topmast_gateway.messages.headers import TIMEOUT, seconds_of
 
 _TIMEOUT: Final = TIMEOUT.encode()
@@ -27,7 +27,7 @@ def with_priority(request: CompletionRequest, priority: Priority) -> CompletionR
     """The request with its priority in the body, where an engine would take it for another one."""
     if priority is (Priority.NORMAL if request.priority is None else request.priority):
         return request
-    body = request.body.rstrip()[:-1] + b', "priority": %d}' % priority
+    body = with_field(request.body, "priority", b"%d" % priority)
     return dataclasses.replace(request, body=body, priority=priority)
 
 

@@ -20,7 +20,6 @@ from topmast_gateway.routing.prefix_hash import MOST_READ_BYTES, is_set, prefix_
 _ASSUMED_ANSWER_TOKENS = 256
 _LONGEST_ANSWER_TOKENS = 32_768  # one absurd max_tokens must not make a pod look full for ever
 _MOST_ANSWERS = 128
-_SPACES_AT_ONCE = 65_536
 _LONGEST_SCALAR = 64  # of a number, a word or null
 _NO_JOURNAL = (
     *("logprobs", "top_logprobs", "prompt_logprobs", "tools", "functions", "structured_outputs", "best_of"),
@@ -29,17 +28,8 @@ _NO_JOURNAL = (
 _FIELDS: Final = tuple(
     dict.fromkeys(
         (
-            *(
-                "model",
-                "stream",
-                "max_tokens",
-                "max_completion_tokens",
-                "n",
-                "timeout",
-                "priority",
-                "prompt",
-                "messages",
-            ),
+            *("model", "stream", "max_tokens", "max_completion_tokens", "n"),
+            *("timeout", "priority", "prompt", "messages"),
             *("continuation", "cache_salt", "response_format", "chat_template", "chat_template_kwargs", "documents"),
             *_NO_JOURNAL,
         )
@@ -93,10 +83,7 @@ def parse_completion(path: str, body: bytes | bytearray, session: bytes = b"", t
 def _salted(body: bytes | bytearray, salt: str) -> bytearray:
     """The body with this salt as its last field: the last one of two counts. In place, because a copy takes time."""
     grown = body if isinstance(body, bytearray) else bytearray(body)
-    while grown[-1:].isspace():  # there may be millions of them
-        last = bytes(grown[-_SPACES_AT_ONCE:])
-        del grown[len(grown) - len(last) + len(last.rstrip()) :]
-    del grown[-1:]
+    del grown[grown.rindex(b"}") :]
     grown += b',"cache_salt":"%b"}' % salt.encode()
     return grown
 
