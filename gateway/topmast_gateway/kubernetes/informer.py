@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 _WATCH_S = 60  # a watch that died silently is noticed within this time and a few seconds
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 3.0
+_UNREACHABLE = (aiohttp.ClientError, TimeoutError, OSError, KubeError)
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 class Informer(Generic[T]):
@@ -64,17 +66,7 @@ class Informer(Generic[T]):
                 backoff = _FIRST_BACKOFF_S
                 while True:
                     version = await self._watch(client, version)
-            except KubeError as error:
-                self._complain(error)
-            except (
-                aiohttp.ClientError,
-                TimeoutError,
-                OSError,
-                ValueError,
-                TypeError,
-                KeyError,
-                AttributeError,
-            ) as error:
+            except (*_UNREACHABLE, *_UNREADABLE) as error:
                 self._complain(error)
             await asyncio.sleep(backoff * random.uniform(0.5, 1))
             backoff = min(backoff * 2, _LONGEST_BACKOFF_S)
@@ -130,7 +122,7 @@ class Informer(Generic[T]):
         uid = item["metadata"]["uid"]
         try:
             parsed = self._parse(item)
-        except (TypeError, KeyError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+        except _UNREADABLE as error:
             parsed = None  # an object of another version, or of somebody's making, costs itself and nothing else
             if uid not in self._unread:
                 name = item["metadata"].get("name")
