@@ -56,7 +56,7 @@ async def serve(
     access_log: AccessLog | None = None,
     tracing: Tracing | None = None,
 ) -> None:
-    """Run until a signal, then drain. Raises kube.NoCluster when there is nothing to watch."""
+    """Run until a signal, then drain. Raises NoCluster when there is nothing to watch."""
     watch, leave, signals = config.watch, config.leave, _Signals()
     loads = EndpointLoads()
     picker = EndpointPicker(loads)

@@ -38,7 +38,7 @@ class _Waiting:
 
 
 class HoldQueue:
-    """One room per model that somebody waits for."""
+    """One queue per model that somebody waits for."""
 
     def __init__(self, max_requests: int, max_bytes: int = MAX_BYTES_PER_MODEL) -> None:
         self._max_requests = max_requests

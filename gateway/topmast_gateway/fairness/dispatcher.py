@@ -34,7 +34,7 @@ class QueueRequest:
 
 
 class Dispatcher:
-    """The turnstiles of all models. `free_places` says how many more requests a model's pods can take."""
+    """The queues of all models. `free_places` says how many more requests a model's pods can take."""
 
     def __init__(self, free_places: FreePlaces, max_waiting: int) -> None:
         self._free_places = free_places

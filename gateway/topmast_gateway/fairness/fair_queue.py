@@ -19,9 +19,8 @@ from topmast_gateway.identity.caller import Caller, Priority
 STARVED_AFTER_S: Final = 10.0  # a priority that has waited this long is no longer passed over without end
 PASSES: Final = 7  # higher ones that are served before it is
 ACTIVE_S: Final = 10.0  # a caller counts as one who comes for so long after its last request
-JOURNAL_GRACE_S: Final = (
-    0.1  # an engine with a journal tells a prompt's size at once; of others nobody knows when they begin
-)
+# An engine with a journal tells a prompt's size at once; of others nobody knows when they begin.
+JOURNAL_GRACE_S: Final = 0.1
 _PLACES_PER_PROMPT: Final = 32  # that is not computed yet, beside which a noisy caller gets no further slot
 _MEASURE_S: Final = 0.05  # how often running requests are charged
 _DRAIN_SAMPLES: Final = 32  # from so many the speed of the queue is known

@@ -97,7 +97,7 @@ class VirtualTokenCounter:
         entry.charged = cost
 
     def finish(self, entry: QueueEntry) -> None:
-        """A ticket that was popped has ended."""
+        """An entry that was popped has ended."""
         self.charge(entry)
         self._accounts[entry.caller.name].running -= 1
         self._tidy()
@@ -111,7 +111,7 @@ class VirtualTokenCounter:
         return ((name, one.weight, len(one.waiting)) for name, one in self._accounts.items() if one.waiting)
 
     def newest(self, caller: str) -> QueueEntry | None:
-        """The caller's last ticket that still waits."""
+        """The caller's last entry that still waits."""
         account = self._accounts.get(caller)
         return account.waiting[-1] if account and account.waiting else None
 

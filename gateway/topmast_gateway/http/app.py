@@ -66,10 +66,8 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        writer, record = (
-            ResponseWriter(send, request_id(headers)),
-            RequestRecord(time.monotonic(), self._identity.client_ip(scope)),
-        )
+        writer = ResponseWriter(send, request_id(headers))
+        record = RequestRecord(time.monotonic(), self._identity.client_ip(scope))
         if self._tracing is None:
             await self._serve(scope, headers, receive, writer, record)
             return

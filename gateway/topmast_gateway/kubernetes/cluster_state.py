@@ -24,7 +24,7 @@ _PODS = f"{MODEL_LABEL},{MANAGED_LABEL}"
 
 
 class ClusterState:
-    """Live routes and keys from mirrors of LLMDeployments, engine pods and the Secret of API keys."""
+    """Live routes and keys from informers on LLMDeployments, engine pods and the Secret of API keys."""
 
     def __init__(
         self,

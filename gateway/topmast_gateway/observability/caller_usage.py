@@ -55,13 +55,11 @@ class CallerUsage:
 
     async def page(self) -> AsyncIterator[bytes]:
         """Prometheus's text, in pieces: thousands of callers must not keep everybody else waiting."""
-        requests, tokens = (
-            "Requests by API key: answered, refused, failed, cancelled",
-            "Tokens by API key: prompt, cached",
-        )
+        requests = "Requests by API key: answered, refused, failed, cancelled"
+        tokens = "Tokens by API key: prompt, cached (a part of prompt), output"
         for name, text, labels, counts in (
             ("caller_requests", requests, ("caller", "model", "outcome"), self._requests),
-            ("tokens", f"{tokens} (a part of prompt), output", ("caller", "model", "kind"), self._tokens),
+            ("tokens", tokens, ("caller", "model", "kind"), self._tokens),
         ):
             yield _head(f"topmast_gateway_{name}_total", text, "counter")
             samples = list(counts.items())

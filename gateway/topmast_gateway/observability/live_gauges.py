@@ -26,7 +26,7 @@ class LiveGauges(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         yield _gauge("requests_in_flight", "Requests from admission to last byte", self._overload.streams)
         yield _gauge("requests_held", "Requests that wait for a ready pod", self._metrics.held)
-        yield _gauge("body_bytes_reserved", "Memory promised to request bodies", self._overload.held_bytes)
+        yield _gauge("body_bytes_reserved", "Bytes of request bodies that are held", self._overload.held_bytes)
         yield _gauge("api_keys", "Valid entries in the Secret of API keys", len(self._cluster.keys))
 
         tokens = GaugeMetricFamily(

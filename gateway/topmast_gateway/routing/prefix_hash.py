@@ -60,9 +60,8 @@ def prefix_chain(fields: Mapping[str, bytes], salt: str = "") -> PrefixChain:
     Another `salt` makes another chain: what callers with different ones send is never taken for the same.
     """
     root = _root(salt)
-    if (longest := max(fields.get("messages", b""), fields.get("prompt", b""), key=len)) and len(
-        longest
-    ) >= MOST_READ_BYTES:
+    longest = max(fields.get("messages", b""), fields.get("prompt", b""), key=len)
+    if len(longest) >= MOST_READ_BYTES:
         # Reading all of it would take long. Its text as it stands begins as that of the turns before it did.
         return _chain(root, longest[:_MOST_BYTES], 0, len(longest) // _TEXT_TOKEN_BYTES, _TEXT_BLOCK_TOKENS)
     try:

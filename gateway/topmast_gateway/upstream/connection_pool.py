@@ -25,7 +25,7 @@ _DEAD_AFTER_S: Final = 25  # a node that is gone answers nothing, and without th
 
 
 class ConnectionPool:
-    """Idle connections by address, the one used last in the end. How many are open is the gateway's admission's."""
+    """Idle connections by address, the one used last in the end. How many are open, overload.py decides."""
 
     def __init__(self, tokens: EngineTokens | None = None, idle_s: float = _IDLE_S) -> None:
         self._tokens = tokens or EngineTokens()

@@ -31,7 +31,7 @@ KEY = "ns/m"
 STEP_S, LOOK_S = 0.1, 2.0
 PREFILL, DECODE = 1000.0, 500.0  # tokens a second that one engine can do
 STREAM = 60.0  # tokens a second that one answer gets at most
-STARVED_AFTER_S, MAX_WAITING = 30.0, 512  # the gateway's defaults
+QUEUE_S, MAX_WAITING = 30.0, 512  # the gateway's defaults
 FIRST_LOOK_S = 3.0  # an engine's rates mean nothing before
 
 
@@ -193,14 +193,14 @@ class ScaledFleet:
         request.served = request.place.__enter__()
         request.ticket = QueueEntry(self._caller, Priority.NORMAL, prompt, TokenUsage(), self.now)
         expected_s = self._turnstile.wait_s(self._caller, self.now)
-        full = expected_s is not None and expected_s > STARVED_AFTER_S
+        full = expected_s is not None and expected_s > QUEUE_S
         if full or isinstance(self._turnstile.arrive(request.ticket), QueueFull):
             self._send_away(request, expected_s or 1.0)
         else:
             self._waiting[request.ticket] = request
 
     def _give_up(self) -> None:
-        for ticket in [ticket for ticket in self._waiting if self.now - ticket.arrived_s > STARVED_AFTER_S]:
+        for ticket in [ticket for ticket in self._waiting if self.now - ticket.arrived_s > QUEUE_S]:
             self._turnstile.leave(ticket)
             self._send_away(self._waiting.pop(ticket), 1.0)
 
