@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
 PARTS = ("operator", "gateway", "server", "kernels", "cli", "cluster")
-BEGIN, END = "<!-- packages: made by `make map` -->", "<!-- end of packages -->"
+BEGIN, END = "<!-- packages: made by module_map.py --write -->", "<!-- end of packages -->"
 
 
 def modules(part: str) -> Iterator[tuple[Path, str]]:
