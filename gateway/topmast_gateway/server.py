@@ -24,7 +24,7 @@ from topmast_gateway.fairness.capacity import ModelCapacity
 from topmast_gateway.http.admin import Admin
 from topmast_gateway.http.app import App
 from topmast_gateway.http.cors import Cors
-from topmast_gateway.http.listener import listener
+from topmast_gateway.http.listener import Server
 from topmast_gateway.identity.shared_token import SharedToken
 from topmast_gateway.kubernetes.client import connect_to_cluster
 from topmast_gateway.kubernetes.cluster_state import ClusterState
@@ -103,28 +103,27 @@ async def serve(
             tracing,
             isolates_caches=config.sharing.isolates_caches,
         )
-        door = listener(Cors(app, access.cors_origins), drain_timeout_s=leave.drain, tls=access.tls)
-        admin_app = Admin(metrics, pipeline.caller_usage, why_not_ready, pipeline.replication, queue, token)
-        side = listener(admin_app, drain_timeout_s=_ADMIN_LAST_S)
+        public_server = Server(Cors(app, access.cors_origins), access.tls)
+        admin_server = Server(Admin(metrics, pipeline.caller_usage, why_not_ready, pipeline.replication, queue, token))
         watching = asyncio.create_task(cluster.follow(kube))
         renewing = asyncio.create_task(access.follow())
         counting = asyncio.create_task(pipeline.follow(client, token))
         scraping = asyncio.create_task(LoadScraper(client, cluster.pods, loads, engine_tokens).follow())
-        serving = asyncio.create_task(door.serve(sockets=[public]))
-        telling = asyncio.create_task(side.serve(sockets=[admin]))
+        await public_server.listen(public)
+        await admin_server.listen(admin)
         log.info("listening on %s, admin on %s", _address(public), _address(admin))
         leaving = asyncio.create_task(signals.leave.wait())
         # None of them ends by itself; if one does, its exception ends the process.
-        tasks = {leaving, watching, renewing, counting, scraping, serving, telling}
+        tasks = {leaving, watching, renewing, counting, scraping}
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         log.info("leaving: %d requests are open", overload.streams)
         if leaving.done():
-            door.leave()
+            public_server.leave()
             await signals.hurry_or(leave.notice)
-        door.should_exit = True
-        await signals.hurry_or(None, serving)
-        side.should_exit = side.force_exit = True
-        for task in (watching, renewing, counting, scraping, leaving):
+        await signals.hurry_or(None, asyncio.create_task(public_server.close(leave.drain)))
+        await public_server.close(0)
+        await admin_server.close(_ADMIN_LAST_S)
+        for task in tasks:
             task.cancel()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
         for end in ends:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from topmast_gateway.identity.shared_token import SharedToken
 from topmast_gateway.limits.replication import CounterReplication
-from topmast_gateway.messages.asgi import Receive, Scope, Send
+from topmast_gateway.messages.request import Request
 from topmast_gateway.messages.response import ResponseWriter
 from topmast_gateway.observability.caller_usage import CallerUsage
 from topmast_gateway.observability.metrics import Metrics
@@ -40,27 +40,27 @@ class Admin:
         self._token = token
         self._why_not_ready = why_not_ready
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        writer = ResponseWriter(send, "admin")
-        match scope["path"]:
+    async def __call__(self, request: Request, writer: ResponseWriter) -> None:
+        match request.path:
             case "/healthz":  # the loop turns, or this would not be answered
-                await writer.whole(200, b"ok\n", _TEXT)
+                writer.whole(200, b"ok\n", _TEXT)
             case "/readyz":
                 why = self._why_not_ready()
-                await writer.whole(503 if why else 200, f"{why or 'ok'}\n".encode(), _TEXT)
+                writer.whole(503 if why else 200, f"{why or 'ok'}\n".encode(), _TEXT)
             case "/metrics":
-                await writer.start(200, _PROMETHEUS)
-                await writer.chunk(self._metrics.text())
+                writer.start(200, _PROMETHEUS)
+                writer.chunk(self._metrics.text())
                 async for piece in self._usage.page():
-                    await writer.chunk(piece)
-                await writer.end()
+                    writer.chunk(piece)
+                    await writer.drained()
+                writer.end()
             case "/usage" | "/queue" if not self._token:
-                await writer.whole(404, _NO_TOKEN, _TEXT)
-            case "/usage" | "/queue" if not self._token.is_known_to(scope):
-                await writer.whole(401, _WRONG_TOKEN, [*_TEXT, (b"www-authenticate", b"Bearer")])
+                writer.whole(404, _NO_TOKEN, _TEXT)
+            case "/usage" | "/queue" if not self._token.is_known_to(request):
+                writer.whole(401, _WRONG_TOKEN, [*_TEXT, (b"www-authenticate", b"Bearer")])
             case "/usage":
-                await writer.json(200, self._replication.answer(scope["query_string"]))
+                writer.json(200, self._replication.answer(request.query))
             case "/queue":
-                await writer.json(200, self._queue())
+                writer.json(200, self._queue())
             case _:
-                await writer.whole(404, b"use /metrics, /usage, /queue, /healthz or /readyz\n", _TEXT)
+                writer.whole(404, b"use /metrics, /usage, /queue, /healthz or /readyz\n", _TEXT)

@@ -1,4 +1,4 @@
-"""One HTTP connection: uvicorn's fast parser with bounds on size and time, and without what it takes too easily.
+"""One HTTP connection: httptools' parser with bounds on size and time, one request after the other.
 
 The parser refuses malformed framing by itself. Refused here is what is well formed and yet read differently by the
 next proxy, or costs memory or a place without end. Nothing is logged: anybody could fill the log.
@@ -7,70 +7,99 @@ next proxy, or costs memory or a place without end. Nothing is logged: anybody c
 from __future__ import annotations
 
 import asyncio
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
 
-from topmast_gateway.http.connection_limits import ConnectionLimits
-from topmast_gateway.messages.asgi import Header
+from topmast_gateway.http.exchange import Exchange
+from topmast_gateway.http.head import MAX_HEAD_BYTES, MAX_HEADERS, is_too_large, target, wrong_with
 from topmast_gateway.messages.errors import error_envelope
+from topmast_gateway.messages.request import Header, Request
 
-MAX_HEAD_BYTES = 32 * 1024
-MAX_HEADERS = 128
-_MAX_BARE_BYTES = 16 * 1024  # in a body's time without a byte of body: chunk extensions, trailers
+_MAX_BARE_BYTES: Final = 16 * 1024  # in a body's time without a byte of body: chunk extensions, trailers
 HEAD_S = 10.0
+_IDLE_S = 75.0
 _LINGER_S = 10.0  # for the rest of a body that was answered already
-_LAST_S, _DROPPED_BYTES = 1.0, 1024 * 1024  # of what a client sends before it reads that it is refused
-_ONLY_ONCE = (b"host", b"authorization", b"x-api-key")
-_LAST_USE_S = 5  # seconds idle, of a client that could not be asked to go
-_PHRASES = {400: "Bad Request", 431: "Request Header Fields Too Large"}
+_LAST_S = 1.0
+_DROPPED_BYTES: Final = 1024 * 1024  # of what a client sends before it reads that it is refused
+_LAST_USE_S = 5.0  # idle, of a client that could not be asked to go
+_PHRASES: Final = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
 
 class RequestRejected(Exception):
     """Stops the parser; what had to be said was said."""
 
 
-class Connection(HttpToolsProtocol):
+class Connection(asyncio.Protocol):
     """A head too long gets 431, a wrong one 400 with a sentence; what is too slow is cut off.
 
-    Requests sent ahead of an answer are not taken, as HTTP allows: the connection ends after that answer. uvicorn would
-    queue as many as a packet holds, and forget to tell the running one that its client has gone.
+    Requests sent ahead of an answer are not taken, as HTTP allows: the connection ends after that answer.
+    `requested` takes each request; `entered` is asked for a place by the client's address, and `closed` is told of the
+    end of a connection that got one.
     """
 
-    limits: ConnectionLimits  # of the server that takes connections
-    _leaving = False
-    _address: str | None = None  # of one that has a place
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def __init__(
+        self,
+        requested: Callable[[Request, Exchange], None],
+        entered: Callable[[Connection, str], bool],
+        closed: Callable[[Connection, str], None],
+    ) -> None:
+        self._requested, self._entered, self._closed = requested, entered, closed
+        self._transport: asyncio.Transport
+        self._peer = ""  # of one that has a place
         self._clock: asyncio.TimerHandle | None = None
-        self._in_head = self._in_body = False
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._exchange: Exchange | None = None  # the last one
+        self._url = b""
+        self._headers: list[Header] = []
+        self._in_head = self._in_body = self._is_idle = False
         self._deaf = False  # what still comes is dropped, and the connection ends with the answer under way
+        self._leaving = False
         self._head_began = self._body_came = False  # in the data that is being looked at
         self._head_bytes = self._bare_bytes = self._dropped_bytes = 0
-        super().connection_made(transport)
-        address = str((transport.get_extra_info("peername") or ("unknown",))[0])
-        if not self.limits.enter(address):
-            transport.abort()
+        self._reads = True
+        self.is_full = False
+        self._drained: list[Callable[[], None]] = []
+
+    # What the transport tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        peer = str((transport.get_extra_info("peername") or ("unknown",))[0])
+        if not self._entered(self, peer):
+            self._transport.abort()
             return
-        self._address = address
+        self._peer = peer
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
-        if self._address is not None:
-            self.limits.leave(self._address)
-            self._address = None
-        super().connection_lost(exc)
+        if self._peer:
+            self._closed(self, self._peer)
+            self._peer = ""
+        if self._exchange is not None and not self._exchange.complete:
+            self._exchange.lost()
+        self.resume_writing()
+
+    def eof_received(self) -> None:
+        """A client that sends no more is gone: the transport closes."""
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             self._dropped_bytes += len(data)
             if self._dropped_bytes > _DROPPED_BYTES:
-                self.transport.close()
+                self._transport.close()
             return
         self._head_began = self._body_came = False
-        super().data_received(data)
-        if self._deaf or self.transport.is_closing():
+        if self._is_idle:
+            self._stop_clock()
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if not self._deaf and not self._transport.is_closing():
+                self._refuse(400, "invalid_http", "this is not a valid HTTP/1.1 request")
+        if self._deaf or self._transport.is_closing():
             return
         if self._in_body:
             self._bare_bytes = 0 if self._body_came else self._bare_bytes + len(data)
@@ -81,55 +110,110 @@ class Connection(HttpToolsProtocol):
             self._head_bytes += 0 if self._head_began else len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse_size()
-        elif not self._answering() and self.timeout_keep_alive_task is None:
-            # Empty lines between requests: they stopped uvicorn's clock for idle connections.
-            self._expect_head()
+        elif not self._answering() and not self._is_idle:
+            self._expect_head()  # empty lines between requests
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        calls, self._drained = self._drained, []
+        for call in calls:
+            call()
+
+    # What the parser tells.
 
     def on_message_begin(self) -> None:
         if self._answering():
             self._end_with_the_answer()
             raise RequestRejected
         self._head_began = True
+        self._url, self._headers = b"", []
         self._expect_head()
-        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_body:
-            # uvicorn would add them to the headers of a request whose headers were looked at already, or not yet.
+        if self._in_body:  # they would come after the request's headers were looked at
             self._stop(400, "invalid_http", "trailer fields are not accepted: send them as headers")
-        super().on_header(name, value)
-        if len(self.headers) > MAX_HEADERS:
+        self._headers.append((name.lower(), value))
+        if len(self._headers) > MAX_HEADERS:
             self._stop(431, "headers_too_large", f"the request has more than {MAX_HEADERS} headers")
 
     def on_headers_complete(self) -> None:
         self._stop_clock()
         self._in_head = False
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+        if is_too_large(self._url, self._headers):
             self._refuse_size()
             raise RequestRejected
-        if wrong := _wrong(self.parser.get_http_version(), self.parser.should_upgrade(), self.headers):
+        version = self._parser.get_http_version()
+        if wrong := wrong_with(version, self._parser.should_upgrade(), self._headers):
             self._stop(400, "invalid_http", wrong)
-        super().on_headers_complete()
+        path, query = target(self._url)
+        method = self._parser.get_method().decode("ascii")
+        self._exchange = Exchange(
+            self,
+            method,
+            can_chunk=version == "1.1",
+            keep_alive=version == "1.1" and not self._leaving and self._parser.should_keep_alive(),
+            expects_continue=any(header == (b"expect", b"100-continue") for header in self._headers),
+        )
         self._in_body, self._bare_bytes = True, 0
-        if self._leaving:
-            self.cycle.keep_alive = False
+        self._requested(Request(method, path, query, self._headers, self._peer, self._exchange), self._exchange)
 
     def on_body(self, body: bytes) -> None:
         self._body_came = True
-        super().on_body(body)
+        assert self._exchange is not None
+        self._exchange.feed(body)
 
     def on_message_complete(self) -> None:
         self._in_body = False
-        self._stop_clock()
-        super().on_message_complete()
+        assert self._exchange is not None
+        self._exchange.feed_end()
+        if self._exchange.complete:
+            self._be_idle()
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._in_body and not self.transport.is_closing():
+    # What the exchange and the server ask for.
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        self._transport.write(data)
+
+    def let_in(self, more: bool) -> None:
+        """Go on reading, or stop."""
+        if more is not self._reads and not self._transport.is_closing():
+            self._reads = more
+            (self._transport.resume_reading if more else self._transport.pause_reading)()
+
+    def on_drained(self, call: Callable[[], None]) -> None:
+        """Call this once when the client has read enough, or is gone."""
+        if self.is_full:
+            self._drained.append(call)
+        else:
+            call()
+
+    def exchange_ended(self) -> None:
+        """The answer is complete: the next request, the rest of this one's body, or the end of the connection."""
+        assert self._exchange is not None
+        if self._transport.is_closing() or self._exchange.gone:
+            return
+        if not self._exchange.keep_alive:
+            self._transport.close()
+            return
+        self.let_in(True)
+        if self._in_body:
             # Refused before its body was there. Without an end, whoever has no key could hold connections for ever.
             self._start_clock(_LINGER_S)
+        else:
+            self._be_idle()
 
-    def shutdown(self) -> None:
+    def hang_up(self) -> None:
+        """Close the connection, behind what was written."""
+        self._transport.close()
+
+    def leave(self) -> None:
         """From now on an answer's head says that the connection ends with it.
 
         A connection that is closed as a request comes loses that request. So whoever could not be told, because the
@@ -138,16 +222,20 @@ class Connection(HttpToolsProtocol):
         if self._leaving:
             return
         self._leaving = True
-        self.timeout_keep_alive = _LAST_USE_S
-        if self._answering() and not self.cycle.response_started:
-            self.cycle.keep_alive = False
-        if self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
-            self.timeout_keep_alive_task = self.loop.call_later(_LAST_USE_S, self.timeout_keep_alive_handler)
+        if self._exchange is not None and self._answering() and not self._exchange.started:
+            self._exchange.keep_alive = False
+        if self._is_idle:
+            self._be_idle()
 
-    def send_400_response(self, msg: str) -> None:
-        if not self._deaf and not self.transport.is_closing():
-            self._refuse(400, "invalid_http", "this is not a valid HTTP/1.1 request")
+    def abort(self) -> None:
+        """At once, whatever is under way."""
+        self._transport.abort()
+
+    # Its own.
+
+    def _be_idle(self) -> None:
+        self._start_clock(_LAST_USE_S if self._leaving else _IDLE_S)
+        self._is_idle = True
 
     def _expect_head(self) -> None:
         self._in_head, self._head_bytes = True, 0
@@ -156,17 +244,18 @@ class Connection(HttpToolsProtocol):
 
     def _start_clock(self, seconds: float) -> None:
         self._stop_clock()
-        self._clock = self.loop.call_later(seconds, self._too_slow)
+        self._clock = asyncio.get_running_loop().call_later(seconds, self._too_slow)
 
     def _stop_clock(self) -> None:
+        self._is_idle = False
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
 
     def _too_slow(self) -> None:
         self._clock = None
-        if not self.transport.is_closing():
-            self.transport.close()
+        if not self._transport.is_closing():
+            self._transport.close()
 
     def _stop(self, status: int, code: str, message: str) -> NoReturn:
         self._refuse(status, code, message)
@@ -177,55 +266,39 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer and close, unless there is an answer already: a second one could be taken for the next request's."""
-        if self._in_body and self.cycle.response_started:
+        exchange = self._exchange if self._in_body else None
+        if exchange is not None and exchange.started:
             if self._answering():
                 self._end_with_the_answer()
             else:
-                self.transport.close()
+                self._transport.close()
             return
         body = error_envelope(message, "invalid_request_error", code)
         head = (
             f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
-        self.transport.write(head.encode() + body)
-        if self._in_body:
-            self.cycle.disconnected = True  # the application must not write behind this answer
-            self.cycle.message_event.set()
-        self._hang_up()
+        self._transport.write(head.encode() + body)
+        if exchange is not None:
+            exchange.lost()  # the application must not write behind this answer
+        self._turn_away()
 
-    def _hang_up(self) -> None:
+    def _turn_away(self) -> None:
         """Closing on what is still being sent would reset the connection, and the answer would be lost with it."""
         self._deaf = True
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        self.let_in(True)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
             self._start_clock(_LAST_S)
         else:
-            self.transport.close()
+            self._transport.close()
 
     def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        return self._exchange is not None and not self._exchange.complete and not self._exchange.gone
 
     def _end_with_the_answer(self) -> None:
         self._stop_clock()
         self._deaf = True
-        self.cycle.keep_alive = False
-
-
-def _wrong(version: str, upgrade: bool, headers: list[Header]) -> str:
-    """What is wrong with a well-formed head, as a sentence; empty when nothing is."""
-    if version not in ("1.0", "1.1"):
-        return f"HTTP/{version} is not spoken here: use HTTP/1.1"
-    names = [name for name, _ in headers]
-    for name in _ONLY_ONCE:
-        if names.count(name) > 1:
-            return f"the header {name.decode()} came more than once: send one"
-    if version == "1.1" and b"host" not in names:
-        return "the header host is missing"
-    if upgrade:
-        # The parser takes all that follows for another protocol, so the body would never be read.
-        return "other protocols are not spoken here: leave out the header upgrade, and do not use CONNECT"
-    codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
-    if codings and (version == "1.0" or codings != [b"chunked"]):
-        return "the only transfer-encoding is chunked, and it needs HTTP/1.1"
-    return ""
+        assert self._exchange is not None
+        self._exchange.keep_alive = False
+        self.let_in(True)

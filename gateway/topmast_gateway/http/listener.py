@@ -1,82 +1,118 @@
-"""The server around the connections: how it listens, how it ends, and what of uvicorn is left out."""
+"""The server around the connections: how it listens, what it hands on, and how it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
-from collections.abc import Iterator
-from typing import Any
-
-import uvicorn
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
 
 from topmast_gateway.http.connection import Connection
 from topmast_gateway.http.connection_limits import ConnectionLimits
+from topmast_gateway.http.exchange import Exchange
 from topmast_gateway.http.tls_server import TlsServer
+from topmast_gateway.messages.headers import request_id
+from topmast_gateway.messages.request import Request
+from topmast_gateway.messages.response import ResponseWriter
 
-_KEEP_ALIVE_S = 75
-_BACKLOG = 2048
-_MOST_CONNECTIONS, _MOST_HANDSHAKES = 10_000, 1000
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Request, ResponseWriter], Awaitable[None]]
+
+_BACKLOG: Final = 2048
+_MOST_CONNECTIONS: Final = 10_000
+_MOST_HANDSHAKES: Final = 1000
 
 
-class Listener(uvicorn.Server):
-    """A server whose signals are handled elsewhere: a signal starts a drain, it closes nothing by itself."""
+class _Listening(Protocol):
+    """asyncio.Server and TlsServer, as far as they are ended here."""
 
-    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None) -> None:
-        super().__init__(config)
+    def close(self) -> None: ...
+
+
+class Server:
+    """Hands each request to `handler`, in a task of its own that ends the answer."""
+
+    def __init__(self, handler: Handler, tls: ssl.SSLContext | None = None) -> None:
+        self._handler = handler
         self._tls = tls
         self._leaving = False
         self._limits = ConnectionLimits(_MOST_CONNECTIONS)
         self._handshakes = ConnectionLimits(_MOST_HANDSHAKES)
+        self._listening: list[_Listening] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._something_ended = asyncio.Event()
+        self.connections: set[Connection] = set()
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen. uvicorn's own would let any number of TLS handshakes take a minute, before any of our clocks runs."""
-        await self.lifespan.startup()
-        loop = asyncio.get_running_loop()
-        self.servers = [await self._listen(loop, sock) for sock in sockets or ()]
-        self.started = True
+    async def listen(self, sock: socket.socket) -> None:
+        """Take connections from now on."""
+        if self._tls is not None:
+            self._listening.append(TlsServer(sock, self._tls, self._connection, self._handshakes, _BACKLOG))
+        else:
+            loop = asyncio.get_running_loop()
+            self._listening.append(await loop.create_server(self._connection, sock=sock, backlog=_BACKLOG))
 
     def leave(self) -> None:
         """Tell every client, with its next answer, to use another connection; new ones are still taken."""
         self._leaving = True
-        for connection in self.server_state.connections:
-            connection.shutdown()
+        for connection in self.connections:
+            connection.leave()
 
-    async def _listen(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Any:
-        if self._tls is None:
-            return await loop.create_server(self._connection, sock=sock, backlog=_BACKLOG)
-        return TlsServer(sock, self._tls, self._connection, self._handshakes, _BACKLOG)
+    async def close(self, drain_s: float) -> None:
+        """Take no more connections, wait for what is open, and after this time end it."""
+        for listening in self._listening:
+            listening.close()
+        self.leave()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                while self.connections or self._tasks:
+                    self._something_ended.clear()
+                    await self._something_ended.wait()
+        if self.connections:
+            log.info("%d connections did not end within %g s", len(self.connections), drain_s)
+        for connection in list(self.connections):
+            connection.abort()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _connection(self) -> Connection:
-        connection = Connection(self.config, self.server_state, self.lifespan.state)
-        connection.limits = self._limits
+        return Connection(self._requested, self._entered, self._closed)
+
+    def _entered(self, connection: Connection, peer: str) -> bool:
+        if not self._limits.enter(peer):
+            return False
+        self.connections.add(connection)
         if self._leaving:
-            connection.shutdown()
-        return connection
+            connection.leave()
+        return True
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    def _closed(self, connection: Connection, peer: str) -> None:
+        self._limits.leave(peer)
+        self.connections.discard(connection)
+        self._something_ended.set()
 
+    def _requested(self, request: Request, exchange: Exchange) -> None:
+        writer = ResponseWriter(exchange, request_id(request.headers))
+        task = asyncio.get_running_loop().create_task(self._answer(request, writer, exchange))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
 
-def listener(app: Any, *, drain_timeout_s: float, tls: ssl.SSLContext | None = None) -> Listener:
-    """A server for `app`, to be run by `serve(sockets=[...])`."""
-    return Listener(
-        uvicorn.Config(
-            app,
-            http=Connection,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(1, int(drain_timeout_s)),
-        ),
-        tls,
-    )
+    async def _answer(self, request: Request, writer: ResponseWriter, exchange: Exchange) -> None:
+        try:
+            await self._handler(request, writer)
+        except Exception:
+            log.exception("%s: a request could not be answered", writer.request_id)
+        finally:
+            if not exchange.complete:
+                exchange.break_off()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._something_ended.set()
 
 
 def bind(host: str, port: int) -> socket.socket:

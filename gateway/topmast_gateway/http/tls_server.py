@@ -41,10 +41,6 @@ class TlsServer:
         """Take no more connections; those that shake hands go on."""
         self._accepting.cancel()
 
-    async def wait_closed(self) -> None:
-        """Return when no more are taken."""
-        await asyncio.gather(self._accepting, return_exceptions=True)
-
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:

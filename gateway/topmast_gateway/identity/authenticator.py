@@ -7,15 +7,14 @@ clients send; no other header does.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Protocol
 
 from topmast_gateway.identity.api_keys import ApiKeys, bearer_token
 from topmast_gateway.identity.auth_throttle import AuthThrottle
 from topmast_gateway.identity.caller import Caller
 from topmast_gateway.identity.client_ip import TrustedProxies
-from topmast_gateway.messages.asgi import Scope
 from topmast_gateway.messages.errors import ApiError, unavailable
+from topmast_gateway.messages.request import Request
 from topmast_gateway.observability.metrics import Metrics
 
 
@@ -61,14 +60,15 @@ class Authenticator:
         self._throttle = throttle
         self._tokens = tokens
 
-    def client_ip(self, scope: Scope) -> str:
+    def client_ip(self, request: Request) -> str:
         """Where a request comes from, as far as trusted proxies say."""
-        return self._proxies.address(scope)
+        return self._proxies.address(request)
 
-    async def caller(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
+    async def caller(self, request: Request) -> Caller:
         """The verified caller, or an ApiError: 503 while the keys are unknown, else 401 or 429."""
         if not self._known.synced:
             raise unavailable("starting", "the gateway is starting: it has not seen the models and keys yet", 1)
+        headers = request.headers
         presented = bearer_token(headers.get(b"authorization"))
         if presented is None and b"authorization" not in headers:
             presented = headers.get(b"x-api-key", b"").strip() or None
@@ -89,7 +89,7 @@ class Authenticator:
                 if not bad.guess:
                     raise self._no("expired", str(bad), "expired_api_key") from None
                 message = str(bad)
-        wait_s = self._throttle.failed(self._proxies.address(scope))
+        wait_s = self._throttle.failed(self._proxies.address(request))
         if wait_s is None:
             raise self._no("unknown", message)
         self._metrics.authentication_failures.labels("throttled").inc()

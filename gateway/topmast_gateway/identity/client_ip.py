@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Sequence
 from functools import lru_cache
 
-from topmast_gateway.messages.asgi import Scope
+from topmast_gateway.messages.request import Request
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -24,15 +24,14 @@ class TrustedProxies:
     def __init__(self, trusted: Sequence[Network] = ()) -> None:
         self._trusted = tuple(trusted)
 
-    def address(self, scope: Scope) -> str:
+    def address(self, request: Request) -> str:
         """The nearest hop that is not a trusted proxy."""
-        client = scope.get("client")
-        peer = _address(client[0]) if client else None
+        peer = _address(request.peer)
         if peer is None:
             return UNKNOWN_ADDRESS
         hops: list[bytes] = []
         if self._trusted:
-            written = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+            written = [value for name, value in request.header_list if name == b"x-forwarded-for"]
             hops = b",".join(written).rsplit(b",", _MAX_HOPS)[-_MAX_HOPS:] if written else []
         while hops and any(peer in network for network in self._trusted):
             before = _address(hops.pop().decode("latin-1").strip())

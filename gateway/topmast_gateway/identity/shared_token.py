@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from topmast_gateway.identity.api_keys import bearer_token
-from topmast_gateway.messages.asgi import Scope
+from topmast_gateway.messages.request import Request
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ class SharedToken:
         """What shows it to others; OSError or ValueError when the file cannot be used."""
         return {"Authorization": f"Bearer {self._now().decode()}"} if self._file else {}
 
-    def is_known_to(self, scope: Scope) -> bool:
+    def is_known_to(self, request: Request) -> bool:
         """Whether a request carries it. False, and a line in the log, while the file cannot be used."""
-        shown = bearer_token(dict(scope["headers"]).get(b"authorization"))
+        shown = bearer_token(request.headers.get(b"authorization"))
         try:
             expected = self._now()
         except (OSError, ValueError) as error:

@@ -23,7 +23,7 @@ from topmast_gateway.limits.rate_limits import (
     rate_headers,
     too_many_at_once,
 )
-from topmast_gateway.messages.asgi import Header
+from topmast_gateway.messages.request import Header
 from topmast_gateway.messages.token_usage import TokenUsage
 
 

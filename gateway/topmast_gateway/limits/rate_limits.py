@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from topmast_gateway.limits import periods
 from topmast_gateway.limits.periods import MINUTE_S
-from topmast_gateway.messages.asgi import Header
 from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.request import Header
 
 _NO_RETRY: Header = (b"x-should-retry", b"false")  # OpenAI's clients retry a 429 by themselves unless told not to
 

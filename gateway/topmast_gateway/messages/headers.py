@@ -10,11 +10,12 @@ import random
 import re
 from collections.abc import Iterable, Mapping
 
-from topmast_gateway.messages.asgi import Header
+from topmast_gateway.messages.request import Header
 
 TIMEOUT = "x-request-timeout"
 _TERMS = (TIMEOUT.encode(), b"x-request-timing")
 _PASSED_ON = (b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate", *_TERMS)
+_CORS = b"access-control-"  # which pages may call is said by the gateway alone
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 # Connection handling is each hop's own; date, server and the request id are the gateway's.
@@ -49,4 +50,8 @@ def towards_client(raw: Iterable[Header]) -> list[Header]:
     """An engine's headers without those that belong to its connection."""
     kept = [(name.lower(), value) for name, value in raw]
     named = {token.strip().lower() for name, value in kept if name == b"connection" for token in value.split(b",")}
-    return [(name, value) for name, value in kept if name not in _NOT_PASSED_BACK and name not in named]
+    return [
+        (name, value)
+        for name, value in kept
+        if name not in _NOT_PASSED_BACK and name not in named and not name.startswith(_CORS)
+    ]

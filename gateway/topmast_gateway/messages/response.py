@@ -1,16 +1,18 @@
 """One answer on its way to the client: every one carries the request id, and its start is known.
 
 Whether something was sent yet decides what may still be done about a failure, so it is recorded here and nowhere else.
+Writing never waits; who has much to say looks at `is_full` and waits until it is `drained`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
-from topmast_gateway.messages.asgi import Header, Send
 from topmast_gateway.messages.errors import ApiError, sse_error
+from topmast_gateway.messages.request import Header
 
 _EVENT_STREAM = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -28,11 +30,34 @@ class EngineAnswer:
     body: bytes
 
 
-class ResponseWriter:
-    """Sends at most one response. `status` stays None until its first byte is out."""
+class Outgoing(Protocol):
+    """The connection's side of an answer. What is written to a client that has gone is dropped."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send = send
+    def start(self, status: int, headers: list[Header]) -> None:
+        """The head; it is sent with the next piece."""
+
+    def write(self, data: bytes) -> None:
+        """A piece of the body."""
+
+    def end(self, data: bytes = b"") -> None:
+        """The last piece."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client reads more slowly than is written."""
+
+    def on_drained(self, call: Callable[[], None]) -> None:
+        """Call this once when the client has read enough, or is gone."""
+
+    async def drained(self) -> None:
+        """Return when the client has read enough, or is gone."""
+
+
+class ResponseWriter:
+    """Sends at most one response. `status` stays None until it was begun."""
+
+    def __init__(self, out: Outgoing, request_id: str) -> None:
+        self._out = out
         self.request_id = request_id
         self.status: int | None = None
         self.answered_at: float | None = None  # monotonic: when the first byte of the answer itself went out
@@ -40,70 +65,82 @@ class ResponseWriter:
         self._ended = False
         self.broken = False  # it was started, and its last event is an error
         self.pod = ""  # the last one that worked on it
+        self.revision = ""  # of that pod
         self.tries = 0
         self.shows_route = False  # whether its caller may see, and wants to see, which pod it was and why
-        self.extra_headers: tuple[Header, ...] = ()  # on whatever the answer will be
+        self.route: Header | None = None  # which it was, where it is shown
+        self.extra_headers: list[Header] = []  # on whatever the answer will be
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client reads more slowly than is written."""
+        return self._out.is_full
+
+    def on_drained(self, call: Callable[[], None]) -> None:
+        """Call this once when the client has read enough, or is gone."""
+        self._out.on_drained(call)
+
+    async def drained(self) -> None:
+        """Return when the client has read enough, or is gone."""
+        await self._out.drained()
 
     def idle_s(self) -> float:
         """Seconds since the client last got anything, or asked."""
         return time.monotonic() - self._sent_at
 
-    async def start(self, status: int, headers: Iterable[Header]) -> None:
+    def start(self, status: int, headers: Iterable[Header]) -> None:
         """Status line and headers."""
         self.status = status
-        stamped = [*headers, *self.extra_headers, (b"x-request-id", self.request_id.encode())]
-        await self._send({"type": "http.response.start", "status": status, "headers": stamped})
+        route = [self.route] if self.route else []
+        self._out.start(status, [*headers, *self.extra_headers, *route, (b"x-request-id", self.request_id.encode())])
 
-    async def stream(self, headers: Iterable[Header], events: bytes) -> None:
-        """Whole events of a stream, sent at once; begins it with `headers` where that was not done yet."""
+    def stream(self, headers: Iterable[Header], events: bytes) -> None:
+        """Whole events of a stream; begins it with `headers` where that was not done yet."""
         if self.answered_at is None:
             self.answered_at = time.monotonic()
             if self.status is None:
-                await self.start(200, headers)
+                self.start(200, headers)
         if events:
-            await self.chunk(events)
+            self.chunk(events)
 
-    async def comment(self, text: str) -> None:
+    def comment(self, text: str) -> None:
         """A word to who waits for a stream: clients skip it, and proxies see that the connection lives."""
         if self.status is None:
-            await self.start(200, _EVENT_STREAM)
-        await self.chunk(f": {text}\n\n".encode())
+            self.start(200, _EVENT_STREAM)
+        self.chunk(f": {text}\n\n".encode())
 
-    async def chunk(self, body: bytes) -> None:
-        """A piece of the body, sent at once; waits only while the client reads too slowly."""
+    def chunk(self, body: bytes) -> None:
+        """A piece of the body."""
         self._sent_at = time.monotonic()
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        self._out.write(body)
 
-    async def end(self, body: bytes = b"") -> None:
+    def end(self, body: bytes = b"") -> None:
         """The last piece of the body; a second end is none."""
         if not self._ended:
             self._ended = True
-            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+            self._out.end(body)
 
-    async def abort(self, error: bytes) -> None:
+    def abort(self, error: bytes) -> None:
         """The last event of a stream that was started and is not complete."""
         self.broken = True
-        await self.end(error)
+        self.end(error)
 
-    async def whole(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
+    def whole(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
         """A complete response."""
         self.answered_at = time.monotonic()
-        await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
-        await self.end(body)
+        self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        self.end(body)
 
-    async def json(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
+    def json(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
         """A complete response of JSON."""
-        await self.whole(status, body, [(b"content-type", b"application/json"), *headers])
+        self.whole(status, body, [(b"content-type", b"application/json"), *headers])
 
-    async def refuse(self, refusal: ApiError) -> None:
+    def refuse(self, refusal: ApiError) -> None:
         """The gateway's own error, complete in what it says; `end` closes it. In a stream it is the last event."""
         if self.status is not None:
-            await self.abort(sse_error(str(refusal), refusal.code, refusal.kind))
+            self.abort(sse_error(str(refusal), refusal.code, refusal.kind))
             return
         body = refusal.body()
-        length = str(len(body)).encode()
-        await self.start(
-            refusal.status,
-            [(b"content-type", b"application/json"), (b"content-length", length), *refusal.headers],
-        )
-        await self.chunk(body)
+        framing = (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))
+        self.start(refusal.status, [*framing, *refusal.headers])
+        self.chunk(body)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from topmast_gateway.messages.asgi import Scope
+from topmast_gateway.messages.request import Request
 from topmast_gateway.messages.response import ResponseWriter
 from topmast_gateway.messages.token_usage import TokenUsage
 from topmast_gateway.observability.log_writer import LogWriter
@@ -33,17 +32,15 @@ class AccessLog:
     def __init__(self, where: str) -> None:
         self._lines = LogWriter(None if where == "-" else Path(where), "access log")
 
-    def write(
-        self, scope: Scope, headers: Mapping[bytes, bytes], record: RequestRecord, writer: ResponseWriter
-    ) -> None:
+    def write(self, request: Request, record: RequestRecord, writer: ResponseWriter) -> None:
         """One line, without waiting for anything."""
         now = time.time()
         fields = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z",
             "request": writer.request_id,
-            "trace": _trace(headers.get(b"traceparent", b"")),
-            "method": scope["method"],
-            "path": scope["path"][:_LONGEST_PATH],
+            "trace": _trace(request.headers.get(b"traceparent", b"")),
+            "method": request.method,
+            "path": request.path[:_LONGEST_PATH],
             "status": writer.status or 499,
             "seconds": round(time.monotonic() - record.arrived_at, 4),
             "first": None if writer.answered_at is None else round(writer.answered_at - record.arrived_at, 4),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from topmast_gateway.messages.asgi import Scope
+from topmast_gateway.messages.request import Request
 from topmast_gateway.messages.response import ResponseWriter
 from topmast_gateway.observability.access_log import RequestRecord
 
@@ -55,14 +55,15 @@ class Tracing:
         return Tracing(provider)
 
     @contextmanager
-    def span(self, scope: Scope, headers: dict[bytes, bytes]) -> Iterator[Any]:
-        """A server's span under the caller's; `headers` then carry its context on, instead of the caller's."""
+    def span(self, request: Request) -> Iterator[Any]:
+        """A server's span under the caller's; its context then replaces the caller's in the headers."""
         from opentelemetry.trace import SpanKind
 
+        headers = request.headers
         carried = {name: headers[name.encode()].decode("latin-1") for name in _CONTEXT if name.encode() in headers}
         parent = self._propagator.extract(carried)
-        path = scope["path"] if scope["path"] in _NAMED else ""
-        name = f"{scope['method']} {path}".strip()
+        path = request.path if request.path in _NAMED else ""
+        name = f"{request.method} {path}".strip()
         with self._tracer.start_as_current_span(name, parent, SpanKind.SERVER, record_exception=False) as span:
             carrier: dict[str, str] = {}
             self._propagator.inject(carrier)

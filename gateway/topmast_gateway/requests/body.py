@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from topmast_gateway.messages.asgi import Receive
 from topmast_gateway.messages.completion import MAX_BODY_BYTES
-from topmast_gateway.messages.disconnect import ClientDisconnected
 from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.request import Request
 
 _BODY_PROGRESS_S, _BODY_PROGRESS_BYTES = 30.0, 64 * 1024  # so much must come in that time, or the body's end
 
@@ -29,31 +28,26 @@ def announced_length(headers: Mapping[bytes, bytes]) -> int:
     return int(value) if value.isdigit() and len(value) < 20 else 0
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], take: Callable[[int], None]) -> bytearray:
+async def read_body(request: Request, take: Callable[[int], None]) -> bytearray:
     """The whole body; 413 as soon as it is known to be too large, 408 when it stops coming, or only drips.
 
     `take` reserves room for so many more bytes before they are kept, or refuses it.
     """
-    if announced_length(headers) > MAX_BODY_BYTES:
+    if announced_length(request.headers) > MAX_BODY_BYTES:
         raise too_large()
     body = bytearray()  # no list of pieces: there can be millions of a byte each
     counted = 0
     try:
         async with asyncio.timeout(_BODY_PROGRESS_S) as clock:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnected
-                piece = message.get("body", b"")
+            while piece := await request.incoming.read():
                 if len(body) + len(piece) > MAX_BODY_BYTES:
                     raise too_large()
                 take(len(piece))
                 body += piece
-                if not message.get("more_body", False):
-                    return body
                 if len(body) >= counted + _BODY_PROGRESS_BYTES:
                     counted = len(body)
                     clock.reschedule(asyncio.get_running_loop().time() + _BODY_PROGRESS_S)
+            return body
     except TimeoutError:
         raise ApiError(
             408,

@@ -25,8 +25,8 @@ from topmast_gateway.limits.quota import QuotaEnforcer
 from topmast_gateway.limits.replication import CounterReplication
 from topmast_gateway.limits.token_estimate import TokenEstimator
 from topmast_gateway.messages.completion import CompletionRequest
-from topmast_gateway.messages.disconnect import ClientDisconnected
 from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.request import ClientDisconnected
 from topmast_gateway.messages.response import ResponseWriter
 from topmast_gateway.messages.token_usage import TokenUsage
 from topmast_gateway.observability.backlog import Backlog
@@ -85,7 +85,7 @@ class Pipeline:
                 self.quota.reserved(caller, request.tokens, usage) as left,
                 self.backlog.waiting(model, request, again=is_retry(headers)) as served,
             ):
-                writer.extra_headers = left
+                writer.extra_headers += left
                 async with self.dispatcher.slot(
                     model, QueueRequest(caller, priority, request.prompt, longest_wait_s), usage
                 ) as queued_s:

@@ -52,7 +52,7 @@ class Attempts:
                     await relay_journal(response, state.journal, state, timeouts, result)
                     if state.journal.done:
                         result.succeeded()
-                    await _conclude(state.journal, state.writer)
+                    _conclude(state.journal, state.writer)
                     return
                 state.usage.exact = False  # whatever an earlier pod's journal said
                 if (response.header(b"content-type") or b"").startswith(b"text/event-stream"):
@@ -82,20 +82,20 @@ class Attempts:
         (result.failed if answer.status >= 500 else result.succeeded)()
         if answer.status == 200:
             read_usage(answer.body, state.usage)
-        await send_answer(answer, state.writer)
+        send_answer(answer, state.writer)
 
 
-async def _conclude(journal: Journal, writer: ResponseWriter) -> None:
+def _conclude(journal: Journal, writer: ResponseWriter) -> None:
     """The last words of an answer with a journal: its end, or the error that it came to."""
     error = journal.error
     if error is not None and error.retryable:
         raise EngineGone(error.code)
     if error is not None:
-        await send_answer(_as_answer(error), writer)
+        send_answer(_as_answer(error), writer)
     elif writer.status is None:
-        await writer.json(200, journal.body)
+        writer.json(200, journal.body)
     else:
-        await writer.end()
+        writer.end()
 
 
 def _as_answer(error: EngineError) -> EngineAnswer:
@@ -103,10 +103,10 @@ def _as_answer(error: EngineError) -> EngineAnswer:
     return EngineAnswer(error.status, [(b"content-type", b"application/json"), *retry], error.body)
 
 
-async def send_answer(answer: EngineAnswer, writer: ResponseWriter) -> None:
+def send_answer(answer: EngineAnswer, writer: ResponseWriter) -> None:
     """An engine's complete answer. A stream that was started has no status left for it, only a last event."""
     if writer.status is None:
-        await writer.whole(answer.status, answer.body, towards_client(answer.headers))
+        writer.whole(answer.status, answer.body, towards_client(answer.headers))
     else:
         event = b"data: %b\n\n" % answer.body.replace(b"\n", b" ")
-        await (writer.end(event) if answer.status == 200 else writer.abort(event))
+        (writer.end if answer.status == 200 else writer.abort)(event)

@@ -7,11 +7,12 @@ a request than all of the gateway's own work (docs/decisions/0009).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import httptools
 
-from topmast_gateway.messages.asgi import Header
+from topmast_gateway.messages.request import Header
 from topmast_gateway.upstream.failures import BadAnswer, ConnectionLost
 
 _MOST_HEAD_BYTES: Final = 64 * 1024
@@ -33,6 +34,8 @@ class EngineResponse:
         self._complete = self._paused = False
         self._trouble = ""
         self._waiting: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes], None] | None = None  # gets pieces as they come
+        self._failure: Exception | None = None  # of that
 
     def header(self, name: bytes) -> bytes | None:
         """The first one of that name."""
@@ -49,11 +52,23 @@ class EngineResponse:
             if self._complete:
                 return b""
             await self._wait_for_data()
-        found = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._ahead_bytes = 0
-        self._resume()
+        found = self._take_pieces()
+        self.resume()
         return found
+
+    async def relay(self, take: Callable[[bytes], None]) -> None:
+        """Hand the rest of the body to `take`, each piece when it is read; what `take` raises ends it."""
+        self._take = take
+        try:
+            while True:
+                self._deliver()
+                if self._failure is not None:
+                    raise self._failure
+                if self._complete:
+                    return
+                await self._wait_for_data()
+        finally:
+            self._take = None
 
     async def read(self, largest_bytes: int) -> bytes:
         """The whole body, where no piece was taken before; BadAnswer where it is larger than that."""
@@ -69,25 +84,53 @@ class EngineResponse:
         """The wire has more of the body. It comes no faster than it is passed on."""
         self._pieces.append(piece)
         self._ahead_bytes += len(piece)
-        if self._ahead_bytes > _MOST_AHEAD_BYTES and not self._paused:
+        if self._ahead_bytes > _MOST_AHEAD_BYTES:
+            self.pause()
+
+    def pause(self) -> None:
+        """The engine has to wait."""
+        if not self._paused and not self._transport.is_closing():
             self._paused = True
             self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """The engine may go on."""
+        if self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._paused = False
+
+    def came(self) -> None:
+        """The wire has nothing more at the moment."""
+        if self._take is None:
+            self._wake()
+        elif self._pieces:
+            self._deliver()
+            if self._failure is not None:
+                self._wake()
 
     def end(self, trouble: str = "") -> None:
         """The wire has all of it, or all that will ever come."""
         self._complete, self._trouble = not trouble, trouble
-        self._resume()  # who reads no further must not leave a connection that is deaf
-        self.wake()
+        self.resume()  # who reads no further must not leave a connection that is deaf
+        self._wake()
 
-    def wake(self) -> None:
-        """Wake who waits."""
+    def _deliver(self) -> None:
+        if self._pieces and self._take is not None and self._failure is None:
+            found = self._take_pieces()
+            try:
+                self._take(found)
+            except Exception as error:
+                self._failure = error
+
+    def _take_pieces(self) -> bytes:
+        found = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._ahead_bytes = 0
+        return found
+
+    def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
-
-    def _resume(self) -> None:
-        if self._paused and not self._transport.is_closing():
-            self._transport.resume_reading()
-        self._paused = False
 
     async def _wait_for_data(self) -> None:
         if self._trouble:
@@ -152,7 +195,7 @@ class EngineConnection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD_BYTES:
                 self._break("the head of the engine's answer is too large")
-        response.wake()
+        response.came()
 
     def on_message_begin(self) -> None:
         if self._response is None:  # there is more behind the answer: whose would that be?

@@ -78,16 +78,15 @@ class Proxy:
             state, self._timeouts, self._cluster, self._hold_queue, self._backlog, self._waker, self._metrics, notify
         )
         policy = RetryPolicy(state, self._cluster, self._picker, self._metrics, retries, hold)
-        stamps = writer.extra_headers
         while True:
             step = await policy.next_step()
             if isinstance(step, EngineAnswer):
-                await send_answer(step, writer)
+                send_answer(step, writer)
                 return
             tokens_kept = state.tokens_kept
-            writer.pod, writer.tries = step.pod.name, writer.tries + 1
+            writer.pod, writer.revision, writer.tries = step.pod.name, step.pod.revision, writer.tries + 1
             if writer.shows_route:
-                writer.extra_headers = (*stamps, step.header())
+                writer.route = step.header()
             try:
                 with self._picker.sending(step, request) as in_flight:
                     await self._attempts.at(AttemptResult(step.pod, in_flight, self._cluster.outliers), state)
@@ -120,4 +119,4 @@ class _WaitNotifier:
         state, writer = self._state, self._state.writer
         longest_wait_s = _NOTIFY_AFTER_S if writer.status is None else _NOTIFY_EVERY_S
         if state.request.stream and writer.idle_s() >= longest_wait_s:
-            await writer.comment(text)
+            writer.comment(text)

@@ -6,23 +6,22 @@ event that every client notices.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+from collections.abc import Callable
 
 from topmast_gateway.config import Timeouts
 from topmast_gateway.continuation.answer_state import AnswerState
 from topmast_gateway.continuation.event_buffer import EventBuffer, EventTooLarge
 from topmast_gateway.continuation.journal import JOURNAL_HEADER, Journal
-from topmast_gateway.messages.disconnect import ClientDisconnected
 from topmast_gateway.messages.errors import sse_error
 from topmast_gateway.messages.headers import towards_client
+from topmast_gateway.messages.request import ClientDisconnected
+from topmast_gateway.messages.response import ResponseWriter
 from topmast_gateway.messages.token_usage import count_events
 from topmast_gateway.routing.outlier_detection import AttemptResult
 from topmast_gateway.upstream.failures import BadAnswer, ConnectionLost, EngineSilent
 from topmast_gateway.upstream.http_client import EngineResponse
 from topmast_gateway.upstream.idle_timeout import IdleTimeout
 
-_LAST_WORD_S = 5.0  # for a client that does not read
 _CLIENT_SILENCE_S = 10.0  # after which a waiting client, and the proxies before it, are told that there is work
 
 
@@ -39,24 +38,24 @@ async def relay_journal(
     BadAnswer where it is no journal.
     """
     headers = [header for header in towards_client(response.headers) if header[0] != JOURNAL_HEADER.encode()]
-    writer, stream, writing, tokens_kept = state.writer, state.request.stream, False, state.tokens_kept
+    writer, stream, tokens_kept = state.writer, state.request.stream, state.tokens_kept
+
+    def take(piece: bytes) -> None:
+        if (events := journal.feed(piece)) and stream:
+            writer.stream(headers, events)
+        elif stream and writer.idle_s() > _CLIENT_SILENCE_S:
+            writer.comment("working")
+        state.note_progress()
+        if state.tokens_kept > tokens_kept:
+            result.first_token()
+        if journal.wrong:
+            raise BadAnswer(f"the journal is wrong: {journal.wrong}")
+
+    relay = _Relay(response, writer, take, timeouts.silence, timeouts.progress)
     try:
-        async with IdleTimeout(timeouts.silence) as idle:
-            while piece := await response.chunk():
-                writing, idle.limit_s = True, timeouts.progress  # from here on it is the client who may be slow
-                if (events := journal.feed(piece)) and stream:
-                    await writer.stream(headers, events)
-                elif stream and writer.idle_s() > _CLIENT_SILENCE_S:
-                    await writer.comment("working")
-                writing, idle.limit_s = False, timeouts.silence
-                idle.reset()
-                state.note_progress()
-                if state.tokens_kept > tokens_kept:
-                    result.first_token()
-                if journal.wrong:
-                    raise BadAnswer(f"the journal is wrong: {journal.wrong}")
+        await relay.run()
     except TimeoutError:
-        if writing:
+        if relay.client_is_slow:
             raise ClientDisconnected from None  # it has read nothing for a long time: nobody waits for the rest
         raise EngineSilent(f"nothing came for {timeouts.silence:.0f} s") from None
     if not journal.done and journal.error is None:
@@ -69,22 +68,59 @@ async def relay_stream(
     """Send a stream without a journal to the client. ConnectionLost before its first byte; StreamBroken after it."""
     events, writer = EventBuffer(), state.writer
     headers = towards_client(response.headers)
+
+    def take(piece: bytes) -> None:
+        if complete := events.feed(piece):
+            result.first_token()
+            count_events(complete, state.usage)
+            writer.stream(headers, complete)
+
     try:
-        async with IdleTimeout(progress_s) as idle:
-            while piece := await response.chunk():
-                if complete := events.feed(piece):
-                    result.first_token()
-                    count_events(complete, state.usage)
-                    await writer.stream(headers, complete)
-                idle.reset()
+        await _Relay(response, writer, take, progress_s, progress_s).run()
     except (ConnectionLost, EventTooLarge, TimeoutError) as error:
         if writer.status is None:
             raise (BadAnswer(str(error)) if isinstance(error, EventTooLarge) else error) from None
         what = f"nothing came or went for {progress_s:.0f} s" if isinstance(error, TimeoutError) else str(error)
         message = f"the connection to the model broke and this answer is not complete ({why_no_journal}); ask again"
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORD_S):
-                await writer.abort(sse_error(message, "stream_lost"))
+        writer.abort(sse_error(message, "stream_lost"))
         raise StreamBroken(what) from error
-    await writer.stream(headers, events.rest)
-    await writer.end()
+    writer.stream(headers, events.rest)
+    writer.end()
+
+
+class _Relay:
+    """Hands pieces to `take` as they are read: no task wakes for them. A client that reads slowly slows the engine.
+
+    `run` raises TimeoutError after `silence_s` without a piece, or `progress_s` without room for one at the client.
+    """
+
+    def __init__(
+        self,
+        response: EngineResponse,
+        writer: ResponseWriter,
+        take: Callable[[bytes], None],
+        silence_s: float,
+        progress_s: float,
+    ) -> None:
+        self._response, self._writer, self._take = response, writer, take
+        self._silence_s, self._progress_s = silence_s, progress_s
+        self._idle: IdleTimeout
+        self.client_is_slow = False
+
+    async def run(self) -> None:
+        """To the end of the answer's body."""
+        async with IdleTimeout(self._silence_s) as self._idle:
+            await self._response.relay(self._on_piece)
+
+    def _on_piece(self, piece: bytes) -> None:
+        self._idle.reset()
+        self._take(piece)
+        if self._writer.is_full and not self.client_is_slow:
+            self.client_is_slow, self._idle.limit_s = True, self._progress_s
+            self._response.pause()
+            self._writer.on_drained(self._go_on)
+
+    def _go_on(self) -> None:
+        self.client_is_slow, self._idle.limit_s = False, self._silence_s
+        self._idle.reset()
+        self._response.resume()

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.lab.rawhttp import Seen, listening
 from gateway.lab.stage import soon
-from topmast_gateway.http import connection
+from topmast_gateway.http import connection, head
 from topmast_gateway.http.connection_limits import ConnectionLimits
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
@@ -82,7 +82,7 @@ async def test_what_two_readers_could_read_differently_is_a_400_and_reaches_nobo
     assert answer.startswith(b"HTTP/1.1 400 ") and b"connection: close" in answer
     assert statuses(answer) == [b"400"]  # what came behind it is not a request
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
-    assert seen.bodies == [] and all(scope["path"] != "/ok" for scope in seen.scopes)
+    assert seen.bodies == [] and all(request.path != "/ok" for request in seen.requests)
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ async def test_a_body_with_broken_chunks_ends_the_connection_and_never_becomes_a
     for pieces in ((CHUNKED + body + GET,), (CHUNKED, body, GET)):
         answer = await seen.exchange(*pieces)
         assert statuses(answer) == [b"400"]
-        assert seen.bodies == [] and all(scope["path"] != "/ok" for scope in seen.scopes)
+        assert seen.bodies == [] and all(request.path != "/ok" for request in seen.requests)
 
 
 async def test_trailers_do_not_become_headers_of_the_request(seen: Seen) -> None:
     await seen.exchange(CHUNKED + b"3\r\nabc\r\n0\r\nauthorization: Bearer z\r\nx-forwarded-for: 10.0.0.1\r\n\r\n")
-    for scope in seen.scopes:
-        assert {name for name, _ in scope["headers"]} == {b"host", b"transfer-encoding"}
+    for request in seen.requests:
+        assert {name for name, _ in request.header_list} == {b"host", b"transfer-encoding"}
 
 
 @pytest.mark.parametrize("endless", [b"0\r\nx: ", b"3;"])
@@ -137,7 +137,7 @@ async def test_chunk_extensions_and_an_early_end_of_sending_are_fine(seen: Seen)
 )
 async def test_unusual_but_clear_requests_are_served(seen: Seen, request_bytes: bytes, path: str) -> None:
     answer = await seen.exchange(request_bytes)
-    assert answer.startswith(b"HTTP/1.1 200 ") and [scope["path"] for scope in seen.scopes] == [path]
+    assert answer.startswith(b"HTTP/1.1 200 ") and [request.path for request in seen.requests] == [path]
 
 
 async def test_expect_100_continue_is_answered_before_the_body_comes(seen: Seen) -> None:
@@ -148,7 +148,7 @@ async def test_expect_100_continue_is_answered_before_the_body_comes(seen: Seen)
 async def test_requests_sent_ahead_wait_for_a_new_connection(seen: Seen) -> None:
     answer = await seen.exchange(GET * 500)
     assert answer.count(b"HTTP/1.1 200 ") == 1 and b"connection: close" in answer
-    assert len(seen.scopes) == 1
+    assert len(seen.requests) == 1
 
 
 async def test_a_client_that_sent_ahead_and_left_is_noticed_while_its_request_runs(seen: Seen) -> None:
@@ -167,7 +167,7 @@ async def test_rubbish_behind_a_request_does_not_get_into_its_answer(seen: Seen)
     writer.write(GET)
     begun = await asyncio.wait_for(reader.readuntil(b"\r\n\r\no"), 30)
     writer.write(b"rubbish\x00\r\n\r\n")
-    (connection_,) = seen.server.server_state.connections
+    (connection_,) = seen.server.connections
     await soon(lambda: connection_._deaf, "the rubbish is there")
     seen.hold.set()
     assert begun.count(b"HTTP/1.1 ") == 1 and await asyncio.wait_for(reader.read(), 30) == b"k"
@@ -179,7 +179,7 @@ async def test_who_was_refused_and_does_not_hang_up_is_cut_off(seen: Seen, monke
     reader, writer = await asyncio.open_connection("127.0.0.1", seen.port)
     writer.write(b"rubbish\r\n\r\n")
     assert b" 400 " in await asyncio.wait_for(reader.read(), 30)
-    await soon(lambda: not seen.server.server_state.connections, "the connection is closed")
+    await soon(lambda: not seen.server.connections, "the connection is closed")
     with pytest.raises(ConnectionError):
         for _ in range(200):
             writer.write(b"x")
@@ -193,24 +193,24 @@ async def test_many_headers_are_a_431(seen: Seen) -> None:
     many = b"".join(b"x-%d: y\r\n" % number for number in range(20_000))
     assert (await seen.exchange(HEAD + few + b"content-length: 0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
     assert (await seen.exchange(HEAD + many + b"\r\n")).startswith(b"HTTP/1.1 431 ")
-    assert len(seen.scopes) == 1
+    assert len(seen.requests) == 1
 
 
 async def test_the_last_header_that_fits_is_taken_and_the_next_is_not(seen: Seen) -> None:
-    for count, status in ((connection.MAX_HEADERS, b"200"), (connection.MAX_HEADERS + 1, b"431")):
-        head = b"GET /ok HTTP/1.1\r\nhost: x\r\n" + b"x: y\r\n" * (count - 1)
-        assert statuses(await seen.exchange(head + b"\r\n")) == [status]
-    for size, status in ((connection.MAX_HEAD_BYTES - 100, b"200"), (connection.MAX_HEAD_BYTES, b"431")):
-        for head in (b"GET /%b HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx: %b\r\n\r\n"):
-            assert statuses(await seen.exchange(head % (b"y" * size))) == [status]
-    assert len(seen.scopes) == 3
+    for count, status in ((head.MAX_HEADERS, b"200"), (head.MAX_HEADERS + 1, b"431")):
+        lines = b"GET /ok HTTP/1.1\r\nhost: x\r\n" + b"x: y\r\n" * (count - 1)
+        assert statuses(await seen.exchange(lines + b"\r\n")) == [status]
+    for size, status in ((head.MAX_HEAD_BYTES - 100, b"200"), (head.MAX_HEAD_BYTES, b"431")):
+        for long in (b"GET /%b HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx: %b\r\n\r\n"):
+            assert statuses(await seen.exchange(long % (b"y" * size))) == [status]
+    assert len(seen.requests) == 3
 
 
 @pytest.mark.parametrize("endless", [b"GET /", b"GET / HTTP/1.1\r\nx: ", b"GET / HTTP/1.1\r\n"])
 async def test_a_head_is_a_431_as_soon_as_it_is_too_large_whether_or_not_it_ends(seen: Seen, endless: bytes) -> None:
     pieces = [b"y" * 9_000 if endless[-1:] in b"/ " else b"x: " + b"y" * 9_000 + b"\r\n"] * 4
     assert (await seen.exchange(endless, *pieces)).startswith(b"HTTP/1.1 431 ")
-    assert seen.scopes == []
+    assert seen.requests == []
 
 
 async def test_more_connections_than_there_may_be_are_closed_at_once_and_leave_the_others_alone(
@@ -218,7 +218,7 @@ async def test_more_connections_than_there_may_be_are_closed_at_once_and_leave_t
 ) -> None:
     monkeypatch.setattr(seen.server, "_limits", ConnectionLimits(2))
     kept = [await asyncio.open_connection("127.0.0.1", seen.port) for _ in range(2)]
-    await soon(lambda: len(seen.server.server_state.connections) == 2, "both are taken")
+    await soon(lambda: len(seen.server.connections) == 2, "both are taken")
     assert await seen.seconds_until_closed() < 5  # of ten that a head may take
     for reader, writer in kept:
         writer.write(GET)

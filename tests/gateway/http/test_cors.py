@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from gateway.lab.exchanges import Client, a_request, a_writer
 from topmast_gateway.http.cors import Cors, origin
+from topmast_gateway.messages.headers import towards_client
+from topmast_gateway.messages.request import Request
+from topmast_gateway.messages.response import ResponseWriter
 
 PAGE = "https://chat.example.org"
 
 
-async def application(scope: Any, receive: Any, send: Any) -> None:
-    headers = [(b"x-request-id", b"1"), (b"Access-Control-Allow-Origin", b"engine"), (b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+async def application(request: Request, writer: ResponseWriter) -> None:
+    engines = [(b"Access-Control-Allow-Origin", b"engine")]
+    writer.whole(401, b"", towards_client(engines))
 
 
 async def called(origins: tuple[str, ...], method: str = "POST", **headers: str) -> tuple[int, dict[str, str]]:
     """Status and headers of an answer; a header that came twice fails."""
-    sent: list[dict[str, Any]] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
+    client = Client()
     given = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    await Cors(application, origins)({"method": method, "headers": given}, None, send)  # type: ignore[arg-type]
-    got = [(name.decode().lower(), value.decode()) for name, value in sent[0]["headers"]]
-    assert len(dict(got)) == len(got) and sent[-1]["more_body"] is False
-    return sent[0]["status"], dict(got)
+    await Cors(application, origins)(a_request(client, method=method, headers=given), a_writer(client))
+    got = [(name.decode().lower(), value.decode()) for name, value in client.headers]
+    assert len(dict(got)) == len(got) and client.ended
+    return client.status, dict(got)
 
 
 def told(headers: dict[str, str]) -> dict[str, str]:
@@ -48,7 +45,7 @@ async def test_a_preflight_is_answered_without_a_key() -> None:
 async def test_every_answer_carries_the_headers_and_never_allows_credentials() -> None:
     for origins, allowed in (((PAGE,), PAGE), (("*",), "*"), (("https://other.example", PAGE), PAGE)):
         status, headers = await called(origins, origin=PAGE)
-        assert status == 401 and headers["x-request-id"] == "1"
+        assert status == 401 and headers["x-request-id"] == "r"
         assert told(headers)["access-control-allow-origin"] == allowed
         assert "access-control-allow-credentials" not in headers
 

@@ -12,14 +12,12 @@ import pytest
 import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
-from uvicorn.server import ServerState
 
 from gateway.lab.stage import KEY, hashed
 from topmast_gateway.config import SharingConfig
 from topmast_gateway.http.app import App
 from topmast_gateway.http.connection import Connection
-from topmast_gateway.http.connection_limits import ConnectionLimits
-from topmast_gateway.http.listener import listener
+from topmast_gateway.http.listener import Server
 from topmast_gateway.identity.api_key_entry import parse_entry
 from topmast_gateway.identity.api_keys import ApiKeys
 from topmast_gateway.identity.auth_throttle import AuthThrottle
@@ -130,8 +128,7 @@ async def talked(app: App, pieces: list[bytes]) -> tuple[bytes, list[str]]:
     complaints: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(str(context)))
     wire = Wire()
-    wire.protocol = Connection(listener(app, drain_timeout_s=1).config, ServerState(), {})
-    wire.protocol.limits = ConnectionLimits(10)
+    wire.protocol = Server(app)._connection()
     wire.protocol.connection_made(wire)
     for piece in pieces:
         if not wire.is_closing():

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.lab.stage import soon
-from topmast_gateway.http.listener import Listener, bind, listener
+from topmast_gateway.http.listener import Server, bind
+from topmast_gateway.messages.request import ClientDisconnected, Request
+from topmast_gateway.messages.response import ResponseWriter
 
 
 @dataclass
@@ -18,38 +19,39 @@ class Seen:
     """What the application got: one entry per request that reached it."""
 
     port: int = 0
-    scopes: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     left: list[bool] = field(default_factory=list)  # whether the client was seen to go
     refuse: bool = False  # answer 401 without a look at the body, as for a wrong key
     hold: asyncio.Event | None = None  # wait for it after the first piece of the answer
-    server: Listener = field(init=False)
+    server: Server = field(init=False)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.scopes.append(scope)
+    async def __call__(self, request: Request, writer: ResponseWriter) -> None:
+        self.requests.append(request)
         if self.refuse:
-            await _answer(send, 401, b"no")
+            writer.whole(401, b"no")
             return
         body = b""
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                self.left.append(True)
-                return
-            body += message["body"]
-            if not message["more_body"]:
-                break
+        try:
+            while piece := await request.incoming.read():
+                body += piece
+        except ClientDisconnected:
+            self.left.append(True)
+            return
         self.bodies.append(body)
         if self.hold:
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-            await send({"type": "http.response.body", "body": b"o", "more_body": True})
-            gone, released = asyncio.create_task(receive()), asyncio.create_task(self.hold.wait())
-            await asyncio.wait({gone, released}, return_when=asyncio.FIRST_COMPLETED)
-            self.left.append(gone.done())
-            gone.cancel()
-            await send({"type": "http.response.body", "body": b"k", "more_body": False})
+            gone = asyncio.Event()
+            request.incoming.on_disconnect(gone.set)
+            writer.start(200, [(b"content-length", b"2")])
+            writer.chunk(b"o")
+            waits = [asyncio.create_task(event.wait()) for event in (gone, self.hold)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            self.left.append(gone.is_set())
+            for wait in waits:
+                wait.cancel()
+            writer.end(b"k")
         else:
-            await _answer(send, 200, b"ok")
+            writer.whole(200, b"ok")
 
     async def exchange(self, *pieces: bytes, timeout_s: float = 10.0, half_close: bool = False) -> bytes:
         """Send the pieces, then read until the server closes or is silent for three moments: in one it may have been
@@ -103,27 +105,15 @@ class Seen:
         return loop.time() - start
 
 
-async def _answer(send: Any, status: int, body: bytes) -> None:
-    length = str(len(body)).encode()
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", length)]})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
 @asynccontextmanager
 async def listening(**options: Any) -> AsyncIterator[Seen]:
     """The listener on a free port."""
     seen = Seen()
     sock: socket.socket = bind("127.0.0.1", 0)
     seen.port = sock.getsockname()[1]
-    seen.server = server = listener(seen, drain_timeout_s=1, **options)
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    seen.server = Server(seen, **options)
+    await seen.server.listen(sock)
     try:
-        await soon(lambda: server.started, "listening")
         yield seen
     finally:
-        for listening_socket in server.servers:
-            listening_socket.close()
-        for connection in list(server.server_state.connections):
-            connection.transport.abort()
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
+        await seen.server.close(0)

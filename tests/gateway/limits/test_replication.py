@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -17,7 +16,7 @@ import pytest
 from gateway.lab.engines import free_address
 from gateway.lab.stage import soon
 from topmast_gateway.http.admin import Admin
-from topmast_gateway.http.listener import bind, listener
+from topmast_gateway.http.listener import Server, bind
 from topmast_gateway.identity import shared_token
 from topmast_gateway.identity.caller import Caller, Limits
 from topmast_gateway.identity.shared_token import SharedToken
@@ -26,6 +25,7 @@ from topmast_gateway.limits.counters import Counters
 from topmast_gateway.limits.quota import QuotaEnforcer
 from topmast_gateway.limits.replication import CounterReplication
 from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.request import Request
 from topmast_gateway.messages.response import ResponseWriter
 from topmast_gateway.messages.token_usage import TokenUsage
 from topmast_gateway.observability.caller_usage import CallerUsage
@@ -57,18 +57,17 @@ class Replica:
         self.rounds += 1
         return {f"{ip}:{PORT}" for ip in self.peers}
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, request: Request, writer: ResponseWriter) -> None:
         self.answered += 1
         if self.garbage:
-            await ResponseWriter(send, "garbage").whole(200, self.garbage)
+            writer.whole(200, self.garbage)
         else:
-            await self.admin(scope, receive, send)
+            await self.admin(request, writer)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Replica]:
-        server = listener(self, drain_timeout_s=1)
-        serving = asyncio.create_task(server.serve(sockets=[bind(self.ip, PORT)]))
-        await soon(lambda: server.started, "listening")
+        server = Server(self)
+        await server.listen(bind(self.ip, PORT))
         async with aiohttp.ClientSession() as client:
             following = asyncio.create_task(self.replication.follow("gateways:1", client, self.token))
             try:
@@ -76,8 +75,7 @@ class Replica:
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
-                server.should_exit = server.force_exit = True
-                await serving
+                await server.close(0)
 
     def use(self, tokens: int) -> None:
         with self.quota.reserved(ALICE, tokens, TokenUsage(output=tokens, exact=True)):

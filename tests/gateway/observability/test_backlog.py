@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.lab.exchanges import a_writer
 from gateway.lab.stage import soon
 from topmast_gateway.activation.hold import Hold
 from topmast_gateway.activation.hold_queue import HoldQueue
@@ -20,7 +21,6 @@ from topmast_gateway.identity.shared_token import SharedToken
 from topmast_gateway.kubernetes.cluster_state import ClusterState
 from topmast_gateway.messages.completion import CompletionRequest
 from topmast_gateway.messages.errors import ApiError
-from topmast_gateway.messages.response import ResponseWriter
 from topmast_gateway.messages.token_usage import TokenUsage
 from topmast_gateway.observability.backlog import Backlog
 from topmast_gateway.observability.metrics import Metrics
@@ -64,11 +64,7 @@ class Door:
         return asyncio.create_task(self._serve(headers or {}))
 
     async def _serve(self, headers: Mapping[bytes, bytes]) -> None:
-        async def nowhere(_: object) -> None: ...
-
-        async with self.pipeline.admitted(
-            Caller("alice"), KEY, a_request(), headers, ResponseWriter(nowhere, "r"), TokenUsage()
-        ):
+        async with self.pipeline.admitted(Caller("alice"), KEY, a_request(), headers, a_writer(), TokenUsage()):
             await self.leave.wait()
 
     def waiting(self) -> int:
@@ -162,7 +158,7 @@ async def test_who_is_held_until_a_pod_comes_waits_too() -> None:
 
     loads, backlog, request = EndpointLoads(), Backlog("one"), a_request()
     cluster = ClusterState([], "system", "keys", loads, EndpointPicker(loads))
-    state = AnswerState(request, KEY, {}, ResponseWriter(nothing, "r"), TokenUsage(), lambda _: None)
+    state = AnswerState(request, KEY, {}, a_writer(), TokenUsage(), lambda _: None)
     metrics = Metrics()
     waker = Waker(None, metrics, SharedToken(), "")  # type: ignore[arg-type]
     wait = Hold(state, Timeouts(), cluster, HoldQueue(10), backlog, waker, metrics, nothing)

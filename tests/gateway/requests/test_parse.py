@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.lab.exchanges import Client, a_request, of
 from gateway.lab.stage import KEY, hashed
 from topmast_gateway.identity import api_keys
 from topmast_gateway.kubernetes.resources import pod_of
@@ -152,13 +153,13 @@ def test_the_longest_answer_is_reserved_however_it_is_asked_for(fields: dict[str
 
 async def test_a_body_that_stops_coming_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "_BODY_PROGRESS_S", 0.05)
-    pieces = [{"type": "http.request", "body": b"x", "more_body": True}] * 2
+    pieces = [b"x"] * 2
 
-    async def receive() -> dict[str, Any]:
+    async def receive() -> bytes:
         return pieces.pop() if pieces else await asyncio.Future()
 
     with pytest.raises(ApiError) as refused:
-        await body.read_body(receive, {}, lambda _: None)
+        await body.read_body(a_request(Client(of(receive))), lambda _: None)
     assert refused.value.status == 408 and (b"connection", b"close") in refused.value.headers
 
 
@@ -168,13 +169,13 @@ async def test_a_body_that_drips_is_a_408_and_a_long_one_that_flows_is_not(monke
     async def read(piece: bytes, pieces: int) -> bytes:
         left = pieces
 
-        async def receive() -> dict[str, Any]:
+        async def receive() -> bytes:
             nonlocal left
             left -= 1
             await asyncio.sleep(0.02)
-            return {"type": "http.request", "body": piece, "more_body": left > 0}
+            return piece if left >= 0 else b""
 
-        return await body.read_body(receive, {}, lambda _: None)
+        return await body.read_body(a_request(Client(of(receive))), lambda _: None)
 
     assert len(await read(b"x" * 65_536, 12)) == 12 * 65_536
     with pytest.raises(ApiError) as refused:

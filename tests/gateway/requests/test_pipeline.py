@@ -7,20 +7,17 @@ import dataclasses
 
 import pytest
 
+from gateway.lab.exchanges import a_writer
 from topmast_gateway.config import SharingConfig
 from topmast_gateway.identity.caller import Caller, Limits
-from topmast_gateway.messages.disconnect import ClientDisconnected
 from topmast_gateway.messages.errors import ApiError
-from topmast_gateway.messages.response import ResponseWriter
+from topmast_gateway.messages.request import ClientDisconnected
 from topmast_gateway.messages.token_usage import TokenUsage
 from topmast_gateway.requests.parse import parse_completion
 from topmast_gateway.requests.pipeline import Pipeline
 
 ALICE = Caller("alice", limits=Limits(budget_tokens=100_000, budget_period="total"))
 BODY = b'{"model":"m","max_tokens":2000,"n":2,"prompt":"%b"}' % (b"x" * 400)
-
-
-async def nowhere(_: object) -> None: ...
 
 
 async def charged(
@@ -32,7 +29,7 @@ async def charged(
     assert request.no_journal and request.answers == 2
     if journal:
         request = dataclasses.replace(request, no_journal="")
-    writer, before = ResponseWriter(nowhere, "r"), pipeline.quota.used(ALICE)
+    writer, before = a_writer(), pipeline.quota.used(ALICE)
     with pytest.raises(error):
         async with pipeline.admitted(ALICE, "ns/m", request, {}, writer, TokenUsage()):
             writer.tries = tries

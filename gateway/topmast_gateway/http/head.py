@@ -1,0 +1,45 @@
+"""The head of a request: how large it may be, what it is for, and what of it two readers could read differently."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import unquote
+
+import httptools
+
+from topmast_gateway.messages.request import Header
+
+MAX_HEAD_BYTES: Final = 32 * 1024
+MAX_HEADERS: Final = 128
+_ONLY_ONCE: Final = (b"host", b"authorization", b"x-api-key")
+
+
+def is_too_large(url: bytes, headers: list[Header]) -> bool:
+    """Whether a complete head has more bytes than a head may have."""
+    return len(url) + sum(len(name) + len(value) for name, value in headers) > MAX_HEAD_BYTES
+
+
+def target(url: bytes) -> tuple[str, bytes]:
+    """Path and query of a request line; an error, which the parser takes for a refusal, where there is no path."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.query or b""
+
+
+def wrong_with(version: str, upgrade: bool, headers: list[Header]) -> str:
+    """What is wrong with a well-formed head, as a sentence; empty when nothing is."""
+    if version not in ("1.0", "1.1"):
+        return f"HTTP/{version} is not spoken here: use HTTP/1.1"
+    names = [name for name, _ in headers]
+    for name in _ONLY_ONCE:
+        if names.count(name) > 1:
+            return f"the header {name.decode()} came more than once: send one"
+    if version == "1.1" and b"host" not in names:
+        return "the header host is missing"
+    if upgrade:
+        # The parser takes all that follows for another protocol, so the body would never be read.
+        return "other protocols are not spoken here: leave out the header upgrade, and do not use CONNECT"
+    codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+    if codings and (version == "1.0" or codings != [b"chunked"]):
+        return "the only transfer-encoding is chunked, and it needs HTTP/1.1"
+    return ""

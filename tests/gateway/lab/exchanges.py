@@ -1,0 +1,67 @@
+"""A request and its answer without a connection, for tests of what stands behind one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from topmast_gateway.messages.request import ClientDisconnected, Header, Request
+from topmast_gateway.messages.response import ResponseWriter
+
+
+class Client:
+    """What a client sends, piece by piece, and what it got."""
+
+    def __init__(self, pieces: AsyncIterator[bytes] | None = None) -> None:
+        self._pieces = pieces
+        self._on_disconnect: Callable[[], None] | None = None
+        self.status = 0
+        self.headers: list[Header] = []
+        self.body = b""
+        self.is_full = self.ended = False
+
+    async def read(self) -> bytes:
+        return await anext(self._pieces, b"") if self._pieces else b""
+
+    def on_disconnect(self, call: Callable[[], None] | None) -> None:
+        self._on_disconnect = call
+
+    def leave(self) -> None:
+        """It hangs up."""
+        if self._on_disconnect:
+            self._on_disconnect()
+
+    def start(self, status: int, headers: list[Header]) -> None:
+        self.status, self.headers = status, headers
+
+    def write(self, data: bytes) -> None:
+        self.body += data
+
+    def end(self, data: bytes = b"") -> None:
+        self.body += data
+        self.ended = True
+
+    def on_drained(self, call: Callable[[], None]) -> None:
+        call()
+
+    async def drained(self) -> None: ...
+
+
+def a_request(
+    client: Client | None = None, *, method: str = "GET", path: str = "/", headers: Sequence[Header] = ()
+) -> Request:
+    """From 127.0.0.1, without a query."""
+    return Request(method, path, b"", list(headers), "127.0.0.1", client or Client())
+
+
+def a_writer(client: Client | None = None) -> ResponseWriter:
+    """To a client that may be nobody."""
+    return ResponseWriter(client or Client(), "r")
+
+
+async def of(read: Callable[[], Awaitable[bytes | None]]) -> AsyncIterator[bytes]:
+    """Pieces as `read` gives them; None is a client that has gone."""
+    while (piece := await read()) is not None:
+        yield piece
+        if not piece:
+            return
+    raise ClientDisconnected
