@@ -48,16 +48,10 @@ def parser() -> argparse.ArgumentParser:
         help="wait for a pod when none is ready (default %(default)s)",
     )
     add(
-        "--hold-begun-s",
+        "--resume-hold-s",
         default=300.0,
         type=_seconds,
-        help="the same for an answer that was begun (%(default)s)",
-    )
-    add(
-        "--max-held-per-model",
-        default=200,
-        type=_count,
-        help="requests that may wait for it (default %(default)s)",
+        help="the same for an answer that was started (default %(default)s)",
     )
     add(
         "--operator-url",
@@ -151,7 +145,12 @@ def _add_sharing(parser: argparse.ArgumentParser) -> None:
         type=_count,
         help="in flight before others wait here (default %(default)s)",
     )
-    add("--queue-s", default=30.0, type=_positive, help="longest wait for a turn (default %(default)s)")
+    add(
+        "--queue-s",
+        default=30.0,
+        type=_positive,
+        help="longest wait for a place at a pod while all are taken (default %(default)s)",
+    )
     add("--queue-requests", default=512, type=_count, help="that may wait for one model (default %(default)s)")
     add("--peers", type=_host_and_port, metavar="NAME:PORT", help="admin ports of all gateways, to add up their usage")
     add(

@@ -12,15 +12,16 @@ import contextlib
 import logging
 import signal
 import socket
+import uuid
 
 import aiohttp
 
 from topmast_access.signing import EngineTokens
 from topmast_gateway.access import AccessControl
-from topmast_gateway.activation.hold_queue import HoldQueue
 from topmast_gateway.activation.waker import Waker
 from topmast_gateway.config import GatewayConfig
 from topmast_gateway.fairness.capacity import ModelCapacity
+from topmast_gateway.fairness.dispatcher import Dispatcher
 from topmast_gateway.http.admin import Admin
 from topmast_gateway.http.app import App
 from topmast_gateway.http.cors import Cors
@@ -30,9 +31,11 @@ from topmast_gateway.kubernetes.client import connect_to_cluster
 from topmast_gateway.kubernetes.cluster_state import ClusterState
 from topmast_gateway.limits.overload import OverloadGuard
 from topmast_gateway.observability.access_log import AccessLog
+from topmast_gateway.observability.backlog import Backlog
 from topmast_gateway.observability.live_gauges import LiveGauges
 from topmast_gateway.observability.metrics import Metrics
 from topmast_gateway.observability.tracing import Tracing
+from topmast_gateway.requests.accounting import Accounting
 from topmast_gateway.requests.pipeline import Pipeline
 from topmast_gateway.routing.endpoint_load import EndpointLoads
 from topmast_gateway.routing.endpoint_picker import EndpointPicker
@@ -63,8 +66,11 @@ async def serve(
     cluster = ClusterState(watch.namespaces, watch.keys_namespace, watch.keys_secret, loads, picker)
     metrics, overload = Metrics(), OverloadGuard(config.max_streams)
     metrics.registry.register(LiveGauges(metrics, cluster, loads, overload))
-    pipeline = Pipeline(config.sharing, ModelCapacity(cluster, loads, config.sharing.requests_per_pod).free_places)
-    loads.gateways = pipeline.replication.gateways
+    sharing, replica = config.sharing, uuid.uuid4().hex[:16]
+    capacity = ModelCapacity(cluster, loads, sharing.requests_per_pod)
+    dispatcher, backlog = Dispatcher(capacity.free_places, sharing.queue_requests), Backlog(replica)
+    accounting = Accounting(sharing, replica, dispatcher.waiting)
+    loads.gateways = accounting.replication.gateways
 
     def why_not_ready() -> str:
         if signals.leave.is_set():
@@ -74,40 +80,42 @@ async def serve(
             return f"starting: no list yet of {', '.join(waiting)}"
         if not cluster.synced:
             return "starting: the lists are being read"
-        return "" if pipeline.caught_up else "starting: the usage log is being read"
+        return "" if accounting.caught_up else "starting: the usage log is being read"
 
     def queue() -> bytes:
-        return pipeline.backlog.answer({route.model.key for route in cluster.routes})
+        return backlog.answer({route.model.key for route in cluster.routes})
 
     kube = await connect_to_cluster()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(kube.close)
         client = await stack.enter_async_context(_aside())
         stack.callback((pool := ConnectionPool(engine_tokens)).close)
-        pipeline.open()
-        stack.push_async_callback(pipeline.close)
+        accounting.open()
+        stack.push_async_callback(accounting.close)
         waker = Waker(client, metrics, token, config.wake.operator_url)
-        hold_queue = HoldQueue(config.wake.max_held)
-        proxy = Proxy(pool, cluster, picker, loads, metrics, config.timeouts, hold_queue, pipeline.backlog, waker)
+        proxy = Proxy(pool, cluster, picker, loads, metrics, config.timeouts, backlog, waker)
+        pipeline = Pipeline(
+            cluster,
+            overload,
+            accounting,
+            dispatcher,
+            backlog,
+            proxy,
+            metrics,
+            isolates_caches=sharing.isolates_caches,
+        )
+        cluster.keys_changed = pipeline.open_requests.end_revoked
         for log_or_trace in (access_log, tracing):
             if log_or_trace is not None:
                 stack.push_async_callback(asyncio.to_thread, log_or_trace.close)
-        app = App(
-            cluster,
-            access.identity(cluster, metrics),
-            proxy,
-            overload,
-            pipeline,
-            metrics,
-            access_log,
-            tracing,
-            isolates_caches=config.sharing.isolates_caches,
-        )
+        app = App(cluster, access.identity(cluster, metrics), pipeline, metrics, access_log, tracing)
         public_server = Server(Cors(app, access.cors_origins), access.tls)
-        admin_server = Server(Admin(metrics, pipeline.caller_usage, why_not_ready, pipeline.replication, queue, token))
+        admin_server = Server(
+            Admin(metrics, accounting.caller_usage, why_not_ready, accounting.replication, queue, token)
+        )
         watching = asyncio.create_task(cluster.follow(kube))
         renewing = asyncio.create_task(access.follow())
-        counting = asyncio.create_task(pipeline.follow(client, token))
+        counting = asyncio.create_task(accounting.follow(client, token))
         scraping = asyncio.create_task(LoadScraper(client, cluster.pods, loads, engine_tokens).follow())
         await public_server.listen(public)
         await admin_server.listen(admin)

@@ -17,7 +17,7 @@ from gateway.lab.stage import KEY, SYSTEM, Gateway, Stage
 from topmast_cluster.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
-WITHOUT_A_NETWORK = ("test_parse.py", "test_dispatcher.py", "test_hold_queue.py")
+WITHOUT_A_NETWORK = ("test_parse.py", "test_dispatcher.py")
 BYTES_OF_A_CONNECTION = ("test_connection.py", "test_fuzz.py", "test_surface.py", "test_tls.py")
 
 # How long one example takes says nothing here: clusters and engines run beside the tests.

@@ -17,9 +17,10 @@ from topmast_gateway.messages.token_usage import TokenUsage
 
 
 class AnswerState:
-    """`model` is the key of the model that was asked for; `journal` is None where the answer cannot have one.
+    """`model` is the key of the model that answers; `journal` is None where the answer cannot have one.
 
-    `on_resumed` gets the seconds from a break of the answer to its first new token.
+    `deadline` is the caller's own, in monotonic seconds. `on_resumed` gets the seconds from a break of the answer to
+    its first new token.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class AnswerState:
         headers: Mapping[bytes, bytes],
         writer: ResponseWriter,
         usage: TokenUsage,
+        deadline: float | None,
         on_resumed: Callable[[float], None],
     ) -> None:
         self.request, self.model, self.writer, self.usage = request, model, writer, usage
@@ -36,8 +38,10 @@ class AnswerState:
         self._headers = towards_engine(headers, writer.request_id)
         if self.journal is not None:
             self._headers[JOURNAL_HEADER] = "1"
-        timeouts = [each for each in (request.timeout_s, seconds_of(self._headers)) if each is not None]
-        self._deadline = time.monotonic() + min(timeouts) if timeouts else None
+        self._deadline = deadline
+        said = headers.get(TIMEOUT.encode())
+        self._is_nonsense = said is not None and seconds_of(said) is None  # which is for the engine to refuse
+        self.first_token_at: float | None = None  # monotonic
         self._on_resumed = on_resumed
         self._interrupted_at: float | None = None
         self._kept_then = 0
@@ -64,6 +68,8 @@ class AnswerState:
         if left_s <= 0:
             message = "the timeout passed before the answer was complete: allow more time or ask for fewer tokens"
             raise ApiError(504, "deadline_exceeded", message, kind="server_error")
+        if self._is_nonsense:
+            return self._headers
         return {**self._headers, TIMEOUT: f"{left_s:.3f}"}
 
     def body(self) -> bytes | bytearray:
@@ -80,6 +86,8 @@ class AnswerState:
 
     def note_progress(self) -> None:
         """A pod that works on it said something; cheap, for every piece of a stream."""
+        if self.first_token_at is None and self.tokens_kept > 0:
+            self.first_token_at = time.monotonic()
         if self._interrupted_at is not None and self.tokens_kept > self._kept_then:
             self._on_resumed(time.monotonic() - self._interrupted_at)
             self._interrupted_at = None

@@ -16,7 +16,6 @@ from topmast_gateway.routing.model_table import Pod
 
 # How many more requests a model's pods can take, of its key and of how many this gateway has let through to it.
 FreePlaces = Callable[[str, int], int]
-_NO_BOUND: Final = 1_000_000
 _RECOVER_S: Final = 2.0  # per request, after a pod was full
 
 
@@ -29,13 +28,10 @@ class ModelCapacity:
         self._per_pod = per_pod
 
     def free_places(self, model: str, running: int) -> int:
-        """In all usable pods together, or in those that will be again in a moment.
-
-        Without a pod there is nothing to wait for here: who holds requests until one is there comes after the queue.
-        """
+        """In all usable pods together: none where there is no such pod."""
         route = self._cluster.routes.by_key(model)
-        pods = (self._cluster.usable(route) or route.pods) if route else ()
-        return sum(self._limit(pod) for pod in pods) - running if pods else _NO_BOUND
+        pods = self._cluster.usable(route) if route else ()
+        return sum(self._limit(pod) for pod in pods) - running
 
     def _limit(self, pod: Pod) -> int:
         most = self._loads.places(pod, self._per_pod)

@@ -1,50 +1,67 @@
 """Holds requests until a model has a slot for them. The order is fair_queue.py's; here are the tasks that wait.
 
-Each gateway has a queue of its own. A request leaves it when it gets a slot, its time is over, or its client goes.
+Each gateway has a queue of its own. A request leaves it when it gets a slot, its time is over, or its client goes. A
+model without a pod has no slot: also those who wait until it is awake wait here, in the same order.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from topmast_gateway.fairness.capacity import FreePlaces
+from topmast_gateway.fairness.dynamic_threshold import DynamicThreshold, NoRoom
 from topmast_gateway.fairness.fair_queue import FairQueue, QueueFull
 from topmast_gateway.fairness.virtual_token_counter import QueueEntry
 from topmast_gateway.identity.caller import Caller, Priority
-from topmast_gateway.messages.errors import ApiError, unavailable
+from topmast_gateway.messages.errors import ApiError, model_unavailable
 from topmast_gateway.messages.token_usage import TokenUsage
 
 _POLL_S: Final = 0.02  # while somebody waits: pods come and recover, and prompts are computed, without a request's end
 _RETRY_S: Final = (1, 120)  # bounds of Retry-After
+MAX_WAITING_BYTES: Final = 64 * 1024 * 1024  # of bodies that wait for one model: others need the memory, too
+_BYTES_SHARE: Final = 1  # of one caller, times what is free
 
 
 @dataclass(frozen=True, slots=True)
 class QueueRequest:
-    """A slot that is asked for: whose, how urgent, with how long a prompt (tokens), and for how long to wait (s)."""
+    """A slot that is asked for: whose, how urgent, with how long a prompt (tokens), and how large a body (bytes)."""
 
     caller: Caller
     priority: Priority
     prompt: int
-    longest_wait_s: float
+    body_bytes: int = 0
+
+
+class Waiting(Protocol):
+    """How long a request may wait."""
+
+    @property
+    def longest_queue_s(self) -> float:
+        """While every pod is busy."""
+
+    async def look(self) -> float:
+        """Seconds until it wants to look again, none where its time is over; an ApiError when waiting has no sense."""
 
 
 class Dispatcher:
     """The queues of all models. `free_places` says how many more requests a model's pods can take."""
 
-    def __init__(self, free_places: FreePlaces, max_waiting: int) -> None:
+    def __init__(self, free_places: FreePlaces, max_waiting: int, max_bytes: int = MAX_WAITING_BYTES) -> None:
         self._free_places = free_places
         self._max_waiting = max_waiting
+        self._max_bytes = max_bytes
         self._queues: dict[str, FairQueue] = {}
+        self._bytes: dict[str, DynamicThreshold] = {}  # of bodies that wait for a model, by caller
         self._waiting: dict[QueueEntry, asyncio.Future[None]] = {}
         self._polling: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def slot(self, model: str, wanted: QueueRequest, usage: TokenUsage) -> AsyncIterator[float]:
+    async def slot(self, model: str, wanted: QueueRequest, usage: TokenUsage, waiting: Waiting) -> AsyncIterator[float]:
         """Wait for a slot and hold it while the block runs; gives the seconds waited.
 
         An ApiError when the queue is full, or when no slot comes in time.
@@ -52,13 +69,14 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         queue = self._queues.setdefault(model, FairQueue(self._max_waiting))
         entry = QueueEntry(wanted.caller, wanted.priority, wanted.prompt, usage, loop.time())
-        self._arrive(queue, entry, model, wanted)
+        self._arrive(queue, entry, model, waiting)
         called = self._waiting[entry] = loop.create_future()
         try:
             self._dispatch(model, queue)
             if not called.done():
                 self._schedule_poll()
-                await self._called(called, queue, wanted, model)
+                with self._room(model, queue, wanted):
+                    await self._called(called, queue, wanted, model, waiting)
             yield loop.time() - entry.arrived_s
         finally:
             self._end(queue, entry)
@@ -70,36 +88,54 @@ class Dispatcher:
         """Requests that wait, by model."""
         return {model: queue.waiting for model, queue in self._queues.items()}
 
-    def _arrive(self, queue: FairQueue, entry: QueueEntry, model: str, wanted: QueueRequest) -> None:
-        expected_s = queue.wait_s(wanted.caller, entry.arrived_s)
-        if expected_s is not None and expected_s > wanted.longest_wait_s:
-            raise self._full(queue, wanted.caller, model, own=queue.share(wanted.caller) < 1)
+    def _arrive(self, queue: FairQueue, entry: QueueEntry, model: str, waiting: Waiting) -> None:
+        expected_s = queue.wait_s(entry.caller, entry.arrived_s)
+        if expected_s is not None and expected_s > waiting.longest_queue_s:
+            raise self._full(queue, entry.caller, model, own=queue.share(entry.caller) < 1)
         outcome = queue.arrive(entry)
         if isinstance(outcome, QueueFull):
-            raise self._full(queue, wanted.caller, model, own=outcome.own)
+            raise self._full(queue, entry.caller, model, own=outcome.own)
         if outcome is not None:
             refusal = self._full(queue, outcome.caller, model, own=True)
             called = self._waiting.pop(outcome)
             if not called.cancelled():
                 called.set_exception(refusal)
 
-    async def _called(self, called: asyncio.Future[None], queue: FairQueue, wanted: QueueRequest, model: str) -> None:
+    @contextmanager
+    def _room(self, model: str, queue: FairQueue, wanted: QueueRequest) -> Iterator[None]:
+        """Memory for a body that waits: nobody's large ones keep others out, and one that waits alone always fits."""
+        name, size = wanted.caller.name, wanted.body_bytes
+        room = self._bytes.setdefault(model, DynamicThreshold(self._max_bytes, _BYTES_SHARE))
+        no_room = room.take(name, size) if room.taken else None
+        if no_room is not None:
+            raise self._full(queue, wanted.caller, model, own=no_room is NoRoom.OWN_SHARE)
+        if not room.taken:
+            room.take(name, size := min(size, self._max_bytes // 2))
         try:
-            async with asyncio.timeout(wanted.longest_wait_s):
-                await called
-        except TimeoutError:
-            retry_s = self._retry_s(queue, wanted.caller)
-            message = (
-                f"the model {model} had no room for this request within {wanted.longest_wait_s:g} s: try again later"
-            )
-            raise unavailable("deadline_exceeded", message, retry_s) from None
+            yield
+        finally:
+            room.give_back(name, size)
+            if not room.taken:
+                self._bytes.pop(model, None)
+
+    async def _called(
+        self, called: asyncio.Future[None], queue: FairQueue, wanted: QueueRequest, model: str, waiting: Waiting
+    ) -> None:
+        while not called.done():
+            left_s = await waiting.look()
+            if left_s <= 0 and not called.done():
+                retry_s = self._retry_s(queue, wanted.caller)
+                message = f"the model {model} had no room for this request in time: try again in {retry_s} s"
+                raise model_unavailable("deadline_exceeded", message, retry_s)
+            await asyncio.wait({called}, timeout=left_s)
+        called.result()
 
     def _dispatch(self, model: str, queue: FairQueue) -> None:
-        now_s = asyncio.get_running_loop().time()
-        while queue.waiting:
-            entry = queue.next(now_s, self._free_places(model, queue.running))
-            if entry is None:
-                return
+        if not queue.waiting:
+            return
+        now_s, free = asyncio.get_running_loop().time(), self._free_places(model, queue.running)
+        while (entry := queue.next(now_s, free)) is not None:
+            free -= 1
             called = self._waiting.pop(entry)
             if not called.cancelled():  # a client that has just gone gives its slot back in a moment
                 called.set_result(None)
@@ -126,7 +162,7 @@ class Dispatcher:
         retry_s = self._retry_s(queue, caller)
         if not own:
             message = f"{queue.waiting} requests wait for the model {model}: try again in {retry_s} s"
-            return unavailable("queue_full", message, retry_s)
+            return model_unavailable("queue_full", message, retry_s)
         message = f"this key's requests fill its share of the queue of {model}: try again in {retry_s} s, or send fewer"
         back = ((b"retry-after", str(retry_s).encode()),)
         return ApiError(429, "rate_limit_exceeded", message, kind="requests", headers=back)

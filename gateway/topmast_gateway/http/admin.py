@@ -7,18 +7,20 @@ and operator share.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 from topmast_gateway.identity.shared_token import SharedToken
 from topmast_gateway.limits.replication import CounterReplication
 from topmast_gateway.messages.request import Request
 from topmast_gateway.messages.response import ResponseWriter
 from topmast_gateway.observability.caller_usage import CallerUsage
+from topmast_gateway.observability.exposition import CONTENT_TYPE, pages
 from topmast_gateway.observability.metrics import Metrics
 
 _TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 _NO_TOKEN = b"this needs --shared-token-file: give all gateways and the operator the same\n"
 _WRONG_TOKEN = b"send 'Authorization: Bearer TOKEN' with the token in --shared-token-file\n"
-_PROMETHEUS = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
+_PROMETHEUS = [(b"content-type", CONTENT_TYPE)]
 
 
 class Admin:
@@ -49,8 +51,7 @@ class Admin:
                 writer.whole(503 if why else 200, f"{why or 'ok'}\n".encode(), _TEXT)
             case "/metrics":
                 writer.start(200, _PROMETHEUS)
-                writer.chunk(self._metrics.text())
-                async for piece in self._usage.page():
+                async for piece in pages(chain(self._metrics.lines(), self._usage.lines())):
                     writer.chunk(piece)
                     await writer.drained()
                 writer.end()

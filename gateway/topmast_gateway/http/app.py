@@ -9,26 +9,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
 
 from topmast_gateway.identity.authenticator import Authenticator
-from topmast_gateway.identity.caller import Caller
 from topmast_gateway.kubernetes.cluster_state import ClusterState
-from topmast_gateway.limits.overload import OverloadGuard
-from topmast_gateway.messages.completion import CompletionRequest
 from topmast_gateway.messages.errors import ApiError
-from topmast_gateway.messages.interruption import interruptible
 from topmast_gateway.messages.request import ClientDisconnected, Request
 from topmast_gateway.messages.response import ResponseWriter
 from topmast_gateway.observability.access_log import AccessLog, RequestRecord
 from topmast_gateway.observability.metrics import Metrics
 from topmast_gateway.observability.tracing import Tracing, describe
-from topmast_gateway.requests.body import read_body
-from topmast_gateway.requests.large_bodies import LARGE_BYTES, LargeBodies
-from topmast_gateway.requests.parse import parse_completion
 from topmast_gateway.requests.pipeline import Pipeline
 from topmast_gateway.requests.visible_models import VisibleModels
-from topmast_gateway.upstream.proxy import Proxy
 
 log = logging.getLogger(__name__)
 
@@ -44,25 +35,17 @@ class App:
         self,
         cluster: ClusterState,
         identity: Authenticator,
-        proxy: Proxy,
-        overload: OverloadGuard,
         pipeline: Pipeline,
         metrics: Metrics,
         access_log: AccessLog | None = None,
         tracing: Tracing | None = None,
-        *,
-        isolates_caches: bool = True,
     ) -> None:
         self._cluster = cluster
         self._identity = identity
-        self._proxy = proxy
-        self._overload = overload
         self._pipeline = pipeline
         self._metrics = metrics
         self._access_log = access_log
         self._tracing = tracing
-        self._isolates_caches = isolates_caches
-        self._large_bodies = LargeBodies()
 
     async def __call__(self, request: Request, writer: ResponseWriter) -> None:
         record = RequestRecord(time.monotonic(), self._identity.client_ip(request))
@@ -103,50 +86,19 @@ class App:
         record.caller = caller.name
         if path in _COMPLETIONS:
             _allow(method, "POST", path)
-            await self._complete(caller, request, writer, record)
+            await self._pipeline.complete(caller, request, writer, record)
         elif path == _MODELS:
             _allow(method, "GET", path)
-            writer.json(200, self._visible_models(caller).listing())
+            writer.json(200, VisibleModels(self._cluster.routes, caller).listing())
         elif path.startswith(_MODELS + "/"):
             _allow(method, "GET", path)
-            models = self._visible_models(caller)
-            route = models.find(path.removeprefix(_MODELS + "/"))
+            models, name = VisibleModels(self._cluster.routes, caller), path.removeprefix(_MODELS + "/")
+            route = models.find(name)
             record.model = route.model.key
-            writer.json(200, models.card(route))
+            writer.json(200, models.card(route, name))
         else:
             choices = ", ".join((*_COMPLETIONS, _MODELS))
             raise ApiError(404, "not_found", f"there is no route {path[:200]}: use {choices}")
-
-    async def _complete(self, caller: Caller, http: Request, writer: ResponseWriter, record: RequestRecord) -> None:
-        headers: Mapping[bytes, bytes] = http.headers
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise ApiError(415, "unsupported_encoding", "the body must not be compressed: leave out Content-Encoding")
-        writer.shows_route = caller.debug and headers.get(b"x-topmast-debug") == b"1"
-        with self._overload.admit(caller.name) as place:
-            with self._pipeline.arriving(caller):
-                body = await read_body(http, place.grow)
-                request = await self._parsed(caller, http.path, body, headers.get(b"x-session-id", b""))
-            route = self._visible_models(caller).find(request.model)
-            model = record.model = route.model.key
-            try:
-                with interruptible(http.incoming):
-                    async with self._pipeline.admitted(caller, model, request, headers, writer, record.usage) as (
-                        request,
-                        headers,
-                    ):
-                        await self._proxy.forward(request, model, headers, writer, record.usage)
-            finally:
-                if writer.answered_at is not None and writer.status == 200:
-                    self._metrics.ttfb.labels(record.model).observe(writer.answered_at - record.arrived_at)
-
-    async def _parsed(self, caller: Caller, path: str, body: bytearray, session: bytes) -> CompletionRequest:
-        tenant = caller.name if self._isolates_caches else ""
-        if len(body) < LARGE_BYTES:
-            return parse_completion(path, body, session, tenant)
-        return await self._large_bodies.parsed(caller.name, lambda: parse_completion(path, body, session, tenant))
-
-    def _visible_models(self, caller: Caller) -> VisibleModels:
-        return VisibleModels(self._cluster.routes, caller)
 
 
 def _allow(method: str, allowed: str, path: str) -> None:

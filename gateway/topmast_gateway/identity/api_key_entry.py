@@ -43,7 +43,8 @@ def parse_entry(name: str, text: str) -> ApiKey:
     """The key that the entry `name` describes, or BadKeyEntry."""
     text = text.strip()
     if not text.startswith("{"):
-        return ApiKey(_digest(text), Caller(name))
+        digest = _digest(text)
+        return ApiKey(digest, Caller(name, key_digest=digest))
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
@@ -62,8 +63,9 @@ def _from_fields(name: str, fields: Mapping[str, Any]) -> ApiKey:
         max_streams=_count(fields, "maxStreams"),
     )
     priority = _PRIORITIES[_choice(fields, "priority", tuple(_PRIORITIES), "normal")]
-    caller = Caller(name, _models(fields), limits, _weight(fields), priority, _flag(fields, "debug"))
-    return ApiKey(_digest(fields.get("hash")), caller, _expiry(fields))
+    digest = _digest(fields.get("hash"))
+    caller = Caller(name, _models(fields), limits, _weight(fields), priority, _flag(fields, "debug"), digest)
+    return ApiKey(digest, caller, _expiry(fields))
 
 
 def _digest(value: object) -> bytes:

@@ -24,6 +24,10 @@ class ApiKeys:
     def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
         self._by_digest = {key.digest: key for key in keys}
 
+    def __contains__(self, digest: bytes) -> bool:
+        """Whether a key with this SHA-256 is one of them."""
+        return digest in self._by_digest
+
     def __len__(self) -> int:
         return len(self._by_digest)
 

@@ -6,7 +6,7 @@ Nothing here comes from a header that a caller can set: a name is the name of a 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from fnmatch import fnmatchcase
 
@@ -43,6 +43,7 @@ class Caller:
     weight: float = 1.0
     priority: Priority = Priority.NORMAL  # the best one that this caller may ask for
     debug: bool = False  # may ask which pod answered, and how much of a prompt it should have cached
+    key_digest: bytes = field(default=b"", repr=False)  # of the API key that it is known by, SHA-256
 
     def may_call(self, model: str) -> bool:
         """Whether `model`, a key `namespace/name`, is allowed."""

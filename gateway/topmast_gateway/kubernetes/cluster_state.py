@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from topmast_gateway.identity.api_keys import ApiKeys
 from topmast_gateway.kubernetes.client import KubeClient
@@ -36,6 +36,7 @@ class ClusterState:
     ) -> None:
         self.routes = ModelTable()
         self.keys = ApiKeys()
+        self.keys_changed: Callable[[ApiKeys], None] = lambda keys: None  # is told of every change
         self.outliers = OutlierDetector(time.monotonic)
         self._loads = loads
         self._picker = picker
@@ -44,7 +45,7 @@ class ClusterState:
         self._rebuilding: asyncio.TimerHandle | None = None
         self._rebuilt_at = float("-inf")
         self._is_complete = False  # the table has all first lists in it
-        self._gone: dict[str, float] = {}  # models that were deleted, and since when (loop time)
+        self._gone: dict[str, tuple[Model, float]] = {}  # models that were deleted, by key, and since when (loop time)
         self._models: list[Informer[Model]] = []
         self._pods: list[Informer[Pod]] = []
         for namespace in namespaces or [""]:
@@ -138,13 +139,19 @@ class ClusterState:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _just_gone(self, present: set[str]) -> set[str]:
-        """Keys of models that are not there any more, and may be made anew."""
+    def _just_gone(self, present: set[str]) -> list[Model]:
+        """Models that are not there any more, and may be made anew."""
         now = asyncio.get_running_loop().time()
         for route in self.routes:
-            self._gone.setdefault(route.model.key, now)
-        self._gone = {key: at for key, at in self._gone.items() if key not in present and now - at < _NAME_KEPT_S}
-        return set(self._gone)
+            if route.model.key not in present:
+                self._gone.setdefault(route.model.key, (route.model, now))
+        self._gone = {
+            key: (model, at)
+            for key, (model, at) in self._gone.items()
+            if key not in present and now - at < _NAME_KEPT_S
+        }
+        return [model for model, _ in self._gone.values()]
 
     def _rebuild_keys(self) -> None:
         self.keys = next(iter(self._secret.items.values()), ApiKeys())
+        self.keys_changed(self.keys)

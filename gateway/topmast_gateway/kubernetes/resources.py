@@ -5,12 +5,13 @@ Pure functions over the API server's JSON. A pod that lacks something is not rou
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any
 
 from topmast_gateway.identity.api_keys import ApiKeys, from_secret
 from topmast_gateway.routing.model_status import model_status
-from topmast_gateway.routing.model_table import Model, Pod
+from topmast_gateway.routing.model_table import DEFAULT_RETRIES, Model, Pod
 
 Json = dict[str, Any]
 
@@ -19,6 +20,13 @@ REVISION_LABEL = "topmast.dev/revision"
 MANAGED_LABEL = "app.kubernetes.io/managed-by=topmast"
 DRAINING_ANNOTATION = "topmast.dev/draining"
 ENGINE_PORT = 8000
+_TIMEOUTS = {
+    "queueSeconds": "queue_s",
+    "holdSeconds": "hold_s",
+    "progressSeconds": "progress_s",
+    "answerSeconds": "answer_s",
+}
+_FULL_NAME = re.compile(r"[a-z0-9-]+/[a-z0-9-]+")  # of a model, which no alias may look like
 
 
 def model_of(resource: Json) -> Model:
@@ -33,6 +41,7 @@ def model_of(resource: Json) -> Model:
         sleeps=spec.get("sleep") is not None and not suspended,
         status=model_status(resource.get("status") or {}),
         weights=_weights(resource.get("status") or {}),
+        **_access(spec.get("access") or {}, meta["namespace"]),
     )
 
 
@@ -67,6 +76,25 @@ def pod_of(pod: Json) -> Pod | None:
 def keys_of(secret: Json) -> ApiKeys:
     """The Secret of API keys."""
     return from_secret(secret.get("data") or {})
+
+
+def _access(access: Json, namespace: str) -> dict[str, Any]:
+    """What `spec.access` says, as Model's fields; ValueError where it says what the CRD does not let in."""
+    aliases, fallbacks = access.get("aliases") or (), access.get("fallbacks") or ()
+    timeouts, retries = access.get("timeouts") or {}, access.get("retries", DEFAULT_RETRIES)
+    numbers = [*timeouts.values(), retries]
+    if not all(isinstance(name, str) for name in (*aliases, *fallbacks)) or not all(map(_is_count, numbers)):
+        raise ValueError("spec.access has a value of another type")
+    return {
+        "aliases": tuple(name for name in aliases if not _FULL_NAME.fullmatch(name)),
+        "fallbacks": tuple(name if "/" in name else f"{namespace}/{name}" for name in fallbacks),
+        "timeouts": tuple((ours, float(timeouts[theirs])) for theirs, ours in _TIMEOUTS.items() if theirs in timeouts),
+        "retries": retries,
+    }
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _weights(status: Json) -> tuple[tuple[str, int], ...]:

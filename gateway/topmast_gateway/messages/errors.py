@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+_UNAVAILABLE = "service_unavailable_error"
+
 
 class ApiError(Exception):
     """The gateway's own answer to a request that it does not pass on."""
@@ -34,6 +36,10 @@ class ApiError(Exception):
     def body(self) -> bytes:
         """The envelope that OpenAI's clients turn into their exceptions."""
         return error_envelope(str(self), self.kind, self.code, self.param)
+
+
+class ModelUnavailable(ApiError):
+    """The model cannot answer at present, and another one might."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +82,14 @@ def sse_error(message: str, code: str, kind: str = "server_error") -> bytes:
 
 
 def unavailable(code: str, message: str, retry_after_s: int) -> ApiError:
-    """503 that says when another try is worth it."""
-    return ApiError(
-        503,
-        code,
-        message,
-        kind="service_unavailable_error",
-        headers=((b"retry-after", str(retry_after_s).encode()),),
-    )
+    """503 of the gateway itself, which says when another try is worth it."""
+    return ApiError(503, code, message, kind=_UNAVAILABLE, headers=_retry_after(retry_after_s))
+
+
+def model_unavailable(code: str, message: str, retry_after_s: int) -> ModelUnavailable:
+    """503 of one model, which says when another try is worth it."""
+    return ModelUnavailable(503, code, message, kind=_UNAVAILABLE, headers=_retry_after(retry_after_s))
+
+
+def _retry_after(seconds: int) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"retry-after", b"%d" % seconds),)

@@ -37,10 +37,10 @@ def towards_engine(headers: Mapping[bytes, bytes], identity: str) -> dict[str, s
     return {**passed, "x-request-id": identity, "accept-encoding": "identity"}
 
 
-def seconds_of(headers: Mapping[str, str]) -> float | None:
-    """The timeout in headers towards an engine; None where there is none that makes sense."""
+def seconds_of(value: bytes) -> float | None:
+    """A timeout in a header; None where it makes no sense."""
     try:
-        seconds = float(headers.get(TIMEOUT, ""))
+        seconds = float(value)
     except ValueError:
         return None
     return seconds if 0 < seconds < 1e9 else None

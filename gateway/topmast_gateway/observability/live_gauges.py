@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 
@@ -24,6 +25,9 @@ class LiveGauges(Collector):
         return ()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
+        models = [route.model.key for route in self._cluster.routes]
+        revisions = {(pod.model, pod.revision) for pod in self._cluster.pods()}
+        self._metrics.keep(models, revisions, time.monotonic())
         yield _gauge("requests_in_flight", "Requests from admission to last byte", self._overload.streams)
         yield _gauge("requests_held", "Requests that wait for a ready pod", self._metrics.held)
         yield _gauge("body_bytes_reserved", "Bytes of request bodies that are held", self._overload.held_bytes)
@@ -51,7 +55,9 @@ class LiveGauges(Collector):
         yield pods
 
         out = GaugeMetricFamily(
-            "topmast_gateway_ejected_pods", "Pods left alone because they fail or are slow", labels=["model"]
+            "topmast_gateway_ejected_pods",
+            "Pods that get no requests because they fail or are slow",
+            labels=["model"],
         )
         for model, number in Counter(pod.model for pod in self._cluster.outliers.ejected()).items():
             out.add_metric([model], number)

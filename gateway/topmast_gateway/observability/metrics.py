@@ -5,10 +5,15 @@ Touched on the hot path. What is read from the live state when somebody scrapes 
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from collections.abc import Iterable, Iterator
 
-_TTFB_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+
+from topmast_gateway.observability.exposition import lines_of
+from topmast_gateway.observability.histogram import Labels, LatencyHistograms
+
 _GAP_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60)
+_KEPT_S = 600.0  # series of a model or revision that is gone: scrapers have seen its last values by then
 
 
 class Metrics:
@@ -49,7 +54,7 @@ class Metrics:
         )
         self.moves = Counter(
             "topmast_gateway_moves",
-            "Answers that were begun and went on elsewhere, by what ended the try before",
+            "Answers that were started and went on elsewhere, by what ended the try before",
             ["model", "kind"],
             registry=self.registry,
         )
@@ -66,15 +71,38 @@ class Metrics:
             ["model", "reason"],
             registry=self.registry,
         )
-        self.ttfb = Histogram(
-            "topmast_gateway_time_to_first_byte_seconds",
-            "From the request's arrival to the first byte of an engine's answer",
-            ["model"],
-            buckets=_TTFB_BUCKETS_S,
+        self.fallbacks = Counter(
+            "topmast_gateway_fallbacks",
+            "Requests that went on to another model of spec.access.fallbacks, by why their own could not answer",
+            ["model", "to", "code"],
             registry=self.registry,
         )
+        self._by_model = (
+            *(self.requests, self.upstream_errors, self.retries, self.wake_calls, self.moves, self.gap, self.routed),
+            self.fallbacks,
+        )
+        self.latency = LatencyHistograms()
         self.held = 0  # requests that wait for a pod
+        self._last_seen: dict[str | Labels, float] = {}  # models, and their revisions: monotonic seconds
 
-    def text(self) -> bytes:
-        """Everything in Prometheus's text format."""
-        return generate_latest(self.registry)
+    def lines(self) -> Iterator[str]:
+        """Everything in Prometheus's text format, line by line."""
+        yield from lines_of(self.registry)
+        for histogram in self.latency.all:
+            yield from histogram.lines()
+
+    def keep(self, models: Iterable[str], revisions: Iterable[Labels], now: float) -> None:
+        """These are there at the moment. Series of what has been away for long are dropped: days must not add up."""
+        series: set[Labels] = {labels for histogram in self.latency.all for labels in histogram.labels()}
+        present: list[str | Labels] = [*models, *revisions]
+        self._last_seen |= dict.fromkeys(present, now)
+        for labels in series:
+            self._last_seen.setdefault(labels, now)
+        gone = {found for found, at in self._last_seen.items() if now - at > _KEPT_S}
+        for found in gone:
+            del self._last_seen[found]
+            if isinstance(found, str):
+                for metric in self._by_model:
+                    metric.remove_by_labels({"model": found})
+        for histogram in self.latency.all:
+            histogram.forget(lambda labels: labels in gone or labels[0] in gone)

@@ -14,7 +14,6 @@ from topmast_gateway.identity.caller import Priority
 from topmast_gateway.messages.completion import CompletionRequest, with_field
 from topmast_gateway.messages.headers import TIMEOUT, seconds_of
 
-_TIMEOUT: Final = TIMEOUT.encode()
 _RETRY_COUNT: Final = b"x-stainless-retry-count"  # OpenAI's clients send it, and others that are made by Stainless
 
 
@@ -31,25 +30,15 @@ def with_priority(request: CompletionRequest, priority: Priority) -> CompletionR
     return dataclasses.replace(request, body=body, priority=priority)
 
 
-def requested_timeout_s(request: CompletionRequest, headers: Mapping[bytes, bytes]) -> float | None:
-    """How long the caller waits for an answer, of body and header the shorter; None when it does not say."""
-    said = [one for one in (request.timeout_s, _header(headers)) if one is not None]
-    return min(said, default=None)
+def deadline_of(request: CompletionRequest, headers: Mapping[bytes, bytes], arrived_at: float) -> float | None:
+    """Until when the caller waits for an answer, of body and header the shorter; None when it does not say.
 
-
-def with_remaining_timeout(
-    headers: Mapping[bytes, bytes], timeout_s: float | None, waited_s: float
-) -> Mapping[bytes, bytes]:
-    """The headers for the engine, which counts a timeout from when it gets the request."""
-    if timeout_s is None or (_header(headers) is None and _TIMEOUT in headers):
-        return headers  # one that is nonsense is for the engine to refuse
-    return {**headers, _TIMEOUT: b"%.3f" % max(0.001, timeout_s - waited_s)}
+    In the clock of `arrived_at`. A header that is nonsense is no word of it, and for the engine to refuse.
+    """
+    said = [one for one in (request.timeout_s, seconds_of(headers.get(TIMEOUT.encode(), b""))) if one is not None]
+    return arrived_at + min(said) if said else None
 
 
 def is_retry(headers: Mapping[bytes, bytes]) -> bool:
     """Whether the client says that it has sent this request before."""
     return headers.get(_RETRY_COUNT, b"0") != b"0"
-
-
-def _header(headers: Mapping[bytes, bytes]) -> float | None:
-    return seconds_of({TIMEOUT: headers.get(_TIMEOUT, b"").decode("latin-1")})

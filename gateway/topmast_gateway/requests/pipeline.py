@@ -1,168 +1,171 @@
-"""What lies between "this caller may use this model" and "a pod works on it": limits, the queue, the account after.
+"""The way of a completion from its head to its last byte: every station, in order.
 
-Puts together quotas, the fair queue, usage and their replication to other gateways. It knows no pods and reads no
-answers.
+Each station may refuse, and what it holds it gives back when the request ends, however it does.
 """
 
 from __future__ import annotations
 
-import asyncio
+import dataclasses
+import json
 import time
-import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
-import aiohttp
-
-from topmast_gateway.config import SharingConfig
-from topmast_gateway.fairness.capacity import FreePlaces
+from topmast_gateway.continuation.answer_state import AnswerState
 from topmast_gateway.fairness.dispatcher import Dispatcher, QueueRequest
 from topmast_gateway.identity.caller import Caller
-from topmast_gateway.identity.shared_token import SharedToken
-from topmast_gateway.limits.counters import Counters
-from topmast_gateway.limits.quota import QuotaEnforcer
-from topmast_gateway.limits.replication import CounterReplication
-from topmast_gateway.limits.token_estimate import TokenEstimator
-from topmast_gateway.messages.completion import CompletionRequest
-from topmast_gateway.messages.errors import ApiError
-from topmast_gateway.messages.request import ClientDisconnected
+from topmast_gateway.kubernetes.cluster_state import ClusterState
+from topmast_gateway.limits.overload import OverloadGuard
+from topmast_gateway.messages.completion import CompletionRequest, with_field
+from topmast_gateway.messages.errors import ApiError, ModelUnavailable
+from topmast_gateway.messages.interruption import interruptible
+from topmast_gateway.messages.request import Request
 from topmast_gateway.messages.response import ResponseWriter
-from topmast_gateway.messages.token_usage import TokenUsage
+from topmast_gateway.observability.access_log import RequestRecord
 from topmast_gateway.observability.backlog import Backlog
-from topmast_gateway.observability.caller_usage import CallerUsage, UsageRecord
-from topmast_gateway.observability.usage_log import UsageLog, replay
-from topmast_gateway.requests.deadline_priority import (
-    effective_priority,
-    is_retry,
-    requested_timeout_s,
-    with_priority,
-    with_remaining_timeout,
-)
+from topmast_gateway.observability.metrics import Metrics
+from topmast_gateway.requests.accounting import Accounting, Service
+from topmast_gateway.requests.body import read_body
+from topmast_gateway.requests.deadline_priority import deadline_of, effective_priority, is_retry, with_priority
+from topmast_gateway.requests.large_bodies import LARGE_BYTES, LargeBodies
+from topmast_gateway.requests.open_requests import OpenRequests
+from topmast_gateway.requests.parse import parse_completion
+from topmast_gateway.requests.visible_models import VisibleModels
+from topmast_gateway.routing.model_table import Model, Route
+from topmast_gateway.upstream.proxy import Proxy
 
 
 class Pipeline:
-    """`free_places` says how many more requests a model's pods can take."""
+    """`isolates_caches`: no caller's requests are served from what another one's have left in an engine's cache."""
 
-    def __init__(self, sharing: SharingConfig, free_places: FreePlaces) -> None:
-        self._sharing = sharing
-        replica = uuid.uuid4().hex[:16]
-        self._counters = Counters(replica)
-        self.backlog = Backlog(replica)
-        self.quota = QuotaEnforcer(self._counters, time.time)
-        self.dispatcher = Dispatcher(free_places, sharing.queue_requests)
-        self.replication = CounterReplication(self._counters, self.quota)
-        self.caller_usage = CallerUsage(self.dispatcher.waiting)
-        self._estimates = TokenEstimator()
-        self._log: UsageLog | None = None
-        self.caught_up = False  # with what was used before this process began
-
-    def arriving(self, caller: Caller) -> AbstractContextManager[None]:
-        """While its body is read: what is known of the caller's limits before that is looked at first."""
-        return self.quota.arriving(caller)
-
-    @asynccontextmanager
-    async def admitted(
+    def __init__(
         self,
-        caller: Caller,
-        model: str,
-        request: CompletionRequest,
-        headers: Mapping[bytes, bytes],
-        writer: ResponseWriter,
-        usage: TokenUsage,
-    ) -> AsyncIterator[tuple[CompletionRequest, Mapping[bytes, bytes]]]:
-        """Reserve, wait for a slot, and account for what was used in the end; an ApiError where it ends before.
-
-        Gives the request and the headers for the engine. `model` is its key, which the caller may call.
-        """
-        request = self._estimates.refined(request, model)
-        priority, timeout_s = effective_priority(request, caller.priority), requested_timeout_s(request, headers)
-        longest_wait_s = self._sharing.queue_s if timeout_s is None else timeout_s
-        started_s, queued_s, finish, status = time.monotonic(), 0.0, "answered", None
-        served_s = 0.0
-        try:
-            with (
-                self.quota.reserved(caller, request.tokens, usage) as left,
-                self.backlog.waiting(model, request, again=is_retry(headers)) as served,
-            ):
-                writer.extra_headers += left
-                async with self.dispatcher.slot(
-                    model, QueueRequest(caller, priority, request.prompt, longest_wait_s), usage
-                ) as queued_s:
-                    served()
-                    served_at_s, gone = time.monotonic(), False
-                    try:
-                        yield with_priority(request, priority), with_remaining_timeout(headers, timeout_s, queued_s)
-                    except (asyncio.CancelledError, ClientDisconnected):
-                        gone = True
-                        raise
-                    finally:
-                        served_s = time.monotonic() - served_at_s
-                        if gone and writer.status is None:
-                            self._charge_unseen(usage, request, model, writer, served_s)
-                        else:
-                            _fill(usage, request, writer)
-        except ApiError as refusal:
-            finish, status = "failed" if writer.tries else "refused", refusal.status
-            raise
-        except (asyncio.CancelledError, ClientDisconnected):
-            finish, status = "cancelled", 499
-            raise
-        except BaseException:
-            finish, status = "failed", 500
-            raise
-        finally:
-            status = status or writer.status or 500
-            finish = "failed" if finish == "answered" and (status >= 400 or writer.broken) else finish
-            seconds = time.monotonic() - started_s
-            self._estimates.learn(len(request.body), model, usage, served_s)
-            self._account(
-                UsageRecord(
-                    time.time(), writer.request_id, caller.name, model, usage, status, finish, seconds, queued_s
-                )
-            )
-
-    def open(self) -> None:
-        """Begin the usage log."""
-        if (where := self._sharing.usage_log) is not None:
-            self._log = UsageLog(where, self._counters.replica)
-
-    async def follow(self, client: aiohttp.ClientSession, token: SharedToken) -> None:
-        """Take up what the usage log says, and keep in step with the other gateways until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._catch_up())
-            group.create_task(self.replication.follow(self._sharing.peers, client, token))
-
-    async def close(self) -> None:
-        """Write the last lines of the usage log."""
-        if self._log:
-            await asyncio.to_thread(self._log.close)
-
-    async def _catch_up(self) -> None:
-        if (where := self._sharing.usage_log) not in (None, "-"):
-            await self.replication.take_over(await asyncio.to_thread(replay, Path(where), time.time()))
-        self.caught_up = True
-
-    def _account(self, record: UsageRecord) -> None:
-        self.caller_usage.count(record)
-        if self._log:
-            self._log.write(record)
-
-    def _charge_unseen(
-        self, usage: TokenUsage, request: CompletionRequest, model: str, writer: ResponseWriter, served_s: float
+        cluster: ClusterState,
+        overload: OverloadGuard,
+        accounting: Accounting,
+        dispatcher: Dispatcher,
+        backlog: Backlog,
+        proxy: Proxy,
+        metrics: Metrics,
+        *,
+        isolates_caches: bool = True,
     ) -> None:
-        """Charge a request whose client left before its answer came, by the time that an engine had for it.
+        self._cluster = cluster
+        self._overload = overload
+        self._accounting = accounting
+        self._dispatcher = dispatcher
+        self._backlog = backlog
+        self._proxy = proxy
+        self._metrics = metrics
+        self._isolates_caches = isolates_caches
+        self._large_bodies = LargeBodies()
+        self.open_requests = OpenRequests()
 
-        Of answers with a journal what was made is known. Of others nothing is until they end, and nobody may have an
-        engine's work for nothing by leaving early.
-        """
-        if writer.tries and request.no_journal and not usage.exact:
-            usage.prompt = request.prompt
-            usage.output = self._estimates.made_within(request, model, served_s)
+    async def complete(self, caller: Caller, http: Request, writer: ResponseWriter, record: RequestRecord) -> None:
+        """Answer a completion request; an ApiError where a station refuses it."""
+        if http.headers.get(b"content-encoding", b"identity") != b"identity":
+            raise ApiError(415, "unsupported_encoding", "the body must not be compressed: leave out Content-Encoding")
+        writer.shows_route = caller.debug and http.headers.get(b"x-topmast-debug") == b"1"
+        with self._overload.admit(caller.name) as place:
+            with self._accounting.arriving(caller):
+                body = await read_body(http, place.grow)
+                request = await self._parsed(caller, http, body)
+            models = VisibleModels(self._cluster.routes, caller)
+            route = models.find(request.model)
+            record.model = route.model.key
+            request = self._accounting.estimates.refined(request, record.model)
+            request = with_priority(request, effective_priority(request, caller.priority))
+            with (
+                self._accounting.charged(caller, request, writer, record) as service,
+                interruptible(http.incoming) as interruption,
+                self.open_requests.of(caller, interruption),
+            ):
+                await self._by_first_that_can(
+                    [route, *models.fallbacks(route)], _Work(caller, request, http, writer, record, service)
+                )
+
+    async def _parsed(self, caller: Caller, http: Request, body: bytearray) -> CompletionRequest:
+        tenant = caller.name if self._isolates_caches else ""
+        session = http.headers.get(b"x-session-id", b"")
+
+        def parse() -> CompletionRequest:
+            return parse_completion(http.path, body, session, tenant)
+
+        return parse() if len(body) < LARGE_BYTES else await self._large_bodies.parsed(caller.name, parse)
+
+    async def _by_first_that_can(self, routes: Sequence[Route], work: _Work) -> None:
+        """The model that was asked for, else the first of its fallbacks that can answer; else its own refusal."""
+        first: ModelUnavailable | None = None
+        for number, route in enumerate(routes):
+            later = [other.model.key for other in routes[number + 1 :]]
+            try:
+                await self._by(route.model, work, later)
+                return
+            except ModelUnavailable as refusal:
+                first = first or refusal
+                if work.writer.answered_at is not None or not later:
+                    raise first from None
+                self._metrics.fallbacks.labels(routes[0].model.key, later[0], refusal.code).inc()
+
+    async def _by(self, model: Model, work: _Work, fallbacks: Sequence[str]) -> None:
+        """Wait for a slot at this model, and have one of its pods answer."""
+        work.record.model = model.key
+        request = _named(work.request, model)
+        state = AnswerState(
+            request,
+            model.key,
+            work.http.headers,
+            work.writer,
+            work.record.usage,
+            work.deadline,
+            self._metrics.gap.labels(model.key).observe,
+        )
+        priority = effective_priority(request, work.caller.priority)
+        wanted = QueueRequest(work.caller, priority, request.prompt, len(request.body))
+        with (
+            self._proxy.hold(state, model, lambda: any(map(self._has_pod, fallbacks))) as hold,
+            self._backlog.waiting(model.key, request, again=is_retry(work.http.headers)) as served,
+        ):
+            async with self._dispatcher.slot(model.key, wanted, work.record.usage, hold) as work.service.queued_s:
+                served()
+                work.service.began_at = time.monotonic()
+                try:
+                    await self._proxy.forward(state, model, hold)
+                finally:
+                    self._observe(state, work)
+
+    def _observe(self, state: AnswerState, work: _Work) -> None:
+        """What canaries and dashboards judge a revision by; nothing of an answer without a first token."""
+        if (first_at := state.first_token_at) is None:
+            return
+        histograms, labels, now = self._metrics.latency, (state.model, work.writer.revision), time.monotonic()
+        histograms.queue.observe(labels, work.service.queued_s)
+        histograms.first_token.observe(labels, first_at - work.record.arrived_at)
+        if (further := work.record.usage.output - 1) > 0:
+            histograms.per_token.observe(labels, (now - first_at) / further)
+
+    def _has_pod(self, key: str) -> bool:
+        route = self._cluster.routes.by_key(key)
+        return route is not None and bool(self._cluster.usable(route))
 
 
-def _fill(usage: TokenUsage, request: CompletionRequest, writer: ResponseWriter) -> None:
-    """What an engine that answered did not report is charged by the estimate."""
-    if not usage.exact and writer.answered_at is not None and writer.status == 200:
-        usage.prompt = usage.prompt or request.prompt
-        usage.output = usage.output or request.tokens - request.prompt
+@dataclasses.dataclass(slots=True)
+class _Work:
+    """One request, as every model that may answer it gets it."""
+
+    caller: Caller
+    request: CompletionRequest
+    http: Request
+    writer: ResponseWriter
+    record: RequestRecord
+    service: Service
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        self.deadline = deadline_of(self.request, self.http.headers, self.record.arrived_at)
+
+
+def _named(request: CompletionRequest, model: Model) -> CompletionRequest:
+    """The request by a name that the model's engines know: they know no aliases."""
+    if request.model in (model.name, model.key):
+        return request
+    return dataclasses.replace(request, body=with_field(request.body, "model", json.dumps(model.key).encode()))

@@ -1,4 +1,4 @@
-"""The models as one caller sees them: names resolve among those that it may call, and no others are listed."""
+"""The models as one caller sees them: names and aliases resolve among those that it may call; no others are listed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class VisibleModels:
         self._caller = caller
 
     def find(self, asked: str) -> Route:
-        """The route for a name alone or `namespace/name`: 404 when there is none, 403 for what the patterns rule out.
+        """The route for a name or alias, alone or behind its namespace: 404 when there is none, 403 for what the
+        patterns rule out.
 
         Neither says whether other callers have a model of that name.
         """
-        if "/" in asked:
-            if not self._caller.may_call(asked):
+        keys = self._mine(asked)
+        if not keys and "/" in asked:
+            keys = [self._routes.key_of(asked)]
+            if not self._caller.may_call(keys[0]):
                 raise self._not_allowed(asked)
-            keys = [asked]
-        else:
-            keys = self._mine(asked)
         if len(keys) > 1:
             message = f"several namespaces have a model {asked!r}: say {' or '.join(keys)}"
             raise ApiError(404, "model_ambiguous", message, param="model")
@@ -37,24 +37,33 @@ class VisibleModels:
             raise self._unknown(asked)
         return route
 
+    def fallbacks(self, route: Route) -> list[Route]:
+        """The models that may answer in its place, in order, as far as there are any that the caller may call."""
+        keys = [key for key in route.model.fallbacks if key != route.model.key and self._caller.may_call(key)]
+        return [found for key in dict.fromkeys(keys) if (found := self._routes.by_key(key))]
+
     def listing(self) -> bytes:
-        """OpenAI's list of models."""
+        """OpenAI's list of models; an alias has its model's name as `root`."""
         names = self._names()
         return json.dumps({"object": "list", "data": [_card(route, name) for name, route in names.items()]}).encode()
 
-    def card(self, route: Route) -> bytes:
-        """One model of that list."""
-        return json.dumps(next(_card(route, name) for name, mine in self._names().items() if mine == route)).encode()
+    def card(self, route: Route, asked: str) -> bytes:
+        """One model of that list, by the name that was asked for."""
+        return json.dumps(_card(route, asked)).encode()
 
     def _mine(self, name: str) -> list[str]:
         """Keys of this name that the caller may call."""
         return [key for key in self._routes.named(name) if self._caller.may_call(key)]
 
     def _names(self) -> dict[str, Route]:
-        """The shortest names that `find` resolves."""
-        mine = [route.model for route in self._routes if self._caller.may_call(route.model.key)]
-        names = {model.key: model.name if len(self._mine(model.name)) == 1 else model.key for model in mine}
-        return {name: route for key, name in names.items() if (route := self._routes.by_key(key))}
+        """The shortest names that `find` resolves: one of each model, and one of each alias."""
+        names: dict[str, Route] = {}
+        for route in self._routes:
+            if self._caller.may_call(route.model.key):
+                for full_name in (route.model.key, *self._routes.aliases(route.model)):
+                    name = full_name.partition("/")[2]
+                    names[name if len(self._mine(name)) == 1 else full_name] = route
+        return names
 
     def _not_allowed(self, asked: str) -> ApiError:
         allowed = ", ".join(self._caller.models)
@@ -70,4 +79,6 @@ class VisibleModels:
 
 
 def _card(route: Route, name: str) -> dict[str, str | int]:
-    return {"id": name, "object": "model", "created": route.model.created, "owned_by": route.model.namespace}
+    model = route.model
+    card: dict[str, str | int] = {"id": name, "object": "model", "created": model.created, "owned_by": model.namespace}
+    return card if name in (model.name, model.key) else {**card, "root": model.key}

@@ -29,20 +29,19 @@ _TOKENISED_BYTES_PER_S = 200_000  # of a prompt, by a busy engine: it says nothi
 class Attempts:
     """What all tries share: the connections, and which models' engines were seen to keep journals."""
 
-    def __init__(self, pool: ConnectionPool, loads: EndpointLoads, metrics: Metrics, timeouts: Timeouts) -> None:
+    def __init__(self, pool: ConnectionPool, loads: EndpointLoads, metrics: Metrics) -> None:
         self._pool = pool
         self._loads = loads
         self._metrics = metrics
-        self._timeouts = timeouts
         self._journaling: set[str] = set()
 
-    async def at(self, result: AttemptResult, state: AnswerState) -> None:
+    async def at(self, result: AttemptResult, state: AnswerState, timeouts: Timeouts) -> None:
         """Returns when the client has all that it will get; raises an UpstreamFailure where another try may help."""
-        pod, request, timeouts = result.pod, state.request, self._timeouts
-        wait_s = timeouts.progress if request.stream else timeouts.answer
+        pod, request = result.pod, state.request
+        wait_s = timeouts.progress_s if request.stream else timeouts.answer_s
         known = state.journal is not None and (state.model in self._journaling or self._loads.keeps_journal(pod))
         if known:
-            wait_s = timeouts.silence + len(request.body) / _TOKENISED_BYTES_PER_S
+            wait_s = timeouts.silence_s + len(request.body) / _TOKENISED_BYTES_PER_S
         sending = self._pool.posted(pod, request.path, state.body(), state.headers())
         try:
             async with IdleTimeout(wait_s) as idle, sending as response:
@@ -58,7 +57,7 @@ class Attempts:
                 if (response.header(b"content-type") or b"").startswith(b"text/event-stream"):
                     idle.stop()
                     why = request.no_journal or "this model's servers keep no journal"
-                    await relay_stream(response, state, timeouts.progress, why, result)
+                    await relay_stream(response, state, timeouts.progress_s, why, result)
                     result.succeeded()
                     return
                 answer = EngineAnswer(response.status, response.headers, await response.read(_LARGEST_ANSWER_BYTES))
@@ -79,7 +78,7 @@ class Attempts:
             return
         if failure := failure_of(answer):
             raise failure
-        (result.failed if answer.status >= 500 else result.succeeded)()
+        (result.failed if answer.status >= 500 else result.succeeded)()  # 501 and others that no retry would heal
         if answer.status == 200:
             read_usage(answer.body, state.usage)
         send_answer(answer, state.writer)
@@ -90,6 +89,8 @@ def _conclude(journal: Journal, writer: ResponseWriter) -> None:
     error = journal.error
     if error is not None and error.retryable:
         raise EngineGone(error.code)
+    if error is not None and (failure := failure_of(_as_answer(error))):
+        raise failure
     if error is not None:
         send_answer(_as_answer(error), writer)
     elif writer.status is None:

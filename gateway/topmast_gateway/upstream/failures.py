@@ -95,11 +95,30 @@ class TokenRejected(UpstreamFailure):
     avoid_s = 1.0
 
 
+class EngineFailed(UpstreamFailure):
+    """The engine answered that it failed. Its own answer is the client's, where no other pod answers better."""
+
+    kind = "engine_failed"
+    may_have_run = True
+    broken = True
+
+    def __init__(self, answer: EngineAnswer, code: str = "") -> None:
+        super().__init__(f"{answer.status} {code}".rstrip())
+        self.answer = answer
+
+
+_FAILED = (500, 502, 504)  # of a 5xx: what may be the pod's fault, and not the request's
+
+
 def failure_of(answer: EngineAnswer) -> UpstreamFailure | None:
     """What an engine's refusal means, where it is about the engine and not about the request."""
-    if answer.status not in (401, 503):
+    if answer.status not in (401, 503, *_FAILED):
         return None
     error = read_error(answer.body)
     if answer.status == 401:
         return TokenRejected(error.message[:300]) if error.code == REFUSED else None
+    if error.code == "engine_lost":
+        return EngineGone(error.code)
+    if answer.status in _FAILED:
+        return EngineFailed(answer, error.code[:100])
     return NotServing(error.code) if error.code in ("not_ready", "draining", "engine_failed") else EngineFull(answer)

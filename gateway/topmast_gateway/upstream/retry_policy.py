@@ -1,9 +1,10 @@
 """Where a request goes next: a pod it has not tried, the same pod again, a wait, or the end.
 
 Remembers the failures of one request, and nothing longer than that. The rules, in order: another pod first; an engine
-that is full answers for itself, unless the answer was started or the request has waited for this pod with others; a
-request that may have run is worth two more tries, and as many again after every token that came of them; without a pod
-that can be reached the request waits for one.
+that failed is believed the second time, or where no other pod is there, and its answer handed on; an engine that is
+full answers for itself, unless the answer was started or the request has waited for a pod; a request that may have run
+is worth as many more tries as its model allows, and a started answer at least two after every token that came of them;
+without a pod that can be reached the request waits for one.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from collections import OrderedDict
 from topmast_gateway.activation.hold import Hold
 from topmast_gateway.continuation.answer_state import AnswerState
 from topmast_gateway.kubernetes.cluster_state import ClusterState
-from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.errors import ModelUnavailable
 from topmast_gateway.messages.response import EngineAnswer
 from topmast_gateway.observability.metrics import Metrics
 from topmast_gateway.routing.endpoint_picker import Choice, EndpointPicker
-from topmast_gateway.routing.model_table import Pod, Route
+from topmast_gateway.routing.model_table import DEFAULT_RETRIES, Pod, Route
 from topmast_gateway.upstream.connection_pool import CONNECT_S
-from topmast_gateway.upstream.failures import EngineFull, UpstreamFailure
+from topmast_gateway.upstream.failures import EngineFailed, EngineFull, UpstreamFailure
 
-MAX_SENDS = 3  # without a new token, of a request that may have run: one that kills its engine must not kill them all
 MAX_MOVES = 32  # of one answer
+_MAX_ERRORS = 2  # 5xx answers of engines, without a new token
 _PAUSE_S, _FULL_PAUSE_S = 0.05, 0.25
 _MOST_MODELS = 10_000
 
@@ -37,30 +38,35 @@ class RetryPolicy:
         cluster: ClusterState,
         picker: EndpointPicker,
         metrics: Metrics,
-        retries: RetryBudget,
+        budget: RetryBudget,
         hold: Hold,
+        retries: int,
     ) -> None:
         self._state = state
         self._model = state.model
         self._cluster = cluster
         self._picker = picker
         self._metrics = metrics
-        self._retries = retries
+        self._budget = budget
         self._hold = hold
+        self._retries = retries
         self._tried: set[str] = set()
-        self._sends = self._moves = 0
+        self._sends = self._moves = self._errors = 0
+        self._is_too_much = False  # for the budget of retries
         self._last: UpstreamFailure | None = None
         self._full: EngineFull | None = None
 
     async def next_step(self) -> Choice | EngineAnswer:
-        """The pod to try, or the engine's own refusal to hand on; an ApiError when it ends here."""
+        """The pod to try, or an engine's own answer to hand on; an ApiError when it ends here."""
         while True:
             route = self._route()
             usable = self._cluster.usable(route)
-            if self._sends >= MAX_SENDS or self._moves > MAX_MOVES:
+            if self._is_hopeless():
                 return self._give_up()
             if fresh := [pod for pod in usable if pod.uid not in self._tried]:
                 return self._pick(route, fresh)
+            if isinstance(self._last, EngineFailed):
+                return self._last.answer
             if usable and self._full and not self._state.started:
                 if not await self._hold.until_pod_has_room(self._full.answer, route):
                     return self._full.answer
@@ -71,7 +77,7 @@ class RetryPolicy:
                 self._tried.clear()
                 await asyncio.sleep(_FULL_PAUSE_S if self._full else _PAUSE_S)
                 return self._pick(route, usable)
-            await self._hold.until_pod_usable(self._route)
+            await self._hold.until_pod_usable()
 
     def attempt_failed(self, pod: Pod, failure: UpstreamFailure, *, progressed: bool) -> None:
         """Remember a try that did not finish the answer; `progressed` where it made some of it."""
@@ -79,24 +85,31 @@ class RetryPolicy:
         kinds.labels(self._model, failure.kind).inc()
         if progressed:
             self._moves += 1
-            self._sends = 0
+            self._sends = self._errors = 0
             self._tried.clear()
             self._full = None
             self._hold.reset_clock()
         self._last = failure
         self._tried.add(pod.uid)
         if failure.may_have_run:
-            may_go_on = self._state.started or self._retries.spend()
-            self._sends = self._sends + 1 if may_go_on else MAX_SENDS
+            self._sends += 1
+            self._is_too_much = not (self._state.started or self._budget.spend())
         if failure.broken:
             self._cluster.outliers.failed(pod)
         if failure.avoid_s:
             self._cluster.avoid(pod, failure.avoid_s)
         if failure.avoid_s or isinstance(failure, EngineFull):
             self._hold.start_clock()
+        if isinstance(failure, EngineFailed):
+            self._errors += 1
         if isinstance(failure, EngineFull):
             self._full = failure
             self._picker.was_full(pod)
+
+    def _is_hopeless(self) -> bool:
+        """Whether it was sent often enough: without a new token, as a whole, or for its model's budget."""
+        retries = max(self._retries, DEFAULT_RETRIES) if self._state.started else self._retries
+        return self._is_too_much or self._sends > retries or self._moves > MAX_MOVES or self._errors >= _MAX_ERRORS
 
     def _pick(self, route: Route, pods: list[Pod]) -> Choice:
         choice = self._picker.choose(route, pods, self._state.request)
@@ -105,19 +118,18 @@ class RetryPolicy:
         return choice
 
     def _route(self) -> Route:
-        if (route := self._cluster.routes.by_key(self._model)) is None:
-            raise ApiError(404, "model_not_found", f"the model {self._model} was just deleted", param="model")
+        route = self._hold.route()
         if self._hold.left_s(route.model) < -CONNECT_S:
             raise self._hold.no_pod_error(route)
         return route
 
     def _give_up(self) -> EngineAnswer:
-        if isinstance(self._last, EngineFull):
+        if isinstance(self._last, EngineFull | EngineFailed):
             return self._last.answer
         message = "the model's servers broke the connection before they answered; ask again"
         if self._state.started:
             message = "the model's servers broke off this answer again and again, and it is not complete; ask again"
-        raise ApiError(502, "upstream_lost", message, kind="server_error")
+        raise ModelUnavailable(502, "upstream_lost", message, kind="server_error")
 
 
 class RetryBudget:

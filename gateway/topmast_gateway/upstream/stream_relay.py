@@ -51,13 +51,13 @@ async def relay_journal(
         if journal.wrong:
             raise BadAnswer(f"the journal is wrong: {journal.wrong}")
 
-    relay = _Relay(response, writer, take, timeouts.silence, timeouts.progress)
+    relay = _Relay(response, writer, take, timeouts.silence_s, timeouts.progress_s)
     try:
         await relay.run()
     except TimeoutError:
         if relay.client_is_slow:
             raise ClientDisconnected from None  # it has read nothing for a long time: nobody waits for the rest
-        raise EngineSilent(f"nothing came for {timeouts.silence:.0f} s") from None
+        raise EngineSilent(f"nothing came for {timeouts.silence_s:.0f} s") from None
     if not journal.done and journal.error is None:
         raise ConnectionLost("the stream ended before the answer did")
 

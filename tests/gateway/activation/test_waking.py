@@ -59,10 +59,10 @@ async def operator() -> AsyncIterator[PlayOperator]:
 async def waking(
     new_gateway: Callable[..., Gateway], operator: PlayOperator, tmp_path: Path, namespace: str
 ) -> AsyncIterator[Gateway]:
-    """A gateway that knows the operator, with a small hall, and with less patience than slow wakes take."""
+    """A gateway that knows the operator, with a short queue, and with less patience than slow wakes take."""
     (tmp_path / "token").write_text(TOKEN + "\n")
     flags = ["--operator-url", operator.url, "--shared-token-file", str(tmp_path / "token")]
-    gateway = new_gateway("--namespace", namespace, "--hold-s", "30", "--max-held-per-model", "8", *flags)
+    gateway = new_gateway("--namespace", namespace, "--hold-s", "30", "--queue-requests", "8", *flags)
     await soon(lambda: gateway.ready() == 200, "ready", 30)
     yield gateway
     gateway.close()
@@ -96,7 +96,7 @@ async def test_a_herd_wakes_a_sleeping_model_with_one_call_and_is_answered(
         await soon(lambda: operator.called(f"{namespace}/m") == 1, "the call")
         await soon(lambda: waking.metric("topmast_gateway_requests_held") == 8, "all of them wait")
         beyond = await client.post(CHAT, json={"model": "m"})
-        assert (beyond.status_code, beyond.json()["error"]["code"]) == (503, "too_many_waiting")
+        assert (beyond.status_code, beyond.json()["error"]["code"]) == (503, "queue_full")
         assert int(beyond.headers["retry-after"]) >= 1
         stage.pod(namespace, "m", engine.ip)
         await soon(lambda: all(task.done() for task in herd), "all are answered", 5)

@@ -14,13 +14,24 @@ from topmast_gateway.fairness.capacity import ModelCapacity
 from topmast_gateway.fairness.dispatcher import Dispatcher, QueueRequest
 from topmast_gateway.identity.caller import Caller, Priority
 from topmast_gateway.kubernetes.cluster_state import ClusterState
-from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.errors import ApiError, ModelUnavailable
 from topmast_gateway.messages.token_usage import TokenUsage
 from topmast_gateway.routing.endpoint_load import EndpointLoads
 from topmast_gateway.routing.endpoint_picker import EndpointPicker
 from topmast_gateway.routing.model_table import Model, ModelTable, Pod
 
 ALICE, BOB = Caller("alice"), Caller("bob")
+
+
+class UntilTimeIsOver:
+    """Waits so long and has no other reason to stop."""
+
+    def __init__(self, longest_s: float) -> None:
+        self.longest_queue_s = longest_s
+        self._until = asyncio.get_running_loop().time() + longest_s
+
+    async def look(self) -> float:
+        return self._until - asyncio.get_running_loop().time()
 
 
 class Stage:
@@ -32,8 +43,11 @@ class Stage:
         self.served: list[str] = []
         self.most = self.holding = 0
 
-    async def request(self, caller: Caller, *, hold_s: float = 0.0, longest_wait_s: float = 5.0) -> None:
-        async with self.turns.slot("ns/m", QueueRequest(caller, Priority.NORMAL, 10, longest_wait_s), TokenUsage()):
+    async def request(
+        self, caller: Caller, *, hold_s: float = 0.0, longest_wait_s: float = 5.0, body_bytes: int = 0
+    ) -> None:
+        wanted = QueueRequest(caller, Priority.NORMAL, 10, body_bytes)
+        async with self.turns.slot("ns/m", wanted, TokenUsage(), UntilTimeIsOver(longest_wait_s)):
             self.served.append(caller.name)
             self.holding += 1
             self.most = max(self.most, self.holding)
@@ -125,7 +139,7 @@ async def test_nothing_is_left_of_1000_requests_with_cancels_and_timeouts() -> N
             await asyncio.sleep(0)
             rng.choice(tasks).cancel()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
-    assert {type(end) for end in ends} == {type(None), ApiError, asyncio.CancelledError}
+    assert {type(end) for end in ends} == {type(None), ApiError, ModelUnavailable, asyncio.CancelledError}
     assert stage.most == 5 and stage.left_behind() == (0, {})
 
 
@@ -134,7 +148,7 @@ async def test_a_pod_that_says_it_is_full_gets_fewer_for_a_while() -> None:
     loads = EndpointLoads()
     cluster = ClusterState([], "ns", "keys", loads, EndpointPicker(loads))
     room = ModelCapacity(cluster, loads, per_pod=48)
-    assert room.free_places("ns/m", 0) > 1000  # without a pod others hold requests, and wake one
+    assert room.free_places("ns/m", 0) == 0  # without a pod they wait, in the same order, until one is awake
     cluster.routes = ModelTable([Model("ns", "m")], pods)
     assert room.free_places("ns/m", 6) == 90
     with contextlib.ExitStack() as open_requests:
@@ -144,4 +158,4 @@ async def test_a_pod_that_says_it_is_full_gets_fewer_for_a_while() -> None:
     assert room.free_places("ns/m", 0) == 48 + 20
     for pod in pods:  # both refused a connection a moment ago: their queue is not poured out
         cluster.avoid(pod, 5)
-    assert room.free_places("ns/m", 68) == 0
+    assert room.free_places("ns/m", 68) == -68

@@ -21,7 +21,7 @@ def test_the_bound_holds_and_everything_is_given_back(steps: list[tuple[str, boo
         assert limits.open == len(held) <= 12
     for address in held:
         limits.leave(address)
-    assert limits.open == 0 and not limits._held
+    assert limits.open == 0 and not limits._places._held
 
 
 def test_one_address_leaves_some_for_the_others_and_a_network_of_ipv6_is_one() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.lab.exchanges import Client, a_request, a_writer
+from gateway.lab.exchanges import RecordingClient, a_request, a_writer
 from topmast_gateway.http.cors import Cors, origin
 from topmast_gateway.messages.headers import towards_client
 from topmast_gateway.messages.request import Request
@@ -20,7 +20,7 @@ async def application(request: Request, writer: ResponseWriter) -> None:
 
 async def called(origins: tuple[str, ...], method: str = "POST", **headers: str) -> tuple[int, dict[str, str]]:
     """Status and headers of an answer; a header that came twice fails."""
-    client = Client()
+    client = RecordingClient()
     given = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     await Cors(application, origins)(a_request(client, method=method, headers=given), a_writer(client))
     got = [(name.decode().lower(), value.decode()) for name, value in client.headers]

@@ -13,8 +13,9 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.lab.pipelines import way
 from gateway.lab.stage import KEY, hashed
-from topmast_gateway.config import SharingConfig
+from topmast_gateway.continuation.answer_state import AnswerState
 from topmast_gateway.http.app import App
 from topmast_gateway.http.connection import Connection
 from topmast_gateway.http.listener import Server
@@ -23,15 +24,9 @@ from topmast_gateway.identity.api_keys import ApiKeys
 from topmast_gateway.identity.auth_throttle import AuthThrottle
 from topmast_gateway.identity.authenticator import Authenticator
 from topmast_gateway.identity.client_ip import TrustedProxies
-from topmast_gateway.kubernetes.cluster_state import ClusterState
-from topmast_gateway.limits.overload import OverloadGuard
 from topmast_gateway.messages.errors import ApiError, unavailable
-from topmast_gateway.observability.metrics import Metrics
 from topmast_gateway.requests import parse
-from topmast_gateway.requests.pipeline import Pipeline
-from topmast_gateway.routing.endpoint_load import EndpointLoads
-from topmast_gateway.routing.endpoint_picker import EndpointPicker
-from topmast_gateway.routing.model_table import Model, ModelTable
+from topmast_gateway.routing.model_table import Model
 
 ASK = b'{"model": "m"}'
 FRAGMENTS = [
@@ -103,24 +98,20 @@ class Answers:
         self.statuses.append(self._parser.get_status_code())
 
 
-class NoPods:
+async def no_pods(_: AnswerState, __: Model) -> None:
     """What stands behind the application: it has nobody to send a request to."""
-
-    async def forward(self, *_: Any, **__: Any) -> None:
-        raise unavailable("no_ready_pod", "no pod is ready", 5)
+    raise unavailable("no_ready_pod", "no pod is ready", 5)
 
 
 def application() -> App:
     """The real one, with a key and a model."""
-    metrics = Metrics()
-    fleet = ClusterState(["ns"], "ns", "keys", EndpointLoads(), EndpointPicker(EndpointLoads()))
-    fleet._is_complete = True
-    for mirror in fleet.informers:
-        mirror.synced = True
-    fleet.routes, fleet.keys = ModelTable([Model("ns", "m")]), ApiKeys([parse_entry("fuzz", hashed(KEY))])
-    identity = Authenticator(fleet, metrics, TrustedProxies(), AuthThrottle(0), None)
-    shares = Pipeline(SharingConfig(), lambda model, running: 1000)
-    return App(fleet, identity, NoPods(), OverloadGuard(1000), shares, metrics)  # type: ignore[arg-type]
+    there = way(no_pods, models=(Model("ns", "m"),))
+    there.cluster._is_complete = True
+    for informer in there.cluster.informers:
+        informer.synced = True
+    there.cluster.keys = ApiKeys([parse_entry("fuzz", hashed(KEY))])
+    identity = Authenticator(there.cluster, there.metrics, TrustedProxies(), AuthThrottle(0), None)
+    return App(there.cluster, identity, there.pipeline, there.metrics)
 
 
 async def talked(app: App, pieces: list[bytes]) -> tuple[bytes, list[str]]:

@@ -8,11 +8,11 @@ from topmast_gateway.messages.request import ClientDisconnected, Header, Request
 from topmast_gateway.messages.response import ResponseWriter
 
 
-class Client:
-    """What a client sends, piece by piece, and what it got."""
+class RecordingClient:
+    """What a client sends, as a whole or piece by piece, and what it got."""
 
-    def __init__(self, pieces: AsyncIterator[bytes] | None = None) -> None:
-        self._pieces = pieces
+    def __init__(self, body: bytes | AsyncIterator[bytes] = b"") -> None:
+        self._body = body
         self._on_disconnect: Callable[[], None] | None = None
         self.status = 0
         self.headers: list[Header] = []
@@ -20,7 +20,10 @@ class Client:
         self.is_full = self.ended = False
 
     async def read(self) -> bytes:
-        return await anext(self._pieces, b"") if self._pieces else b""
+        if not isinstance(self._body, bytes):
+            return await anext(self._body, b"")
+        body, self._body = self._body, b""
+        return body
 
     def on_disconnect(self, call: Callable[[], None] | None) -> None:
         self._on_disconnect = call
@@ -47,15 +50,15 @@ class Client:
 
 
 def a_request(
-    client: Client | None = None, *, method: str = "GET", path: str = "/", headers: Sequence[Header] = ()
+    client: RecordingClient | None = None, *, method: str = "GET", path: str = "/", headers: Sequence[Header] = ()
 ) -> Request:
     """From 127.0.0.1, without a query."""
-    return Request(method, path, b"", list(headers), "127.0.0.1", client or Client())
+    return Request(method, path, b"", list(headers), "127.0.0.1", client or RecordingClient())
 
 
-def a_writer(client: Client | None = None) -> ResponseWriter:
+def a_writer(client: RecordingClient | None = None) -> ResponseWriter:
     """To a client that may be nobody."""
-    return ResponseWriter(client or Client(), "r")
+    return ResponseWriter(client or RecordingClient(), "r")
 
 
 async def of(read: Callable[[], Awaitable[bytes | None]]) -> AsyncIterator[bytes]:

@@ -29,7 +29,7 @@ def test_the_bounds_hold_and_everything_is_given_back(requests: list[tuple[str, 
                 if not ends:
                     open_requests.push(one.pop_all())
             assert guard.streams <= 10 and 0 <= guard.held_bytes <= 4 * MAX_BODY_BYTES
-    assert (guard.streams, guard.held_bytes, guard._callers) == (0, 0, {})
+    assert (guard.streams, guard.held_bytes, not guard._places._held, not guard._bytes._held) == (0, 0, True, True)
 
 
 def test_a_body_that_is_announced_and_does_not_come_holds_nothing() -> None:

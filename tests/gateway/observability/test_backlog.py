@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from gateway.lab.exchanges import a_writer
+from gateway.lab.exchanges import RecordingClient, a_writer
+from gateway.lab.pipelines import way
 from gateway.lab.stage import soon
 from topmast_gateway.activation.hold import Hold
-from topmast_gateway.activation.hold_queue import HoldQueue
 from topmast_gateway.activation.waker import Waker
-from topmast_gateway.config import SharingConfig, Timeouts
+from topmast_gateway.config import Timeouts
 from topmast_gateway.continuation.answer_state import AnswerState
 from topmast_gateway.identity.caller import Caller
 from topmast_gateway.identity.shared_token import SharedToken
-from topmast_gateway.kubernetes.cluster_state import ClusterState
 from topmast_gateway.messages.completion import CompletionRequest
 from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.request import Header
 from topmast_gateway.messages.token_usage import TokenUsage
 from topmast_gateway.observability.backlog import Backlog
-from topmast_gateway.observability.metrics import Metrics
 from topmast_gateway.requests import parse
-from topmast_gateway.requests.pipeline import Pipeline
-from topmast_gateway.routing.endpoint_load import EndpointLoads
-from topmast_gateway.routing.endpoint_picker import EndpointPicker
-from topmast_gateway.routing.model_table import Model, ModelTable, Pod, Route
+from topmast_gateway.routing.model_table import Model, ModelTable, Pod
 
 KEY = "ns/m"
 BODY = json.dumps({"model": "m", "prompt": "word " * 400, "max_tokens": 50}).encode()
-FIRST = {b"x-stainless-retry-count": b"0"}
-AGAIN = {b"x-stainless-retry-count": b"1"}
+FIRST = ((b"x-stainless-retry-count", b"0"),)
+AGAIN = ((b"x-stainless-retry-count", b"1"),)
 PROMPT, ANSWER = len(BODY) // 4, 50
 
 
@@ -55,23 +50,22 @@ def told(backlog: Backlog, *models: str) -> dict[str, Any]:
 class Door:
     """A gateway's part before any pod: one place at the model, and those who ask for it."""
 
-    def __init__(self, places: int = 1, **sharing: float) -> None:
-        self.places = places
-        self.pipeline = Pipeline(SharingConfig(**sharing), lambda _, running: self.places - running)  # type: ignore[arg-type]
+    def __init__(self, places: int = 1, timeouts: Timeouts | None = None, **sharing: float) -> None:
+        self.way = way(self._answer, lambda _, running: places - running, timeouts=timeouts, **sharing)
         self.leave = asyncio.Event()
 
-    def send(self, headers: Mapping[bytes, bytes] | None = None) -> asyncio.Task[None]:
-        return asyncio.create_task(self._serve(headers or {}))
+    def send(self, *headers: Header) -> asyncio.Task[RecordingClient]:
+        return asyncio.create_task(self.way.ask(Caller("alice"), BODY, *headers))
 
-    async def _serve(self, headers: Mapping[bytes, bytes]) -> None:
-        async with self.pipeline.admitted(Caller("alice"), KEY, a_request(), headers, a_writer(), TokenUsage()):
-            await self.leave.wait()
+    async def _answer(self, state: AnswerState, _: Model) -> None:
+        await self.leave.wait()
+        state.writer.whole(200, b"{}")
 
     def waiting(self) -> int:
-        return int(told(self.pipeline.backlog).get(KEY, {"waiting": numbers(0)})["waiting"]["requests"])
+        return int(told(self.way.backlog).get(KEY, {"waiting": numbers(0)})["waiting"]["requests"])
 
     def gone(self) -> dict[str, int]:
-        found: dict[str, int] = told(self.pipeline.backlog)[KEY]["gone"]
+        found: dict[str, int] = told(self.way.backlog)[KEY]["gone"]
         return found
 
 
@@ -116,17 +110,17 @@ async def test_all_who_wait_for_a_turn_are_told_with_the_tokens_that_they_will_t
     door = Door()
     tasks = [door.send() for _ in range(4)]
     await soon(lambda: door.waiting() == 3, "one has the place")
-    assert told(door.pipeline.backlog)[KEY]["waiting"] == numbers(3)
+    assert told(door.way.backlog)[KEY]["waiting"] == numbers(3)
     door.leave.set()
     await asyncio.gather(*tasks)
-    assert told(door.pipeline.backlog) == {}
+    assert told(door.way.backlog) == {}
 
 
 async def test_refused_timed_out_and_departed_clients_have_gone_until_they_ask_again() -> None:
-    door = Door(queue_s=0.2, queue_requests=2)
+    door = Door(timeouts=Timeouts(queue_s=0.2), queue_requests=2)
     holder = door.send()
-    await soon(lambda: bool(door.pipeline.dispatcher.waiting()), "it is there")
-    late, departing = door.send(FIRST), door.send()
+    await soon(lambda: bool(door.way.dispatcher.waiting()), "it is there")
+    late, departing = door.send(*FIRST), door.send()
     await soon(lambda: door.waiting() == 2, "both wait")
     with pytest.raises(ApiError):
         await door.send()
@@ -134,7 +128,7 @@ async def test_refused_timed_out_and_departed_clients_have_gone_until_they_ask_a
     departing.cancel()
     await asyncio.gather(late, departing, return_exceptions=True)
     assert isinstance(late.exception(), ApiError) and door.gone() == numbers(3) and door.waiting() == 0
-    back = door.send(AGAIN)
+    back = door.send(*AGAIN)
     await soon(lambda: door.waiting() == 1, "it has come back")
     assert door.gone() == numbers(2)
     door.leave.set()
@@ -145,27 +139,24 @@ async def test_refused_timed_out_and_departed_clients_have_gone_until_they_ask_a
 async def test_what_a_model_s_answers_and_caches_were_like_is_in_the_numbers() -> None:
     door = Door()
     for _ in range(200):
-        door.pipeline._estimates.learn(len(BODY), KEY, TokenUsage(prompt=1000, cached=900, output=30, exact=True))
+        door.way.accounting.estimates.learn(len(BODY), KEY, TokenUsage(prompt=1000, cached=900, output=30, exact=True))
     tasks = [door.send() for _ in range(3)]
     await soon(lambda: door.waiting() == 2, "one has the place")
-    assert told(door.pipeline.backlog)[KEY]["waiting"] == {"requests": 2, "prompt_tokens": 200, "output_tokens": 60}
+    assert told(door.way.backlog)[KEY]["waiting"] == {"requests": 2, "prompt_tokens": 200, "output_tokens": 60}
     door.leave.set()
     await asyncio.gather(*tasks)
 
 
-async def test_who_is_held_until_a_pod_comes_waits_too() -> None:
-    async def nothing(_: object) -> None: ...
-
-    loads, backlog, request = EndpointLoads(), Backlog("one"), a_request()
-    cluster = ClusterState([], "system", "keys", loads, EndpointPicker(loads))
-    state = AnswerState(request, KEY, {}, a_writer(), TokenUsage(), lambda _: None)
-    metrics = Metrics()
-    waker = Waker(None, metrics, SharedToken(), "")  # type: ignore[arg-type]
-    wait = Hold(state, Timeouts(), cluster, HoldQueue(10), backlog, waker, metrics, nothing)
-    model = Model("ns", "m")
-    waiting = asyncio.create_task(wait.until_pod_usable(lambda: cluster.routes.by_key(KEY) or Route(model, ())))
-    await soon(lambda: KEY in told(backlog), "it waits")
-    assert told(backlog)[KEY]["waiting"] == numbers(1)
-    cluster.routes = ModelTable([model], [Pod("u", "ns", "p", KEY, "127.0.0.1:1")])
-    await waiting
-    assert told(backlog) == {}
+async def test_who_waits_until_a_pod_comes_waits_too() -> None:
+    model, backlog = Model("ns", "m"), Backlog("one")
+    there = way(Door()._answer)
+    there.cluster.routes = ModelTable([model])
+    state = AnswerState(a_request(), KEY, {}, a_writer(), TokenUsage(), None, lambda _: None)
+    waker = Waker(None, there.metrics, SharedToken(), "")  # type: ignore[arg-type]
+    with Hold(state, Timeouts(), there.cluster, backlog, waker, there.metrics, lambda: False) as hold:
+        waiting = asyncio.create_task(hold.until_pod_usable())
+        await soon(lambda: KEY in told(backlog), "it waits")
+        assert told(backlog)[KEY]["waiting"] == numbers(1) and there.metrics.held == 1
+        there.cluster.routes = ModelTable([model], [Pod("u", "ns", "p", KEY, "127.0.0.1:1")])
+        await waiting
+    assert told(backlog) == {} and there.metrics.held == 0

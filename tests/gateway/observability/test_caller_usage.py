@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.lab.growth import most_s, without_collections
 from topmast_gateway.messages.token_usage import TokenUsage
 from topmast_gateway.observability.caller_usage import OTHERS, CallerUsage, UsageRecord
+from topmast_gateway.observability.exposition import pages
 
 ODD = 'team "a"\\b\nc'
 
@@ -19,7 +20,7 @@ def record(caller: str, model: str = "ns/m") -> UsageRecord:
 
 
 async def samples(usage: CallerUsage) -> dict[tuple[str, ...], float]:
-    page = b"".join([piece async for piece in usage.page()]).decode()
+    page = b"".join([piece async for piece in pages(usage.lines())]).decode()
     families = text_string_to_metric_families(page)
     return {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
 
@@ -45,7 +46,7 @@ async def test_five_thousand_callers_stop_nobody() -> None:
     with without_collections():
         for _ in range(3):
             longest_s, last = 0.0, time.thread_time()
-            async for _ in usage.page():
+            async for _ in pages(usage.lines()):
                 await asyncio.sleep(0)
                 now = time.thread_time()
                 longest_s, last = max(longest_s, now - last), now

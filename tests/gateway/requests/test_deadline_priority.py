@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 
+from gateway.lab.exchanges import a_writer
+from topmast_gateway.continuation.answer_state import AnswerState
 from topmast_gateway.identity.caller import Priority
 from topmast_gateway.messages.completion import CompletionRequest
+from topmast_gateway.messages.token_usage import TokenUsage
 from topmast_gateway.requests.deadline_priority import (
+    deadline_of,
     effective_priority,
-    requested_timeout_s,
     with_priority,
-    with_remaining_timeout,
 )
 from topmast_gateway.requests.parse import parse_completion
 
@@ -67,13 +70,18 @@ def test_the_last_of_two_priorities_counts_here_and_there() -> None:
     assert json.loads(with_priority(request, Priority.NORMAL).body)["priority"] == 1
 
 
+def towards_engine(headers: dict[bytes, bytes], left_s: float | None) -> str | None:
+    """The timeout that an engine is sent, when the caller has so many seconds left."""
+    deadline = None if left_s is None else time.monotonic() + left_s
+    state = AnswerState(a_request(), "ns/m", headers, a_writer(), TokenUsage(), deadline, lambda _: None)
+    return state.headers().get(TIMEOUT.decode())
+
+
 def test_the_shorter_timeout_counts_and_the_engine_gets_what_is_left_of_it() -> None:
     request = a_request(timeout=20)
     headers = {TIMEOUT: b"12.5"}
-    assert requested_timeout_s(request, headers) == 12.5 and requested_timeout_s(request, {}) == 20
-    assert requested_timeout_s(a_request(), {}) is None
-    assert with_remaining_timeout(headers, 12.5, 2.0)[TIMEOUT] == b"10.500"
-    assert with_remaining_timeout({}, 20.0, 5.0)[TIMEOUT] == b"15.000"
-    assert with_remaining_timeout({}, None, 5.0) == {}
-    nonsense = {TIMEOUT: b"soon"}
-    assert with_remaining_timeout(nonsense, 20.0, 5.0) is nonsense
+    assert deadline_of(request, headers, 100.0) == 112.5 and deadline_of(request, {}, 100.0) == 120
+    assert deadline_of(a_request(), {}, 100.0) is None and deadline_of(a_request(), {TIMEOUT: b"soon"}, 1.0) is None
+    assert 10 < float(towards_engine(headers, 10.5) or 0) <= 10.5
+    assert towards_engine({}, None) is None
+    assert towards_engine({TIMEOUT: b"soon"}, 15.0) == towards_engine({TIMEOUT: b"soon"}, None) == "soon"

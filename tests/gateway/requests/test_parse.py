@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.lab.exchanges import Client, a_request, of
+from gateway.lab.exchanges import RecordingClient, a_request, of
 from gateway.lab.stage import KEY, hashed
 from topmast_gateway.identity import api_keys
 from topmast_gateway.kubernetes.resources import pod_of
@@ -159,7 +159,7 @@ async def test_a_body_that_stops_coming_is_a_408(monkeypatch: pytest.MonkeyPatch
         return pieces.pop() if pieces else await asyncio.Future()
 
     with pytest.raises(ApiError) as refused:
-        await body.read_body(a_request(Client(of(receive))), lambda _: None)
+        await body.read_body(a_request(RecordingClient(of(receive))), lambda _: None)
     assert refused.value.status == 408 and (b"connection", b"close") in refused.value.headers
 
 
@@ -175,7 +175,7 @@ async def test_a_body_that_drips_is_a_408_and_a_long_one_that_flows_is_not(monke
             await asyncio.sleep(0.02)
             return piece if left >= 0 else b""
 
-        return await body.read_body(a_request(Client(of(receive))), lambda _: None)
+        return await body.read_body(a_request(RecordingClient(of(receive))), lambda _: None)
 
     assert len(await read(b"x" * 65_536, 12)) == 12 * 65_536
     with pytest.raises(ApiError) as refused:

@@ -1,17 +1,15 @@
-"""What waiting clients are told, and the bounds of the waiting hall: values and places, without a network."""
+"""What clients are told who wait for a model, or need not."""
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from topmast_gateway.activation.hold_queue import HoldQueue, retry_after, too_late
+from topmast_gateway.activation.refusals import never_starts, no_pod, retry_after_s
 from topmast_gateway.kubernetes.resources import model_of
-from topmast_gateway.messages.errors import ApiError
 from topmast_gateway.routing.model_status import ModelStatus, model_status
+from topmast_gateway.routing.model_table import Model
 
 BEGAN, BEGAN_UNIX = "2026-01-01T00:00:00Z", 1_767_225_600.0
 WAKING = {"state": "Waking", "since": BEGAN, "reason": "a request"}
@@ -57,37 +55,18 @@ def test_only_spec_sleep_makes_a_model_one_that_wakes_and_suspend_overrules_it()
 
 
 def test_a_refusal_carries_the_measured_time() -> None:
-    refusal = too_late("m", ModelStatus("asleep", usual_s=33.2, asleep=True))
-    assert (refusal.status, dict(refusal.headers)[b"retry-after"]) == (503, b"34")
+    refusal = no_pod(Model("n", "m", sleeps=True), "m", ModelStatus("asleep", usual_s=33.2, asleep=True), 2.0)
+    assert (refusal.status, refusal.code, dict(refusal.headers)[b"retry-after"]) == (503, "model_waking", b"34")
     assert "about 34 s" in str(refusal)
-    assert retry_after(ModelStatus()) == 5 and retry_after(ModelStatus(left_s=1e9)) == 600
+    assert no_pod(Model("n", "m"), "m", ModelStatus(), 2.0).code == "no_ready_pod"
+    assert retry_after_s(ModelStatus()) == 5 and retry_after_s(ModelStatus(left_s=1e9)) == 600
 
 
-def test_the_hall_bounds_requests_and_bytes_of_each_model_and_gives_everything_back() -> None:
-    hold_queue = HoldQueue(2, max_bytes=100)
-    with ExitStack() as inside:
-        for _ in range(2):
-            inside.enter_context(hold_queue.enter(hold_queue.ticket("m", 10), ModelStatus()))
-        with pytest.raises(ApiError) as refused:
-            inside.enter_context(hold_queue.enter(hold_queue.ticket("m", 10), ModelStatus(left_s=7)))
-        assert (refused.value.status, dict(refused.value.headers)[b"retry-after"]) == (503, b"7")
-        inside.enter_context(hold_queue.enter(hold_queue.ticket("other", 90), ModelStatus()))
-        with pytest.raises(ApiError):
-            inside.enter_context(hold_queue.enter(hold_queue.ticket("other", 11), ModelStatus()))
-        inside.enter_context(hold_queue.enter(hold_queue.ticket("large", 1000), ModelStatus()))  # alone, it may
-        assert (hold_queue.waiting("m"), hold_queue.waiting("other")) == (2, 1)
-    assert (hold_queue.waiting("m"), hold_queue.waiting("other"), hold_queue.waiting("large")) == (0, 0, 0)
-
-
-async def test_who_came_first_leaves_first_also_when_it_has_to_come_back() -> None:
-    hold_queue, left = HoldQueue(10), []
-    tickets = [hold_queue.ticket("m", 1) for _ in range(5)]
-
-    async def visit(number: int) -> None:
-        with hold_queue.enter(tickets[number], ModelStatus()):
-            await asyncio.sleep(0)  # all are inside before anybody leaves
-            await hold_queue.wait_turn(tickets[number])
-            left.append(number)
-
-    await asyncio.gather(*(visit(number) for number in (3, 0, 4, 1, 2)))
-    assert left == [0, 1, 2, 3, 4]
+def test_an_answer_that_was_started_is_not_given_up_because_its_model_cannot_start_another_pod() -> None:
+    stalled = Model("n", "m", status=ModelStatus(stalled=True))
+    for started, code in ((False, "model_stalled"), (True, None)):
+        refusal = never_starts(stalled, started=started)
+        assert (refusal.code if refusal else None) == code
+    for started in (False, True):
+        refusal = never_starts(Model("n", "m", suspended=True), started=started)
+        assert refusal and refusal.code == "model_suspended"

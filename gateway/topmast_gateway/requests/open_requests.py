@@ -1,0 +1,38 @@
+"""Requests that are open, by caller: they end when their API key is taken away."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from topmast_gateway.identity.api_keys import ApiKeys
+from topmast_gateway.identity.caller import Caller
+from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.interruption import Interruption
+
+_REVOKED = "this API key was revoked while the answer was made: ask your administrator for a new one"
+
+
+class OpenRequests:
+    """Each from its body's end to the last byte of its answer."""
+
+    def __init__(self) -> None:
+        self._by_caller: dict[Caller, set[Interruption]] = defaultdict(set)
+
+    @contextmanager
+    def of(self, caller: Caller, interruption: Interruption) -> Iterator[None]:
+        """The block may be ended by `interruption` when this caller may call no more."""
+        self._by_caller[caller].add(interruption)
+        try:
+            yield
+        finally:
+            self._by_caller[caller].discard(interruption)
+            if not self._by_caller[caller]:
+                del self._by_caller[caller]
+
+    def end_revoked(self, keys: ApiKeys) -> None:
+        """End the requests of keys that are not among these any more."""
+        for caller in [caller for caller in self._by_caller if caller.key_digest and caller.key_digest not in keys]:
+            for interruption in list(self._by_caller[caller]):
+                interruption.interrupt(ApiError(401, "invalid_api_key", _REVOKED))
