@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 import yaml
 from operatorlab.world import World
 
-CRD = Path(__file__).parents[2] / "crds" / "llmdeployments.yaml"
+ROOT = Path(__file__).parents[2]
+CRD, PAGE = ROOT / "crds" / "llmdeployments.yaml", (ROOT / "docs" / "operator.md").read_text()
 LONGEST = "n" * 63 + "/" + "m" * 37
 
 FULL: dict[str, Any] = {
@@ -58,6 +60,14 @@ def test_two_who_apply_each_keep_their_aliases_and_the_order_of_fallbacks_is_one
     assert "serverside-applied" in apply("one", aliases=["gpt-4o"], fallbacks=["a", "b"])
     found = world.get("llm", "shared")
     assert found is not None and found["spec"]["access"]["fallbacks"] == ["a", "b"]
+
+
+def test_the_snippet_of_the_page_is_taken(whole_world: World) -> None:
+    (block,) = [block for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if "access:" in block]
+    access = yaml.safe_load(block)["spec"]["access"]
+    assert access.keys() == _schema()["properties"].keys()
+    body = whole_world.model("snippet", access=access)
+    assert "created" in whole_world.kubectl("apply", "--dry-run=server", "-f", "-", stdin=body)
 
 
 def test_every_field_is_described_to_who_asks_kubectl(whole_world: World) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,6 +137,20 @@ def test_what_is_resolved_is_told_in_a_sentence() -> None:
     assert told(of(fallbacks=("b", "a")), found=there).message == "While it cannot answer, b and a do, in this order."
     unknown = told(of(fallbacks=("b", "team/c")), found={**there, ("team", "c"): UNWATCHED})
     assert unknown.message.endswith("does not watch the namespace of team/c, and takes it to be there.")
+
+
+def test_the_page_has_every_reason_in_the_order_of_the_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operator.md").read_text()
+    everything = of("gpt", fallbacks=("b", "ns/m"))
+    rival, missing = (Namesake("gpt", "other", OLD),), {("ns", "b"): MISSING}
+    said = (
+        access_resolved(everything, rival, missing),
+        access_resolved(everything, (), missing),
+        access_resolved(everything, (), {}),
+    )
+    reasons = [item.reason for item in said if item]
+    assert reasons == re.findall(r"^\| False, `(\w+)` \|", page, re.MULTILINE)
+    assert "| True, `Resolved` |" in page
 
 
 def test_precedence_is_a_total_order() -> None:
