@@ -39,6 +39,18 @@ def _node_affinity(operator: str, values: list[str]) -> Spec:
     return {"pod": {"affinity": {"nodeAffinity": required}}}
 
 
+def _aliases(*names: str) -> Spec:
+    return {"access": {"aliases": list(names)}}
+
+
+def _fallbacks(*names: str) -> Spec:
+    return {"access": {"fallbacks": list(names)}}
+
+
+def _timeouts(**seconds: Any) -> Spec:
+    return {"access": {"timeouts": seconds}}
+
+
 REFUSED: list[tuple[str, Spec, str]] = [
     ("scheme", {"model": {"source": "hf://org/repo"}}, "must start with image:// (a path in the engine image"),
     ("relative", {"model": {"source": "image://models/m.gguf"}}, "image:///models/x.gguf, with three slashes"),
@@ -169,6 +181,40 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("zero", {"autoscaling": {"minReplicas": 0, "maxReplicas": 2}}, "set spec.suspend: true to run no replica"),
     ("nap", {"sleep": {"idleSeconds": 1}}, "spec.sleep.idleSeconds"),
     ("typo", {"modle": {}}, 'unknown field "spec.modle"'),
+    ("named-space", _aliases("gpt 4o"), "an alias in spec.access.aliases is no name of a model: use letters"),
+    ("named-line", _aliases("gpt-4o\n"), "an alias in spec.access.aliases is no name of a model: use letters"),
+    ("named-slash", _aliases("gpt-4o", "/models/gpt"), "an alias in spec.access.aliases is no name of a model"),
+    ("named-end", _aliases("gpt-"), "with a letter or digit at both ends, such as gpt-4o or meta-llama/Llama"),
+    ("named-umlaut", _aliases("größe"), "an alias in spec.access.aliases is no name of a model"),
+    ("named-nothing", _aliases(""), "spec.access.aliases[0]"),
+    ("named-long", _aliases("x" * 129), "may not be more than 128"),
+    ("named-twice", _aliases("gpt-4o", "gpt-4o"), "Duplicate value"),
+    ("named-often", _aliases(*(f"gpt-{number}" for number in range(17))), "must have at most 16 items"),
+    ("named-full", _aliases("team/smollm2"), "looks like namespace/name, by which callers reach another model"),
+    ("named-digits", _aliases("1/2"), "leave out the part before '/', or use a capital letter"),
+    ("named-slashes", _aliases("meta-llama//Llama-3.1-8B"), "has '//', which proxies make one '/': write a single '/'"),
+    (
+        "own-name",
+        _aliases("own-name"),
+        "spec.access.aliases has the model's own name, by which callers reach it anyway",
+    ),
+    ("own-place", _fallbacks("b", "own-place"), "spec.access.fallbacks has the model itself, which cannot answer in"),
+    ("place-twice", _fallbacks("b", "c", "b"), "spec.access.fallbacks names a model twice: keep the place where it"),
+    ("place-many", _fallbacks("a", "b", "c", "d", "e"), "must have at most 4 items"),
+    ("place-case", _fallbacks("Team/b"), "is no name of a model: write it as kubectl get llm -A shows it"),
+    ("place-alias", _fallbacks("gpt-4.5"), "name or namespace/name (an alias does not do)"),
+    ("place-path", _fallbacks("a/b/c"), "an entry of spec.access.fallbacks is no name of a model"),
+    ("place-half", _fallbacks("team/"), "an entry of spec.access.fallbacks is no name of a model"),
+    ("place-long", _fallbacks("x" * 38), "an entry of spec.access.fallbacks is no name of a model"),
+    ("place-nothing", _fallbacks(""), "spec.access.fallbacks[0]"),
+    ("queue", _timeouts(queueSeconds=0), "spec.access.timeouts.queueSeconds"),
+    ("hold", _timeouts(holdSeconds=86401), "should be less than or equal to 86400"),
+    ("progress", _timeouts(progressSeconds=-1), "should be greater than or equal to 1"),
+    ("answer", _timeouts(answerSeconds="60s"), "spec.access.timeouts.answerSeconds"),
+    ("answer-half", _timeouts(answerSeconds=0.5), "spec.access.timeouts.answerSeconds"),
+    ("timeout-typo", _timeouts(total=60), 'unknown field "spec.access.timeouts.total"'),
+    ("retries", {"access": {"retries": 11}}, "should be less than or equal to 10"),
+    ("retries-less", {"access": {"retries": -1}}, "should be greater than or equal to 0"),
 ]
 
 NAMES = [("x" * 38, "use at most 37 characters"), ("3b-instruct", "start with a letter"), ("qwen2.5", "no dots")]

@@ -141,6 +141,7 @@ def test_ready_is_news_when_it_turns(
         ("ModelAvailable", "False", "True"),
         ("CapacityAvailable", "False", "True"),
         ("AcceleratorUsed", "False", "True"),
+        ("AccessResolved", "False", "True"),
     ],
 )
 def test_what_is_wrong_is_told_when_it_begins_and_when_its_reason_changes(kind: str, bad: str, good: str) -> None:

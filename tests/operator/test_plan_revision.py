@@ -31,6 +31,7 @@ from topmast_operator.render.template import EngineDefaults, render_template
         ({"replicas": 5}, {"replicas": 1}),
         ({"suspend": True}, {}),
         ({"autoscaling": {"maxReplicas": 3}}, {}),
+        ({"access": {"aliases": ["gpt-4o"], "fallbacks": ["b"], "timeouts": {"holdSeconds": 5}, "retries": 0}}, {}),
         ({"engine": {"dtype": "auto"}, "drain": {"timeoutSeconds": 30}}, {}),
     ],
 )

@@ -105,6 +105,19 @@ def test_namespaced_rights_are_enough_in_their_namespace(world: World) -> None:
     world.kubectl("delete", "namespace", other, "--wait=false")
 
 
+def test_a_fallback_in_a_namespace_that_is_not_watched_is_taken_to_be_there(world: World) -> None:
+    def says(reason: str, words: str) -> None:
+        world.until(reason, lambda: world.condition("main", "AccessResolved")["reason"] == reason)
+        assert words in world.condition("main", "AccessResolved")["message"]
+
+    world.grant("operator-one-namespace", namespaces=(world.namespace,))
+    with world.operator("--namespace", world.namespace, account="operator-one-namespace"):
+        world.apply(world.model("main", access={"fallbacks": ["elsewhere/spare"]}, suspend=True))
+        says("Resolved", "does not watch the namespace of elsewhere/spare, and takes it to be there")
+        world.apply(world.model("main", access={"fallbacks": ["elsewhere/spare", "near"]}, suspend=True))
+        says("FallbackNotFound", "There is no model near to fall back to")
+
+
 def test_in_a_pod_the_api_server_is_found_without_dns(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret\n")
     inside = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}

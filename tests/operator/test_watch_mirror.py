@@ -10,25 +10,15 @@ from typing import Any
 
 import pytest
 from operatorlab import bodies
+from operatorlab.indices import indices
 
 from topmast_operator.watch import audit, own_writes, records
 from topmast_operator.watch.audit import Audit
 from topmast_operator.watch.bell import Bell
-from topmast_operator.watch.mirror import INDEX_NAMES, Indices, Mirror, NotSyncedError, copied
+from topmast_operator.watch.mirror import Indices, Mirror, NotSyncedError, copied
 from topmast_operator.watch.own_writes import OwnWrites
 
 Key = tuple[str, str]
-
-
-class Index(dict[Any, list[Any]]):
-    """As much of a kopf.Index as is used."""
-
-    def put(self, key: Any, record: Any) -> None:
-        self[key] = [item for item in self.get(key, []) if item.uid != record.uid] + [record]
-
-
-def indices() -> Indices:
-    return Indices(**{name: Index() for name in INDEX_NAMES})
 
 
 @pytest.fixture
@@ -139,7 +129,7 @@ def test_an_index_is_copied_while_another_thread_changes_it() -> None:
 class Rung:
     """A bell and whom it woke."""
 
-    def __init__(self, own: OwnWrites) -> None:
+    def __init__(self, own: OwnWrites, **more: Any) -> None:
         self.woken: list[Key] = []
         self.bell = Bell(
             own,
@@ -147,6 +137,7 @@ class Rung:
             heard=lambda: None,
             attached=lambda _: None,
             listed=lambda: None,
+            **more,
         )
 
     async def after(self, *events: Any) -> list[Key]:
@@ -185,6 +176,16 @@ async def test_room_wakes_only_those_who_wait_for_it(own: OwnWrites) -> None:
     rung.bell.waits(("b", "m"), False)
     assert await rung.after(rung.bell.freed) == [("a", "m")]
     assert await rung.after(lambda: rung.bell.freed("b")) == []
+
+
+async def test_who_is_concerned_by_another_models_names_is_woken_even_while_it_is_worked_on(own: OwnWrites) -> None:
+    """No version is asked about: a pass that runs may have looked before the other model changed."""
+    asked: list[Any] = []
+    rung = Rung(own, concerned=lambda *change: asked.append(change) or [("ns", "m"), ("ns", "n")])
+    other = records.read_ref(bodies.model())
+    rung.bell.begin(("ns", "m"))
+    woken = await rung.after(lambda: rung.bell.renamed(other, None, frozenset({"gpt"})))
+    assert woken == [("ns", "m"), ("ns", "n")] and asked == [(other, None, frozenset({"gpt"}))]
 
 
 class Listing:

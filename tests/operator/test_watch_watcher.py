@@ -12,6 +12,7 @@ from operatorlab import bodies
 from operatorlab.slow_api import slow_api
 
 from topmast_operator.watch.mirror import Indices, keys_of
+from topmast_operator.watch.records import ModelRef
 from topmast_operator.watch.watcher import Watcher
 
 
@@ -21,6 +22,7 @@ class Bell:
     def __init__(self) -> None:
         self.attached: list[Indices] = []
         self.woken: list[tuple[str, str]] = []
+        self.names: list[tuple[str, Any, Any]] = []
         self.lists = 0
 
     def attach(self, indices: Indices) -> None:
@@ -28,6 +30,9 @@ class Bell:
 
     def changed(self, namespace: str, model: str, uid: str, version: str) -> None:
         self.woken.append((namespace, model))
+
+    def renamed(self, model: ModelRef, before: Any, after: Any) -> None:
+        self.names.append((model.name, before, after))
 
     def listed(self) -> None:
         self.lists += 1
@@ -48,7 +53,8 @@ def until(look: Callable[[], object]) -> None:
 def test_watching_that_begins_anew_fills_new_indices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bell = Bell()
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    body = {**bodies.model(), "apiVersion": "topmast.dev/v1alpha1"}
+    access = {"aliases": ["gpt", "chat"], "fallbacks": ["b", "team/c"]}
+    body = {**bodies.model(access=access), "apiVersion": "topmast.dev/v1alpha1"}
     with slow_api(tmp_path / "kubeconfig", [body], write_s=0.0) as api:
         watcher = Watcher((), bell)  # type: ignore[arg-type]
         watcher.start()
@@ -60,6 +66,9 @@ def test_watching_that_begins_anew_fills_new_indices(tmp_path: Path, monkeypatch
             watcher.restart()
             until(lambda: len(bell.attached) == 2 and len(bell.woken) == 2)
             assert bell.attached[1] is not first and keys_of(bell.attached[1].models) == [("ns", "m")]
+            assert set(keys_of(bell.attached[1].aliases)) == {("ns", "gpt"), ("ns", "chat")}
+            assert set(keys_of(bell.attached[1].fallbacks)) == {("ns", "b"), ("team", "c")}
+            assert bell.names == [("m", None, frozenset({"gpt", "chat"}))] * 2
             assert watcher.alive
         finally:
             stopping = time.monotonic()

@@ -6,12 +6,12 @@ The operators here look over their models every ten minutes: whatever happens wi
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from operatorlab.audit_log import asked
 from operatorlab.playkubelet import Fate
 from operatorlab.reader import collection
 from operatorlab.world import SYSTEM, Object, Process, World
@@ -30,21 +30,6 @@ PASSES = 'topmast_operator_reconciles_total{result="done"}'
 def watching(whole_world: World) -> Iterator[Process]:
     with whole_world.operator() as process:
         yield process
-
-
-def asked(world: World, since: float) -> list[str]:
-    """What the operator asked the API server for after a moment, its Lease and open watches apart."""
-    user = f"system:serviceaccount:{SYSTEM}:operator"
-    whole, _, _ = world.cluster.audit_log.read_text().rpartition("\n")
-    found = []
-    for line in whole.splitlines():
-        event = json.loads(line)
-        began = time.mktime(time.strptime(event["requestReceivedTimestamp"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
-        if event["user"]["username"] != user or began < since or event["verb"] == "watch":
-            continue
-        if event.get("objectRef", {}).get("resource") != "leases":
-            found.append(f"{event['verb']} {event['requestURI']}")
-    return found
 
 
 def test_a_pass_over_a_settled_model_reads_nothing_and_its_own_writes_wake_nobody(

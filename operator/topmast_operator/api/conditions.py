@@ -17,6 +17,7 @@ MODEL_AVAILABLE = "ModelAvailable"
 CAPACITY_AVAILABLE = "CapacityAvailable"
 ACCELERATOR_USED = "AcceleratorUsed"
 AUTOSCALING_ACTIVE = "AutoscalingActive"
+ACCESS_RESOLVED = "AccessResolved"  # every alias leads to the model, every fallback is there
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ Must not hold a live client or a reference to a cache: the same facts must give 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from topmast_operator.api.resource import Model
+from topmast_operator.api.resource import Key, Model
 
 OVERDUE_S = 15.0
 ENDED = frozenset({"Succeeded", "Failed"})
@@ -165,6 +165,19 @@ class Queue:
 
 
 @dataclass(frozen=True)
+class Namesake:
+    """A model of the namespace that goes by one of this model's aliases: by an alias too, or by its own name."""
+
+    alias: str
+    model: str
+    created_unix_s: float
+
+    @property
+    def by_own_name(self) -> bool:
+        return self.model == self.alias
+
+
+@dataclass(frozen=True)
 class WriteRefused:
     """What the API server said to the last write of this pass: its HTTP status, and its sentence."""
 
@@ -192,6 +205,8 @@ class Facts:
     refused: WriteRefused | None = None
     queue: Queue | None = None  # None: no gateway is asked, or the model is not scaled
     rival: str = ""  # the Lease of another operator that asked for this model lately, namespace/name
+    namesakes: tuple[Namesake, ...] = ()  # who goes by the model's aliases, itself too
+    fallbacks: Mapping[Key, bool | None] = field(default_factory=dict)  # whether they are there; None: not watched
 
     def pods_of(self, revision: str) -> tuple[PodFacts, ...]:
         """Pods of a revision that are there to stay."""

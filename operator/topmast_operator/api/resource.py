@@ -13,6 +13,7 @@ from topmast_operator.api.quantity import Quantity
 from topmast_operator.api.times import to_unix
 
 EnvironmentValue = str | Mapping[str, Any]  # a text, or what Kubernetes calls `valueFrom`
+Key = tuple[str, str]  # namespace and name of a model
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class Model:
     operator: Mapping[str, str] = field(default_factory=dict)  # status.operator: whose it is, and who asked for it
     pod: PodSettings = field(default_factory=dict)  # in normal form; its variables are in engine.env
     scaled_by: str = ""  # who owns spec.replicas by the scale subresource; empty: nobody does
+    aliases: tuple[str, ...] = ()  # further names by which callers of the gateway may ask for it
+    fallbacks: tuple[Key, ...] = ()  # who answers while it cannot, in this order
 
     @property
     def key(self) -> str:
@@ -162,7 +165,19 @@ def parse(body: Mapping[str, Any]) -> Model:
         operator=operator,
         pod=normal(pod),
         scaled_by=_scaled_by(meta.get("managedFields", ())),
+        aliases=read_aliases(spec),
+        fallbacks=read_fallbacks(meta["namespace"], spec),
     )
+
+
+def read_aliases(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(spec.get("access", {}).get("aliases", ()))
+
+
+def read_fallbacks(namespace: str, spec: Mapping[str, Any]) -> tuple[Key, ...]:
+    """Of a model in this namespace, which `name` means where no other one is written before it."""
+    named = (text.rpartition("/") for text in spec.get("access", {}).get("fallbacks", ()))
+    return tuple((of or namespace, name) for of, _, name in named)
 
 
 def _scaled_by(managed: Iterable[Mapping[str, Any]]) -> str:

@@ -30,8 +30,8 @@ Link = Callable[[Health], Condition | None]
 def conditions(health: Health) -> list[Condition]:
     """All conditions, in the order in which a human wants to read them."""
     told = [next(found for link in chain if (found := link(health))) for chain in CHAINS]
-    used = accelerator_used(health.model, health.pods)
-    return [*told, used] if used else told
+    of_some = (accelerator_used(health.model, health.pods), health.access_resolved)
+    return [*told, *(condition for condition in of_some if condition)]
 
 
 def phase(health: Health) -> str:

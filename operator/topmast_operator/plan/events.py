@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 # A condition that turns to this status is news; the other direction is told by Ready.
-_BAD = {"Stalled": "True", "ModelAvailable": "False", "CapacityAvailable": "False", "AcceleratorUsed": "False"}
+_BAD = {
+    "Stalled": "True",
+    "ModelAvailable": "False",
+    "CapacityAvailable": "False",
+    "AcceleratorUsed": "False",
+    "AccessResolved": "False",
+}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from topmast_operator.api.conditions import Condition
 from topmast_operator.api.facts import PodFacts, Room
 from topmast_operator.api.resource import Model
 from topmast_operator.plan.findings import Finding
@@ -29,6 +30,7 @@ class Health:
     autoscaling_reason: str | None
     overruled: Overruled | None = None  # a write of spec.replicas, while spec.autoscaling decides
     sleep: SleepState | None = None  # only of a model that may sleep
+    access_resolved: Condition | None = None  # only of a model with aliases or fallbacks
 
     @property
     def settled(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from topmast_operator.api.facts import Facts, PodFacts
 from topmast_operator.api.names import access_name, policy_name
 from topmast_operator.plan import check, failure
+from topmast_operator.plan.access import access_resolved
 from topmast_operator.plan.decision import Decision, decide, has_served, patience_of
 from topmast_operator.plan.events import Event, events_of
 from topmast_operator.plan.findings import Finding, Kind, Severity, refused_pods, refused_write, worst
@@ -125,6 +126,7 @@ def _health(facts: Facts, target: str, decided: Decision) -> Health:
         autoscaling_reason=decided.autoscaling.reason if decided.autoscaling else None,
         overruled=overruled(facts.model, facts.now),
         sleep=decided.sleeping,
+        access_resolved=access_resolved(facts.model, facts.namesakes, facts.fallbacks),
     )
 
 

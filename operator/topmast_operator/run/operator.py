@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from topmast_operator.watch.engines import Engines
 from topmast_operator.watch.gateways import Gateways
 from topmast_operator.watch.mirror import Indices, Mirror, NotSyncedError
 from topmast_operator.watch.own_writes import OwnWrites
+from topmast_operator.watch.references import concerned
 from topmast_operator.watch.watcher import Watcher
 
 WORKERS = 8
@@ -70,7 +72,7 @@ class Operator:
         self._queue = WorkQueue()
         self._lease = Lease(api, options.lease_namespace, options.lease_name)
         self._own = OwnWrites()
-        self._mirror = Mirror(self._own)
+        self._mirror = Mirror(self._own, options.namespaces)
         self._audit = Audit(api, self._mirror, self._own, options.namespaces)
         self._audit_now = asyncio.Event()
         self._access = options.engine_access
@@ -148,6 +150,7 @@ class Operator:
                 heard=self._metrics.heard.set_to_current_time,
                 attached=self._on_attached,
                 listed=self._on_listed,
+                concerned=partial(concerned, self._mirror),
             )
             self._watcher = Watcher(self._options.namespaces, bell)
             self._watcher.start()

@@ -7,11 +7,13 @@ about a model that is being worked on waits until that pass is over: then every 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from topmast_operator.watch.mirror import Indices, Key
+from topmast_operator.api.resource import Key
+from topmast_operator.watch.mirror import Indices
 from topmast_operator.watch.own_writes import OwnWrites
+from topmast_operator.watch.records import ModelRef
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +21,8 @@ Version = tuple[str, str]  # uid, resourceVersion
 
 
 class Bell:
-    """`attach`, `changed`, `gone`, `freed`, `listed` are called in kopf's thread, all else in the operator's loop."""
+    """`attach`, `changed`, `renamed`, `gone`, `freed` and `listed` are called in kopf's thread, all else in the
+    operator's loop."""
 
     def __init__(
         self,
@@ -29,12 +32,15 @@ class Bell:
         heard: Callable[[], None],
         attached: Callable[[Indices], None],
         listed: Callable[[], None],
+        concerned: Callable[..., Iterable[Key]] = lambda *_: (),
     ) -> None:
+        """concerned: the models to wake when one was `renamed`, by the same arguments."""
         self._own = own
         self._wake = wake
         self._heard = heard
         self._attached = attached
         self._listed = listed
+        self._concerned = concerned
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[Any, ...]] = deque()  # calls from kopf's thread
         self._held: dict[Key, set[Version]] = {}  # by the models that are being worked on
@@ -47,6 +53,10 @@ class Bell:
     def changed(self, namespace: str, model: str, uid: str, version: str) -> None:
         """This version of an object that belongs to a model was seen."""
         self._hand_over(self._on_changed, (namespace, model), (uid, version))
+
+    def renamed(self, model: ModelRef, before: frozenset[str] | None, after: frozenset[str] | None) -> None:
+        """A model has other aliases than before; None where it was not there, or is there no more."""
+        self._hand_over(self._on_renamed, model, before, after)
 
     def gone(self, uid: str) -> None:
         """An object was deleted, one that the operator wrote a moment ago perhaps."""
@@ -94,6 +104,11 @@ class Bell:
         if key in self._held:
             self._held[key].add(version)
         elif not self._own.made(*version):
+            self._wake(key)
+
+    def _on_renamed(self, *change: Any) -> None:
+        """Never by the operator's own hand. One that is being worked on now gets another pass after this one."""
+        for key in self._concerned(*change):
             self._wake(key)
 
     def _on_freed(self, namespace: str | None) -> None:

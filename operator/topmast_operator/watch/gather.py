@@ -40,6 +40,7 @@ from topmast_operator.watch.records import (
     read_named,
     read_quota,
 )
+from topmast_operator.watch.references import add_references
 from topmast_operator.watch.room import Rooms
 from topmast_operator.watch.stuck import StuckPods
 
@@ -66,6 +67,7 @@ class Gatherer:
         if found is None or found.model.deleting:
             return None
         facts = facts_of(await self._with_needed(found), engines, now)
+        facts = add_references(self._mirror, found.model, facts)  # takes nothing away: the indices are good enough
         pods = [replace(pod, stuck_message=await self._stuck.message(namespace, pod, now)) for pod in facts.pods]
         facts = replace(facts, pods=tuple(pods), room=await self._room(facts, fresh=fresh))
         if facts.check:

@@ -13,6 +13,7 @@ import kopf
 
 from topmast_operator.api import quantity
 from topmast_operator.api.names import GROUP, LABEL_CHECK, LABEL_MANAGED_BY, LABEL_MODEL, MANAGED_BY, PLURAL, VERSION
+from topmast_operator.api.resource import read_aliases, read_fallbacks
 from topmast_operator.render.template import claim_of
 from topmast_operator.watch import records
 from topmast_operator.watch.login import login as log_in
@@ -38,6 +39,17 @@ async def start(settings: kopf.OperatorSettings, memo: Any, **given: Any) -> Non
 @kopf.index(GROUP, VERSION, PLURAL)
 async def models(namespace: str, name: str, body: kopf.Body, **_: Any) -> Entry:
     return {(namespace, name): records.read_model_if_valid(dict(body))}
+
+
+@kopf.index(GROUP, VERSION, PLURAL, field="spec.access")
+async def aliases(namespace: str, spec: kopf.Spec, body: kopf.Body, **_: Any) -> Entry:
+    return {(namespace, alias): records.read_ref(body) for alias in read_aliases(spec)}
+
+
+@kopf.index(GROUP, VERSION, PLURAL, field="spec.access")
+async def fallbacks(namespace: str, spec: kopf.Spec, body: kopf.Body, **_: Any) -> Entry:
+    """By the models that are named, whose coming and going it concerns."""
+    return {named: records.read_ref(body) for named in read_fallbacks(namespace, spec)}
 
 
 @kopf.index("apps", "v1", "deployments", labels=OURS)
@@ -84,7 +96,14 @@ async def quotas(namespace: str, body: kopf.Body, **_: Any) -> Entry:
 
 @kopf.on.event(GROUP, VERSION, PLURAL)
 async def model_changed(
-    namespace: str, name: str, meta: kopf.Meta, status: kopf.Status, type: str | None, memo: Any, **_: Any
+    namespace: str,
+    name: str,
+    body: kopf.Body,
+    meta: kopf.Meta,
+    status: kopf.Status,
+    type: str | None,
+    memo: Any,
+    **_: Any,
 ) -> None:
     """Not its status, which the operator writes itself, but for what others write there."""
     asked = {part: status.get(part) for part in ("wake", "operator")}
@@ -92,6 +111,10 @@ async def model_changed(
         memo, type, meta, (meta.get("generation"), dict(meta.labels), dict(meta.annotations), asked, _leaves(meta))
     ):
         memo.bell.changed(namespace, name, meta["uid"], meta["resourceVersion"])
+    before = memo.get("aliases")
+    memo.aliases = None if type == "DELETED" else frozenset(read_aliases(body.spec))
+    if memo.aliases != before:
+        memo.bell.renamed(records.read_ref(body), before, memo.aliases)
 
 
 @kopf.on.event("apps", "v1", "deployments", labels=OURS)

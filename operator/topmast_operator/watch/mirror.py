@@ -5,19 +5,17 @@ again. What the operator has just written counts before an index shows it.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from topmast_operator.api.facts import ClaimFacts, PodFacts, QuotaFacts, RevisionFacts
 from topmast_operator.api.names import KIND, access_name, policy_name
-from topmast_operator.api.resource import Model
+from topmast_operator.api.resource import Key, Model
 from topmast_operator.render.template import claim_of
 from topmast_operator.watch.nodes import Node
 from topmast_operator.watch.own_writes import OwnWrites
-from topmast_operator.watch.records import Body, Record, is_readable
-
-Key = tuple[str, str]  # namespace, name
+from topmast_operator.watch.records import Body, ModelRef, Record, is_readable
 
 
 class Index(Protocol):
@@ -40,6 +38,8 @@ class Indices:
     policies: Index  # namespace, name
     claims: Index  # namespace, name
     quotas: Index  # namespace
+    aliases: Index  # namespace, alias
+    fallbacks: Index  # namespace, name of the model that is one
     nodes: Index | None = None  # name; None where nodes may not be read
 
 
@@ -63,11 +63,15 @@ class NotSyncedError(Exception):
 
 
 class Mirror:
-    """`synced` is set while the indices are known to hold everything that the API server has (watch/audit.py)."""
+    """`synced` is set while the indices are known to hold everything that the API server has (watch/audit.py).
 
-    def __init__(self, own: OwnWrites) -> None:
+    namespaces: those that are watched; all of them when none is named.
+    """
+
+    def __init__(self, own: OwnWrites, namespaces: Sequence[str] = ()) -> None:
         self.synced = asyncio.Event()
         self._own = own
+        self._namespaces = frozenset(namespaces)
         self._indices: Indices | None = None
 
     def attach(self, indices: Indices) -> None:
@@ -77,9 +81,7 @@ class Mirror:
 
     def find(self, namespace: str, name: str) -> Found | None:
         """What is known of a model; None when there is no such model. Raises NotSyncedError."""
-        indices = self._indices
-        if indices is None or not self.synced.is_set():
-            raise NotSyncedError("watching has just begun: the indices are not complete yet")
+        indices = self._complete()
         model: Record[Model] | None = _one(self._read(KIND, namespace, name, indices.models))
         if model is None or not is_readable(model):
             return None
@@ -95,6 +97,22 @@ class Mirror:
             claim=_one(self._read("PersistentVolumeClaim", namespace, claim, indices.claims)) if claim else None,
             quotas=self._own.applied_to("ResourceQuota", namespace, "", copied(indices.quotas, namespace)),
         )
+
+    def named(self, namespace: str, name: str) -> tuple[Record[Model | None], ...]:
+        """The model of this name, one that cannot be read too. Raises NotSyncedError, as the two below do."""
+        found: tuple[Record[Model | None], ...] = self._read(KIND, namespace, name, self._complete().models)
+        return found
+
+    def with_alias(self, namespace: str, alias: str) -> tuple[ModelRef, ...]:
+        """The models of a namespace that have this alias."""
+        return self._refs(self._complete().aliases, namespace, alias)
+
+    def with_fallback(self, namespace: str, name: str) -> tuple[ModelRef, ...]:
+        """The models, of any namespace, that name this one as a fallback."""
+        return self._refs(self._complete().fallbacks, namespace, name)
+
+    def watches(self, namespace: str) -> bool:
+        return not self._namespaces or namespace in self._namespaces
 
     def nodes(self) -> tuple[Node, ...] | None:
         """Every node, as watch/nodes.py reads it; None where nodes may not be read, or are not all known."""
@@ -117,6 +135,14 @@ class Mirror:
         if index is None:
             return {}
         return {record.uid: record.version for key in keys_of(index) for record in copied(index, key)}
+
+    def _complete(self) -> Indices:
+        if self._indices is None or not self.synced.is_set():
+            raise NotSyncedError("watching has just begun: the indices are not complete yet")
+        return self._indices
+
+    def _refs(self, index: Index, namespace: str, name: str) -> tuple[ModelRef, ...]:
+        return tuple(model for model in copied(index, (namespace, name)) if not self._own.is_gone(model.uid))
 
     def _read(self, kind: str, namespace: str, name: str, index: Index) -> Any:
         return self._own.applied_to(kind, namespace, name, copied(index, (namespace, name)))

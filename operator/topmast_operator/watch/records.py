@@ -65,6 +65,16 @@ class Record(Generic[Content]):
         return self.uid == other.uid and number(self.version) < number(other.version)
 
 
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model as others refer to it. Of one uid nothing of it ever changes."""
+
+    namespace: str
+    name: str
+    uid: str
+    created_unix_s: float
+
+
 def number(version: str) -> int:
     """A resourceVersion as the number that it is; 0 for none."""
     return int(version) if version.isdecimal() else 0
@@ -82,6 +92,11 @@ def read_model_if_valid(body: Body) -> Record[Model | None]:
         name = f"{body['metadata'].get('namespace')}/{body['metadata'].get('name')}"
         log.error("the LLMDeployment %s cannot be read and is left alone: %r. Apply it again.", name, error)
         return _record(body, None)
+
+
+def read_ref(body: Body) -> ModelRef:
+    meta = body["metadata"]
+    return ModelRef(meta["namespace"], meta["name"], meta["uid"], to_unix(meta["creationTimestamp"]))
 
 
 def is_readable(record: Record[Any]) -> bool:
