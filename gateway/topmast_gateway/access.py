@@ -117,6 +117,7 @@ def _tokens(flags: argparse.Namespace) -> tuple[Jwks | None, TokenVerifier | Non
         flags.jwt_name_claim,
         flags.jwt_models_claim,
         tuple(flags.jwt_default_models),
+        flags.jwt_team_claim,
         limits,
     )
     return keys, JwtVerifier(keys, terms)

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from topmast_gateway.routing.model_table import Model
 
@@ -47,6 +48,7 @@ class WatchConfig:
     namespaces: Sequence[str]
     keys_namespace: str
     keys_secret: str
+    snapshot: Path | None = None  # of all that, for a start while the API server is away
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class GatewayConfig:
 def read_config(flags: argparse.Namespace, keys_namespace: str) -> GatewayConfig:
     """From the command line."""
     return GatewayConfig(
-        WatchConfig(tuple(dict.fromkeys(flags.namespace)), keys_namespace, flags.keys_secret),
+        WatchConfig(tuple(dict.fromkeys(flags.namespace)), keys_namespace, flags.keys_secret, flags.snapshot),
         Timeouts(
             flags.queue_s,
             flags.hold_s,

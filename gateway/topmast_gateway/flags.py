@@ -36,6 +36,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--keys-secret", required=True, type=_name, metavar="NAME", help="the Secret of API keys")
     add("--keys-namespace", type=_name, metavar="NS", help="where it is; default: the pod's own")
+    add(
+        "--snapshot",
+        type=Path,
+        metavar="FILE",
+        help="keep what is known of the cluster there, to start from while the API server is away; default: nowhere",
+    )
     _add_access(flags)
     add("--host", default="::", help="default :: is every address, of IPv4 and IPv6")
     add("--port", default=8080, type=_port)
@@ -132,6 +138,7 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="for tokens without that claim; repeatable; default: none, they are refused",
     )
+    add("--jwt-team-claim", metavar="CLAIM", help="whose limits a token shares, by an entry team.NAME; default: none")
     add("--jwt-requests-per-minute", type=_count, metavar="N", help="for each name")
     add("--jwt-tokens-per-minute", type=_count, metavar="N", help="for each name")
     add("--jwt-max-streams", type=_count, metavar="N", help="for each name")

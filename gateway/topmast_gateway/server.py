@@ -29,6 +29,7 @@ from topmast_gateway.http.listener import Server
 from topmast_gateway.identity.shared_token import SharedToken
 from topmast_gateway.kubernetes.client import connect_to_cluster
 from topmast_gateway.kubernetes.cluster_state import ClusterState
+from topmast_gateway.kubernetes.snapshot import Snapshot
 from topmast_gateway.limits.overload import OverloadGuard
 from topmast_gateway.observability.access_log import AccessLog
 from topmast_gateway.observability.backlog import Backlog
@@ -63,7 +64,8 @@ async def serve(
     watch, leave, signals = config.watch, config.leave, _Signals()
     loads = EndpointLoads()
     picker = EndpointPicker(loads)
-    cluster = ClusterState(watch.namespaces, watch.keys_namespace, watch.keys_secret, loads, picker)
+    snapshot = Snapshot(watch.snapshot) if watch.snapshot else None
+    cluster = ClusterState(watch.namespaces, watch.keys_namespace, watch.keys_secret, loads, picker, snapshot)
     metrics, overload = Metrics(), OverloadGuard(config.max_streams)
     metrics.registry.register(LiveGauges(metrics, cluster, loads, overload))
     sharing, replica = config.sharing, uuid.uuid4().hex[:16]

@@ -45,7 +45,9 @@ class Case:
         found: Any = next((o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name), None)
         for part in self.path:
             if found is not None:
-                found = found[int(part)] if isinstance(found, list) else found.get(part)
+                found = (
+                    found.get(part) if isinstance(found, dict) else found[int(part)] if int(part) < len(found) else None
+                )
         right = found is not None and self.wanted in found if self.has else found == self.wanted
         assert right, f"{self.value}: {self.where} {' '.join(self.path)} is {found}"
 

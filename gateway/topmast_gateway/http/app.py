@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 _MODELS = "/v1/models"
+_USAGE = "/v1/usage"
 _LINGER_S, _LINGER_BYTES = 5.0, 64 * 1024 * 1024
 
 
@@ -96,8 +97,11 @@ class App:
             route = models.find(name)
             record.model = route.model.key
             writer.json(200, models.card(route, name))
+        elif path == _USAGE:
+            _allow(method, "GET", path)
+            writer.json(200, self._pipeline.usage(caller))
         else:
-            choices = ", ".join((*_COMPLETIONS, _MODELS))
+            choices = ", ".join((*_COMPLETIONS, _MODELS, _USAGE))
             raise ApiError(404, "not_found", f"there is no route {path[:200]}: use {choices}")
 
 

@@ -13,8 +13,7 @@ from typing import Any, Final, NoReturn, cast
 import httptools
 
 from topmast_gateway.http.exchange import Exchange
-from topmast_gateway.http.head import MAX_HEAD_BYTES, MAX_HEADERS, is_too_large, target, wrong_with
-from topmast_gateway.messages.errors import error_envelope
+from topmast_gateway.http.head import MAX_HEAD_BYTES, MAX_HEADERS, is_too_large, refusal, target, wrong_with
 from topmast_gateway.messages.request import Header, Request
 
 _MAX_BARE_BYTES: Final = 16 * 1024  # in a body's time without a byte of body: chunk extensions, trailers
@@ -24,7 +23,6 @@ _LINGER_S = 10.0  # for the rest of a body that was answered already
 _LAST_S = 1.0
 _DROPPED_BYTES: Final = 1024 * 1024  # of what a client sends before it reads that it is refused
 _LAST_USE_S = 5.0  # idle, of a client that could not be asked to go
-_PHRASES: Final = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
 
 class RequestRejected(Exception):
@@ -273,12 +271,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.close()
             return
-        body = error_envelope(message, "invalid_request_error", code)
-        head = (
-            f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self._transport.write(head.encode() + body)
+        self._transport.write(refusal(status, code, message))
         if exchange is not None:
             exchange.lost()  # the application must not write behind this answer
         self._turn_away()

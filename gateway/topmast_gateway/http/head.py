@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
 
 import httptools
 
+from topmast_gateway.messages.errors import error_envelope
 from topmast_gateway.messages.request import Header
 
 MAX_HEAD_BYTES: Final = 32 * 1024
@@ -17,6 +19,16 @@ _ONLY_ONCE: Final = (b"host", b"authorization", b"x-api-key")
 def is_too_large(url: bytes, headers: list[Header]) -> bool:
     """Whether a complete head has more bytes than a head may have."""
     return len(url) + sum(len(name) + len(value) for name, value in headers) > MAX_HEAD_BYTES
+
+
+def refusal(status: int, code: str, message: str) -> bytes:
+    """A complete answer to a head that is refused; the connection ends with it."""
+    body = error_envelope(message, "invalid_request_error", code)
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def target(url: bytes) -> tuple[str, bytes]:

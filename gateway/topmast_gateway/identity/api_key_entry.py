@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from topmast_gateway.identity.caller import Caller, Limits, Priority, parse_patterns
+from topmast_gateway.identity.caller import Caller, Limits, Priority, Team, parse_patterns
 
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
 _FIELDS = (
     "hash", "models", "expires", "weight", "priority", "requestsPerMinute", "tokensPerMinute", "budgetTokens",
-    "budgetPeriod", "maxStreams", "debug",
+    "budgetPeriod", "maxStreams", "debug", "team",
 )  # fmt: skip
+_TEAM_FIELDS = ("requestsPerMinute", "tokensPerMinute", "budgetTokens", "budgetPeriod", "maxStreams")
+_TEAM_ENTRY = re.compile(r"team\.([A-Za-z0-9][-._A-Za-z0-9]{0,57})")
+_TEAM_NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,57}")
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 _PERIODS = ("day", "month", "total")
 _LARGEST_COUNT = 10**15
@@ -32,15 +35,18 @@ class BadKeyEntry(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key by its SHA-256, and whose it is. `expires_s` is in Unix seconds."""
+    """A key by its SHA-256, and whose it is; its team's limits are not known here. `expires_s` is in Unix seconds."""
 
     digest: bytes
     caller: Caller
     expires_s: float | None = None
 
 
-def parse_entry(name: str, text: str) -> ApiKey:
-    """The key that the entry `name` describes, or BadKeyEntry."""
+def parse_entry(name: str, text: str) -> ApiKey | Team:
+    """The key or the team that the entry `name` describes, or BadKeyEntry.
+
+    A team is an entry `team.<name>` without a hash: a JSON object of limits.
+    """
     text = text.strip()
     if not text.startswith("{"):
         digest = _digest(text)
@@ -49,22 +55,41 @@ def parse_entry(name: str, text: str) -> ApiKey:
         fields = json.loads(text)
     except (ValueError, RecursionError):
         raise BadKeyEntry("it starts as a JSON object and is none: check its quotes and commas") from None
+    if (team := _TEAM_ENTRY.fullmatch(name)) and "hash" not in fields:
+        _check_names(fields, _TEAM_FIELDS)
+        return Team(team[1], _limits(fields))
     return _from_fields(name, fields)
 
 
-def _from_fields(name: str, fields: Mapping[str, Any]) -> ApiKey:
-    if set(fields) - set(_FIELDS):
-        raise BadKeyEntry(f"it has a field that is not one of {', '.join(_FIELDS)}: correct or remove it")
-    limits = Limits(
+def _check_names(fields: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    if set(fields) - set(known):
+        raise BadKeyEntry(f"it has a field that is not one of {', '.join(known)}: correct or remove it")
+
+
+def _limits(fields: Mapping[str, Any]) -> Limits:
+    return Limits(
         requests_per_minute=_count(fields, "requestsPerMinute"),
         tokens_per_minute=_count(fields, "tokensPerMinute"),
         budget_tokens=_count(fields, "budgetTokens"),
         budget_period=_choice(fields, "budgetPeriod", _PERIODS, "month"),
         max_streams=_count(fields, "maxStreams"),
     )
+
+
+def _from_fields(name: str, fields: Mapping[str, Any]) -> ApiKey:
+    _check_names(fields, _FIELDS)
     priority = _PRIORITIES[_choice(fields, "priority", tuple(_PRIORITIES), "normal")]
     digest = _digest(fields.get("hash"))
-    caller = Caller(name, _models(fields), limits, _weight(fields), priority, _flag(fields, "debug"), digest)
+    caller = Caller(
+        name,
+        _models(fields),
+        _limits(fields),
+        _weight(fields),
+        priority,
+        _flag(fields, "debug"),
+        _team(fields),
+        digest,
+    )
     return ApiKey(digest, caller, _expiry(fields))
 
 
@@ -72,6 +97,14 @@ def _digest(value: object) -> bytes:
     if not isinstance(value, str) or not (match := _HASH.fullmatch(value)):
         raise BadKeyEntry("its hash is not 'sha256:' and 64 lower-case hex digits: `topmast key create` makes one")
     return bytes.fromhex(match[1])
+
+
+def _team(fields: Mapping[str, Any]) -> Team | None:
+    if "team" not in fields:
+        return None
+    if not isinstance(fields["team"], str) or not _TEAM_NAME.fullmatch(fields["team"]):
+        raise BadKeyEntry("`team` must be the name of a team, which the entry team.<name> describes")
+    return Team(fields["team"])
 
 
 def _models(fields: Mapping[str, Any]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ clients send; no other header does.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Protocol
 
 from topmast_gateway.identity.api_keys import ApiKeys, bearer_token
@@ -84,7 +85,7 @@ class Authenticator:
             return key.caller
         if self._tokens and presented.count(b".") == 2:
             try:
-                return await self._tokens.caller(presented)
+                return self._with_team(await self._tokens.caller(presented))
             except BadToken as bad:
                 if not bad.guess:
                     raise self._no("expired", str(bad), "expired_api_key") from None
@@ -99,6 +100,15 @@ class Authenticator:
             f"too many wrong API keys came from your address: correct the key, then try again in {wait_s} s",
             headers=((b"retry-after", str(wait_s).encode()), (b"connection", b"close")),
         )
+
+    def _with_team(self, caller: Caller) -> Caller:
+        """The caller of a token with its team's limits; 403 where its team is none."""
+        if caller.team is None:
+            return caller
+        if (team := self._known.keys.team(caller.team.name)) is None:
+            message = f"this token is of the team {caller.team.name!r}, which is not set up here: add an entry for it"
+            raise ApiError(403, "team_unknown", message, kind="permission_error")
+        return replace(caller, team=team)
 
     def _no(self, reason: str, message: str, code: str = "invalid_api_key") -> ApiError:
         self._metrics.authentication_failures.labels(reason).inc()

@@ -34,6 +34,23 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Team:
+    """Several callers who share limits, beside each one's own."""
+
+    name: str
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What is counted together: one caller's use, or a team's. `who` is how its caller is addressed."""
+
+    key: str
+    who: str
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """`models` are patterns of `namespace/name` ("team-a/*"); empty is every model. `weight` is a share's size."""
 
@@ -43,7 +60,16 @@ class Caller:
     weight: float = 1.0
     priority: Priority = Priority.NORMAL  # the best one that this caller may ask for
     debug: bool = False  # may ask which pod answered, and how much of a prompt it should have cached
-    key_digest: bytes = field(default=b"", repr=False)  # of the API key that it is known by, SHA-256
+    team: Team | None = None
+    key_digest: bytes = field(default=b"", repr=False, compare=False)  # of the API key that it is known by, SHA-256
+
+    @property
+    def accounts(self) -> tuple[Account, ...]:
+        """Its own, and its team's. No caller's name has a colon, but for those of tokens, which begin with `jwt:`."""
+        own = Account(self.name, "this key", self.limits)
+        if self.team is None:
+            return (own,)
+        return own, Account(f"team:{self.team.name}", f"the team {self.team.name}", self.team.limits)
 
     def may_call(self, model: str) -> bool:
         """Whether `model`, a key `namespace/name`, is allowed."""

@@ -13,12 +13,13 @@ from typing import Any
 import jwt
 
 from topmast_gateway.identity.authenticator import BadToken
-from topmast_gateway.identity.caller import Caller, Limits, parse_patterns
+from topmast_gateway.identity.caller import Caller, Limits, Team, parse_patterns
 from topmast_gateway.identity.jwks import Jwks
 from topmast_gateway.messages.errors import ApiError, unavailable
 
 _LEEWAY_S = 30
 _LONGEST_TOKEN = 8192
+_TEAM = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,57}")
 _NAME = re.compile(r"[\x21-\x7e]{1,128}")  # it goes into logs and metrics
 
 
@@ -31,6 +32,7 @@ class JwtRules:
     name_claim: str = "sub"
     models_claim: str = "topmast_models"
     default_models: tuple[str, ...] = ()
+    team_claim: str | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -51,7 +53,7 @@ class JwtVerifier:
             raise BadToken(
                 f"the claim {self._terms.name_claim!r} of this token is no name of 1 to 128 plain characters"
             )
-        return Caller(f"jwt:{name}", self._models(claims), self._terms.limits)
+        return Caller(f"jwt:{name}", self._models(claims), self._terms.limits, team=self._team(claims))
 
     async def _verified(self, token: bytes) -> Mapping[str, Any]:
         terms = self._terms
@@ -83,6 +85,16 @@ class JwtVerifier:
             # Besides its own errors PyJWT lets some of Python's through, for claims and headers of odd shapes.
             raise BadToken("this token is not valid: its form or its signature is wrong") from None
         return claims
+
+    def _team(self, claims: Mapping[str, Any]) -> Team | None:
+        """By the claim, where there is one; its limits are not known here."""
+        claim = self._terms.team_claim
+        if claim is None or claim not in claims:
+            return None
+        name = claims[claim]
+        if not isinstance(name, str) or not _TEAM.fullmatch(name):
+            raise BadToken(f"the claim {claim!r} of this token is no name of a team", guess=False)
+        return Team(name)
 
     def _models(self, claims: Mapping[str, Any]) -> tuple[str, ...]:
         claim = self._terms.models_claim

@@ -6,6 +6,7 @@ The only place where watched facts become a routing table. It can be rebuilt fro
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,13 +14,17 @@ from topmast_gateway.identity.api_keys import ApiKeys
 from topmast_gateway.kubernetes.client import KubeClient
 from topmast_gateway.kubernetes.informer import Informer
 from topmast_gateway.kubernetes.resources import MANAGED_LABEL, MODEL_LABEL, keys_of, model_of, pod_of
+from topmast_gateway.kubernetes.snapshot import ClusterFacts, Snapshot
 from topmast_gateway.routing.endpoint_load import EndpointLoads
 from topmast_gateway.routing.endpoint_picker import EndpointPicker
 from topmast_gateway.routing.model_table import Model, ModelTable, Pod, Route
 from topmast_gateway.routing.outlier_detection import OutlierDetector
 
+log = logging.getLogger(__name__)
+
 _GATHER_S = 0.05  # between two tables: with thousands of pods one takes the loop for many milliseconds
 _NAME_KEPT_S = 600.0  # of a deleted model
+_LOOK_S, _SAVE_EVERY_S, _CONFIRM_EVERY_S = 0.5, 5.0, 60.0  # of the snapshot
 _PODS = f"{MODEL_LABEL},{MANAGED_LABEL}"
 
 
@@ -33,6 +38,7 @@ class ClusterState:
         keys_secret: str,
         loads: EndpointLoads,
         picker: EndpointPicker,
+        snapshot: Snapshot | None = None,
     ) -> None:
         self.routes = ModelTable()
         self.keys = ApiKeys()
@@ -45,6 +51,8 @@ class ClusterState:
         self._rebuilding: asyncio.TimerHandle | None = None
         self._rebuilt_at = float("-inf")
         self._is_complete = False  # the table has all first lists in it
+        self._snapshot = snapshot
+        self._changes = 0  # of anything that is watched
         self._gone: dict[str, tuple[Model, float]] = {}  # models that were deleted, by key, and since when (loop time)
         self._models: list[Informer[Model]] = []
         self._pods: list[Informer[Pod]] = []
@@ -78,6 +86,8 @@ class ClusterState:
         async with asyncio.TaskGroup() as group:
             for informer in self.informers:
                 group.create_task(informer.follow(client), name=f"watch {informer.name}")
+            if self._snapshot is not None:
+                group.create_task(self._keep_snapshot(self._snapshot), name="snapshot")
 
     def usable(self, route: Route) -> list[Pod]:
         """The route's pods without those that refused a connection a moment ago; doubted and failing ones only where
@@ -118,8 +128,51 @@ class ClusterState:
         del self._avoided[pod.uid]
         return False
 
+    async def _keep_snapshot(self, snapshot: Snapshot) -> None:
+        """Serve from it while there is nobody to ask, and keep it up to date while there is."""
+        saved, saved_at, tried = 0, float("-inf"), False
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            missing = [informer for informer in self.informers if not informer.synced]
+            if missing and not tried and any(informer.is_unreachable for informer in missing):
+                tried = True
+                self._restore(snapshot)
+            now = time.monotonic()
+            if missing or any(informer.is_unreachable for informer in self.informers):
+                continue
+            if self._changes != saved and now - saved_at >= _SAVE_EVERY_S:
+                saved, saved_at = self._changes, now
+                await snapshot.save(self._facts())
+            elif now - saved_at >= _CONFIRM_EVERY_S:
+                saved_at = now
+                await snapshot.confirm()
+
+    def _facts(self) -> ClusterFacts:
+        return ClusterFacts(
+            {informer.name: dict(informer.items) for informer in self._models},
+            {informer.name: dict(informer.items) for informer in self._pods},
+            list(self.keys),
+            list(self.keys.teams),
+            self._secret.name,
+        )
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        if (found := snapshot.load()) is None:
+            return
+        facts, age_s = found
+        log.warning("the API server is away: serving from what was known %.0f s ago", age_s)
+        for models in self._models:
+            if not models.synced and models.name in facts.models:
+                models.restore(facts.models[models.name])
+        for pods in self._pods:
+            if not pods.synced and pods.name in facts.pods:
+                pods.restore(facts.pods[pods.name])
+        if not self._secret.synced and facts.secret == self._secret.name:
+            self._secret.restore({"": ApiKeys(facts.keys, facts.teams)})
+
     def _changed_soon(self) -> None:
         """Build the table anew: at once, but in a storm of changes only now and then."""
+        self._changes += 1
         loop = asyncio.get_running_loop()
         if self._rebuilding is None:
             self._rebuilding = loop.call_at(max(loop.time(), self._rebuilt_at + _GATHER_S), self._rebuild_table)
@@ -154,4 +207,5 @@ class ClusterState:
 
     def _rebuild_keys(self) -> None:
         self.keys = next(iter(self._secret.items.values()), ApiKeys())
+        self._changes += 1
         self.keys_changed(self.keys)

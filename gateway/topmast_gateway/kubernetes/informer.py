@@ -43,6 +43,7 @@ class Informer(Generic[T]):
         self.name = name
         self.items: dict[str, T] = {}
         self.synced = False  # true after the first list, and ever after
+        self.is_unreachable = False  # nobody has answered the last try
         self._path = path
         self._query = dict(query or {})
         self._page_size = str(page_size)
@@ -56,6 +57,11 @@ class Informer(Generic[T]):
     def age_s(self) -> float:
         """Seconds since the API server last said something about these objects."""
         return time.monotonic() - self._heard_at
+
+    def restore(self, items: Mapping[str, T]) -> None:
+        """Begin with what was known once, until the first list."""
+        self.items, self.synced = dict(items), True
+        self._changed()
 
     async def follow(self, client: KubeClient) -> None:
         """Run until cancelled. Every failure ends in a new list after a pause that grows to three seconds."""
@@ -137,12 +143,14 @@ class Informer(Generic[T]):
 
     def _heard(self) -> None:
         self._heard_at = time.monotonic()
+        self.is_unreachable = False
         if self._trouble:
             log.info("watching %s again", self.name)
             self._trouble = None
 
     def _complain(self, error: Exception) -> None:
         """Say it once per kind of trouble, not once per try."""
+        self.is_unreachable = not isinstance(error, KubeError) or error.status >= 500
         if isinstance(error, KubeError) and error.status == 410:
             return
         trouble = f"{type(error).__name__}: {error}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import calendar
 import time
+from functools import lru_cache
 from typing import Final
 
 MINUTE_S: Final = 60
@@ -19,7 +20,12 @@ _LENGTHS: Final = {16: "minute", 10: "day", 7: "month"}
 
 def name(kind: str, at: float) -> str:
     """The period of a kind ("minute", "day", "month", "total") that `at` lies in."""
-    return TOTAL if kind == TOTAL else time.strftime(_FORMATS[kind], time.gmtime(at))
+    return TOTAL if kind == TOTAL else _named(kind, int(at // MINUTE_S))
+
+
+@lru_cache(maxsize=64)
+def _named(kind: str, minute: int) -> str:
+    return time.strftime(_FORMATS[kind], time.gmtime(minute * MINUTE_S))
 
 
 def minute_before(at: float) -> str:

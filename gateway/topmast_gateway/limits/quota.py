@@ -1,4 +1,4 @@
-"""What each caller may still use: rates per minute, budgets per period, requests at once.
+"""What each caller, and each team of callers, may still use: rates per minute, budgets per period, requests at once.
 
 A request reserves its estimate when it is admitted and settles by what it really used, however it ends. Rates are
 sliding windows over two counted minutes, not token buckets: counts of several gateways can be added, buckets cannot.
@@ -12,24 +12,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from topmast_gateway.identity.caller import Caller
+from topmast_gateway.identity.caller import Account, Caller, Limits
 from topmast_gateway.limits import periods
 from topmast_gateway.limits.counters import Counters
 from topmast_gateway.limits.rate_limits import (
+    Left,
     MinuteWindow,
-    budget_headers,
     check_budget,
     check_rate,
-    rate_headers,
+    left_of_budget,
+    left_of_rate,
     too_many_at_once,
 )
 from topmast_gateway.messages.request import Header
 from topmast_gateway.messages.token_usage import TokenUsage
 
+_COUNTED = ("day", "month")  # of everybody, for the report of usage
+
 
 @dataclass(slots=True)
-class OpenRequests:
-    """What a caller's unfinished requests hold."""
+class HeldByRequests:
+    """What an account's unfinished requests hold."""
 
     streams: int = 0
     tokens: int = 0
@@ -41,9 +44,9 @@ class QuotaEnforcer:
     def __init__(self, counters: Counters, clock: Callable[[], float]) -> None:
         self._counters = counters
         self._clock = clock
-        self.open: dict[str, OpenRequests] = {}
+        self.open: dict[str, HeldByRequests] = {}
         self._arriving: Counter[str] = Counter()  # requests whose bodies are being read, by caller
-        self.peers: dict[str, dict[str, OpenRequests]] = {}
+        self.peers: dict[str, dict[str, HeldByRequests]] = {}
 
     @contextmanager
     def arriving(self, caller: Caller) -> Iterator[None]:
@@ -51,14 +54,17 @@ class QuotaEnforcer:
 
         How many tokens it needs is known only then, and `reserved` decides.
         """
-        self._check(caller, self._clock(), arriving=self._arriving[caller.name])
-        self._arriving[caller.name] += 1
+        accounts, now = caller.accounts, self._clock()
+        for account in accounts:
+            self._check(account, now, arriving=self._arriving[account.key])
+        self._arriving.update(account.key for account in accounts)
         try:
             yield
         finally:
-            self._arriving[caller.name] -= 1
-            if not self._arriving[caller.name]:
-                del self._arriving[caller.name]
+            for account in accounts:
+                self._arriving[account.key] -= 1
+                if not self._arriving[account.key]:
+                    del self._arriving[account.key]
 
     @contextmanager
     def reserved(self, caller: Caller, tokens: int, usage: TokenUsage) -> Iterator[tuple[Header, ...]]:
@@ -66,90 +72,107 @@ class QuotaEnforcer:
 
         Gives the headers that tell the caller what is left; a 429 when a limit would be crossed.
         """
-        minute = self._admit(caller, tokens)
+        accounts = caller.accounts
+        minute = self._admit(accounts, tokens)
         try:
-            yield self._headers(caller)
+            yield self._headers(accounts)
         finally:
-            self._settle(caller, tokens, usage.prompt + usage.output, minute)
+            now = self._clock()
+            for account in accounts:
+                self._settle(account, tokens, usage.prompt + usage.output, minute, now)
 
-    def used(self, caller: Caller) -> int:
+    def used(self, account: Account | Caller) -> int:
         """Tokens of the current budget period, without what is reserved."""
-        return self._counters.tokens(caller.name, periods.name(caller.limits.budget_period, self._clock()))
+        found = account.accounts[0] if isinstance(account, Caller) else account
+        return self._counters.tokens(found.key, periods.name(found.limits.budget_period, self._clock()))
 
-    def held(self, caller: str) -> OpenRequests:
-        """What the caller's unfinished requests hold at all gateways."""
-        parts = [there[caller] for there in (self.open, *self.peers.values()) if caller in there]
-        return OpenRequests(sum(part.streams for part in parts), sum(part.tokens for part in parts))
+    def held(self, key: str) -> HeldByRequests:
+        """What an account's unfinished requests hold at all gateways."""
+        parts = [there[key] for there in (self.open, *self.peers.values()) if key in there]
+        return HeldByRequests(sum(part.streams for part in parts), sum(part.tokens for part in parts))
 
-    def _admit(self, caller: Caller, tokens: int) -> str:
+    def in_period(self, key: str, kind: str) -> tuple[str, int, int]:
+        """The current period of a kind, and an account's requests and tokens in it, at all gateways."""
+        period = periods.name(kind, self._clock())
+        return period, self._counters.requests(key, period), self._counters.tokens(key, period)
+
+    def left(self, account: Account) -> list[Left]:
+        """What is left of each of the account's limits."""
+        now, limits = self._clock(), account.limits
+        found = []
+        if limits.requests_per_minute is not None:
+            found.append(left_of_rate("requests", self._requests(account.key, now), limits.requests_per_minute))
+        if limits.tokens_per_minute is not None:
+            found.append(left_of_rate("tokens", self._tokens(account.key, now), limits.tokens_per_minute))
+        if limits.budget_tokens is not None:
+            taken = self.used(account) + self.held(account.key).tokens
+            found.append(left_of_budget(taken, limits.budget_tokens, limits.budget_period, now))
+        return found
+
+    def _admit(self, accounts: tuple[Account, ...], tokens: int) -> str:
         """Check every limit, then reserve; returns the minute that was charged."""
         now = self._clock()
-        self._check(caller, now, tokens)
+        for account in accounts:
+            self._check(account, now, tokens)
         minute = periods.name("minute", now)
-        if _has_rates(caller):
-            self._counters.add(caller.name, minute, requests=1, charged=tokens)
-        own = self.open.setdefault(caller.name, OpenRequests())
-        own.streams += 1
-        own.tokens += tokens
+        for account in accounts:
+            if _has_rates(account.limits):
+                self._counters.add(account.key, minute, requests=1, charged=tokens)
+            own = self.open.setdefault(account.key, HeldByRequests())
+            own.streams += 1
+            own.tokens += tokens
         return minute
 
-    def _check(self, caller: Caller, now: float, tokens: int | None = None, arriving: int = 0) -> None:
+    def _check(self, account: Account, now: float, tokens: int | None = None, arriving: int = 0) -> None:
         """A 429 where one more request would cross a limit. `arriving` others count beside what is open.
 
         `tokens` are what it needs; None is unknown, and then only a budget that is used up stands against it.
         """
-        limits, held = caller.limits, self.held(caller.name)
+        limits, held, who = account.limits, self.held(account.key), account.who
         if limits.max_streams is not None and held.streams + arriving >= limits.max_streams:
-            raise too_many_at_once(limits.max_streams)
+            raise too_many_at_once(who, limits.max_streams)
         if limits.requests_per_minute is not None:
-            window = self._requests(caller.name, now)
+            window = self._requests(account.key, now)
             window = replace(window, current=window.current + arriving)
-            check_rate("requests", window, limits.requests_per_minute, 1)
+            check_rate(who, "requests", window, limits.requests_per_minute, 1)
         if limits.tokens_per_minute is not None and tokens is not None:
-            check_rate("tokens", self._tokens(caller.name, now), limits.tokens_per_minute, tokens)
+            check_rate(who, "tokens", self._tokens(account.key, now), limits.tokens_per_minute, tokens)
         if limits.budget_tokens is not None:
             needed = 1 if tokens is None else tokens
-            taken = self.used(caller) + held.tokens
-            check_budget(taken, limits.budget_tokens, needed, limits.budget_period, now)
+            taken = self.used(account) + held.tokens
+            check_budget(who, taken, limits.budget_tokens, needed, limits.budget_period, now)
 
-    def _settle(self, caller: Caller, reserved: int, used: int, minute: str) -> None:
-        own = self.open[caller.name]
+    def _settle(self, account: Account, reserved: int, used: int, minute: str, now: float) -> None:
+        own = self.open[account.key]
         own.streams -= 1
         own.tokens -= reserved
         if own.streams == 0:
-            del self.open[caller.name]
-        now = self._clock()
-        if caller.limits.budget_tokens is not None:
-            period = periods.name(caller.limits.budget_period, now)
-            self._counters.add(caller.name, period, charged=used)
-        if _has_rates(caller):
+            del self.open[account.key]
+        for kind in {*_COUNTED, account.limits.budget_period}:
+            if kind in _COUNTED or account.limits.budget_tokens is not None:
+                self._counters.add(account.key, periods.name(kind, now), requests=1, charged=used)
+        if _has_rates(account.limits):
             # What was reserved too much is given back to its own minute, as long as that one counts at all.
             if used < reserved and periods.is_kept(minute, periods.oldest_kept(now)):
-                self._counters.add(caller.name, minute, refunded=reserved - used)
-            self._counters.add(caller.name, periods.name("minute", now), charged=max(0, used - reserved))
+                self._counters.add(account.key, minute, refunded=reserved - used)
+            self._counters.add(account.key, periods.name("minute", now), charged=max(0, used - reserved))
 
-    def _headers(self, caller: Caller) -> tuple[Header, ...]:
-        now, limits = self._clock(), caller.limits
-        headers: list[Header] = []
-        if limits.requests_per_minute is not None:
-            window = self._requests(caller.name, now)
-            headers += rate_headers("requests", window, limits.requests_per_minute)
-        if limits.tokens_per_minute is not None:
-            headers += rate_headers("tokens", self._tokens(caller.name, now), limits.tokens_per_minute)
-        if limits.budget_tokens is not None:
-            taken = self.used(caller) + self.held(caller.name).tokens
-            headers += budget_headers(taken, limits.budget_tokens, limits.budget_period, now)
-        return tuple(headers)
+    def _headers(self, accounts: tuple[Account, ...]) -> tuple[Header, ...]:
+        """Of each limit that both have, a caller is told the one of which less is left."""
+        tightest: dict[str, Left] = {}
+        for left in (left for account in accounts for left in self.left(account)):
+            if left.what not in tightest or left.remaining < tightest[left.what].remaining:
+                tightest[left.what] = left
+        return tuple(header for left in tightest.values() for header in left.headers())
 
-    def _requests(self, caller: str, now: float) -> MinuteWindow:
+    def _requests(self, key: str, now: float) -> MinuteWindow:
         current, before = periods.name("minute", now), periods.minute_before(now)
-        return MinuteWindow(self._counters.requests(caller, before), self._counters.requests(caller, current), now)
+        return MinuteWindow(self._counters.requests(key, before), self._counters.requests(key, current), now)
 
-    def _tokens(self, caller: str, now: float) -> MinuteWindow:
+    def _tokens(self, key: str, now: float) -> MinuteWindow:
         current, before = periods.name("minute", now), periods.minute_before(now)
-        return MinuteWindow(self._counters.tokens(caller, before), self._counters.tokens(caller, current), now)
+        return MinuteWindow(self._counters.tokens(key, before), self._counters.tokens(key, current), now)
 
 
-def _has_rates(caller: Caller) -> bool:
-    limits = caller.limits
+def _has_rates(limits: Limits) -> bool:
     return limits.requests_per_minute is not None or limits.tokens_per_minute is not None

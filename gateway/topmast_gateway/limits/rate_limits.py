@@ -49,25 +49,42 @@ class MinuteWindow:
         return self.now % MINUTE_S
 
 
-def check_rate(what: str, window: MinuteWindow, limit: int, wanted: int) -> None:
-    """429 when `wanted` more `what` ("requests", "tokens") would cross the limit per minute."""
-    headers = tuple(rate_headers(what, window, limit))
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is left of a limit, and in how many seconds all of it will be back; None is never."""
+
+    what: str  # requests, tokens or budget
+    limit: int
+    remaining: int
+    reset_s: float | None
+
+    def headers(self) -> tuple[Header, ...]:
+        """As OpenAI tells it."""
+        values = {"limit": str(self.limit), "remaining": str(self.remaining)}
+        if self.reset_s is not None:
+            values["reset"] = _span(self.reset_s)
+        return tuple((f"x-ratelimit-{name}-{self.what}".encode(), value.encode()) for name, value in values.items())
+
+
+def check_rate(who: str, what: str, window: MinuteWindow, limit: int, wanted: int) -> None:
+    """429 when `wanted` more `what` ("requests", "tokens") would cross the limit per minute of `who` ("this key")."""
+    headers = left_of_rate(what, window, limit).headers()
     if wanted > limit:
         message = (
-            f"this request needs about {wanted} {what}, and this key may use {limit} a minute: "
+            f"this request needs about {wanted} {what}, and {who} may use {limit} a minute: "
             "shorten the prompt or lower max_completion_tokens"
         )
         raise _refusal("rate_limit_exceeded", what, message, (*headers, _NO_RETRY))
     if window.used + wanted > limit:
         wait_s = max(1, math.ceil(window.wait_s(limit, wanted)))
         message = (
-            f"this key may use {limit} {what} a minute and has used {math.ceil(window.used)}; "
+            f"{who} may use {limit} {what} a minute and has used {math.ceil(window.used)}; "
             f"this request needs about {wanted}: try again in {wait_s} s"
         )
         raise _refusal("rate_limit_exceeded", what, message, (*headers, (b"retry-after", b"%d" % wait_s)))
 
 
-def check_budget(taken: int, budget: int, wanted: int, period: str, now: float) -> None:
+def check_budget(who: str, taken: int, budget: int, wanted: int, period: str, now: float) -> None:
     """429 when `wanted` more tokens would cross the budget of the period."""
     if taken + wanted <= budget:
         return
@@ -75,35 +92,28 @@ def check_budget(taken: int, budget: int, wanted: int, period: str, now: float) 
     span = "in total" if left_s is None else f"a {period}"
     remedy = "ask your administrator for more" if left_s is None else f"it is renewed in {_span(left_s)}"
     message = (
-        f"this key has a budget of {budget} tokens {span}, of which {max(0, budget - taken)} are left, and this "
+        f"{who} has a budget of {budget} tokens {span}, of which {max(0, budget - taken)} are left, and this "
         f"request needs about {wanted}: {remedy}, or lower max_completion_tokens"
     )
     back = () if left_s is None else ((b"retry-after", b"%d" % math.ceil(left_s)),)
-    headers = (*budget_headers(taken, budget, period, now), *back, _NO_RETRY)
+    headers = (*left_of_budget(taken, budget, period, now).headers(), *back, _NO_RETRY)
     raise _refusal("insufficient_quota", "insufficient_quota", message, headers)
 
 
-def too_many_at_once(limit: int) -> ApiError:
+def too_many_at_once(who: str, limit: int) -> ApiError:
     """429 for a caller whose requests take all the places that it may have."""
-    message = f"this key may have {limit} requests open at once and has them: wait for one to end"
+    message = f"{who} may have {limit} requests open at once and has them: wait for one to end"
     return _refusal("rate_limit_exceeded", "requests", message, ((b"retry-after", b"1"),))
 
 
-def rate_headers(what: str, window: MinuteWindow, limit: int) -> list[Header]:
-    """Limit, what remains of it, and when all of it will be back."""
-    return _headers(what, limit, limit - math.ceil(window.used), window.empty_in_s)
+def left_of_rate(what: str, window: MinuteWindow, limit: int) -> Left:
+    """Of a rate per minute."""
+    return Left(what, limit, max(0, limit - math.ceil(window.used)), window.empty_in_s)
 
 
-def budget_headers(taken: int, budget: int, period: str, now: float) -> list[Header]:
-    """The same for a budget; one without an end has no reset."""
-    return _headers("budget", budget, budget - taken, periods.seconds_left(period, now))
-
-
-def _headers(what: str, limit: int, remaining: int, reset_s: float | None) -> list[Header]:
-    values = {"limit": str(limit), "remaining": str(max(0, remaining))}
-    if reset_s is not None:
-        values["reset"] = _span(reset_s)
-    return [(f"x-ratelimit-{name}-{what}".encode(), value.encode()) for name, value in values.items()]
+def left_of_budget(taken: int, budget: int, period: str, now: float) -> Left:
+    """Of a budget; one without an end has no reset."""
+    return Left("budget", budget, max(0, budget - taken), periods.seconds_left(period, now))
 
 
 def _refusal(code: str, kind: str, message: str, headers: tuple[Header, ...]) -> ApiError:

@@ -20,7 +20,7 @@ import msgspec
 
 from topmast_gateway.identity.shared_token import SharedToken
 from topmast_gateway.limits.counters import Counters, Row
-from topmast_gateway.limits.quota import OpenRequests, QuotaEnforcer
+from topmast_gateway.limits.quota import HeldByRequests, QuotaEnforcer
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class CounterReplication:
             await self.take_over(page.counts)
             if peer.replica != page.replica:
                 self._quota.peers.pop(peer.replica, None)  # another process has taken over this address
-            held = {caller: OpenRequests(streams, tokens) for caller, (streams, tokens) in page.open.items()}
+            held = {caller: HeldByRequests(streams, tokens) for caller, (streams, tokens) in page.open.items()}
             self._quota.peers[page.replica] = held
         peer.replica, peer.version, peer.answered_at = page.replica, page.version, time.monotonic()
 

@@ -30,6 +30,7 @@ class UsageRecord:
     finish: str
     seconds: float
     queued_s: float
+    team: str = ""
 
 
 class CallerUsage:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _CONTEXT = ("traceparent", "tracestate")
-_NAMED = ("/v1/chat/completions", "/v1/completions", "/v1/models")  # any other path is the caller's words
+_NAMED = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/usage")  # any other path is the caller's words
 
 
 class NoTracing(Exception):

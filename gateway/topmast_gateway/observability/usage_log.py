@@ -75,7 +75,8 @@ def replay(path: Path, now: float) -> list[list[Any]]:
                 for line in file:
                     if (charge := _charge(line)) is not None:
                         for name in names_of(int(charge.at // _DAY_S)):
-                            tokens[charge.replica, charge.caller, name] += charge.charged
+                            for account in charge.accounts:
+                                tokens[charge.replica, account, name] += charge.charged
     except OSError as error:
         log.error("the usage log %s cannot be read (%s): budgets start from what other gateways know", path, error)
     return [[*entry, 0, used, 0] for entry, used in tokens.items()]
@@ -88,6 +89,12 @@ class _Charge(msgspec.Struct):
     caller: str
     charged: int
     at: float
+    team: str = ""
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """Whose counts it is in."""
+        return (self.caller, f"team:{self.team}") if self.team else (self.caller,)
 
 
 _decoder = msgspec.json.Decoder(_Charge)
@@ -99,7 +106,9 @@ def _charge(line: bytes) -> _Charge | None:
         found = _decoder.decode(line)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return None
-    fits = 0 < found.charged <= _LARGEST and max(len(found.replica), len(found.caller)) <= _LONGEST_NAME
+    fits = (
+        0 < found.charged <= _LARGEST and max(len(found.replica), len(found.caller), len(found.team)) <= _LONGEST_NAME
+    )
     return found if fits and 0 <= found.at < _LAST_TIME else None
 
 
@@ -110,6 +119,7 @@ def _line(record: UsageRecord, replica: str) -> bytes:
         "at": round(record.at, 3),
         "request": record.request_id,
         "caller": record.caller,
+        **({"team": record.team} if record.team else {}),
         "model": record.model,
         "prompt": usage.prompt,
         "cached": usage.cached,

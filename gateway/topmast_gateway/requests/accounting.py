@@ -133,6 +133,7 @@ class Accounting:
             at=time.time(),
             request_id=writer.request_id,
             caller=caller.name,
+            team=caller.team.name if caller.team else "",
             model=record.model,
             usage=record.usage,
             status=status,

@@ -18,21 +18,24 @@ class OpenRequests:
     """Each from its body's end to the last byte of its answer."""
 
     def __init__(self) -> None:
-        self._by_caller: dict[Caller, set[Interruption]] = defaultdict(set)
+        self._by_key: dict[bytes, set[Interruption]] = defaultdict(set)  # by the SHA-256 of the API key
 
     @contextmanager
     def of(self, caller: Caller, interruption: Interruption) -> Iterator[None]:
-        """The block may be ended by `interruption` when this caller may call no more."""
-        self._by_caller[caller].add(interruption)
+        """The block is ended by `interruption` when its caller's API key is revoked. A token has none."""
+        if not (digest := caller.key_digest):
+            yield
+            return
+        self._by_key[digest].add(interruption)
         try:
             yield
         finally:
-            self._by_caller[caller].discard(interruption)
-            if not self._by_caller[caller]:
-                del self._by_caller[caller]
+            self._by_key[digest].discard(interruption)
+            if not self._by_key[digest]:
+                del self._by_key[digest]
 
     def end_revoked(self, keys: ApiKeys) -> None:
         """End the requests of keys that are not among these any more."""
-        for caller in [caller for caller in self._by_caller if caller.key_digest and caller.key_digest not in keys]:
-            for interruption in list(self._by_caller[caller]):
+        for digest in [digest for digest in self._by_key if digest not in keys]:
+            for interruption in list(self._by_key[digest]):
                 interruption.interrupt(ApiError(401, "invalid_api_key", _REVOKED))

@@ -29,6 +29,7 @@ from topmast_gateway.requests.deadline_priority import deadline_of, effective_pr
 from topmast_gateway.requests.large_bodies import LARGE_BYTES, LargeBodies
 from topmast_gateway.requests.open_requests import OpenRequests
 from topmast_gateway.requests.parse import parse_completion
+from topmast_gateway.requests.usage_report import usage_report
 from topmast_gateway.requests.visible_models import VisibleModels
 from topmast_gateway.routing.model_table import Model, Route
 from topmast_gateway.upstream.proxy import Proxy
@@ -82,6 +83,10 @@ class Pipeline:
                 await self._by_first_that_can(
                     [route, *models.fallbacks(route)], _Work(caller, request, http, writer, record, service)
                 )
+
+    def usage(self, caller: Caller) -> bytes:
+        """What the caller has used, as JSON."""
+        return usage_report(caller, self._accounting.quota)
 
     async def _parsed(self, caller: Caller, http: Request, body: bytearray) -> CompletionRequest:
         tenant = caller.name if self._isolates_caches else ""

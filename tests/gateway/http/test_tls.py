@@ -106,7 +106,7 @@ async def test_a_handshake_that_never_ends_does_not_hold_the_connection(
 async def test_handshakes_that_never_end_leave_room_for_others(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three thousand of them held 140 MiB, and were counted as no connections at all."""
     limits = seen.server._handshakes
-    monkeypatch.setattr(limits, "_most", 40)
+    monkeypatch.setattr(limits._places, "_most", 40)
     idle = [await asyncio.open_connection("127.0.0.1", seen.port) for _ in range(60)]
     await soon(lambda: limits.open == 30, "an address has its part")
     gone = await asyncio.gather(*(_is_closed(reader) for reader, _ in idle))

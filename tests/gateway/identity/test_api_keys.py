@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from gateway.lab.stage import KEY, hashed
 from topmast_gateway.identity import api_keys
 from topmast_gateway.identity.api_key_entry import BadKeyEntry, parse_entry
-from topmast_gateway.identity.caller import Caller, Limits, Priority
+from topmast_gateway.identity.api_keys import from_secret
+from topmast_gateway.identity.caller import Caller, Limits, Priority, Team
 
 
 def secret(**entries: str) -> dict[str, str]:
@@ -94,6 +95,41 @@ def test_a_wrong_entry_opens_nothing_and_is_named_with_its_remedy(
     (line,) = caplog.messages
     assert "'broken'" in line and remedy in line
     assert KEY not in line and hashed(KEY)[7:] not in line
+
+
+def test_a_team_is_an_entry_without_a_hash_and_its_keys_share_its_limits() -> None:
+    teams = {"team.research": '{"budgetTokens": 5, "budgetPeriod": "day"}', "team.empty": "{}"}
+    keys = from_secret(secret(alice=entry(team="research"), bob=hashed("tm-b"), **teams))
+    assert len(keys) == 2 and sorted(team.name for team in keys.teams) == ["empty", "research"]
+    alice, bob = keys.find(KEY.encode()), keys.find(b"tm-b")
+    assert alice and bob and bob.caller.team is None
+    assert alice.caller.team == Team("research", Limits(budget_tokens=5, budget_period="day"))
+    assert [account.key for account in alice.caller.accounts] == ["alice", "team:research"]
+
+
+def test_a_key_named_like_a_team_stays_a_key() -> None:
+    keys = from_secret(secret(**{"team.research": entry(), "team.other": hashed("tm-b")}))
+    assert len(keys) == 2 and not list(keys.teams)
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ({"alice": entry(team="reserch")}, "no entry team.reserch"),
+        ({"alice": entry(team="")}, "`team` must be the name"),
+        ({"alice": entry(team=["research"])}, "`team` must be the name"),
+        ({"alice": entry(team="research"), "team.research": '{"budgetToken": 5}'}, "no entry team.research"),
+        ({"team.research": '{"budgetToken": 5}'}, "a field that is not one of requestsPerMinute"),
+        ({"team.research": '{"maxStreams": 0}'}, "`maxStreams` must be"),
+        ({"team.research": '{"models": ["a/b"]}'}, "a field that is not one of"),
+        ({"research": '{"budgetTokens": 5}'}, "its hash is not"),
+    ],
+)
+def test_a_mistyped_team_makes_no_key_without_its_limits(
+    entries: dict[str, str], says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = from_secret(secret(**entries))
+    assert len(keys) == 0 and not list(keys.teams) and says in caplog.text
 
 
 def test_two_entries_for_one_key_do_not_add_up(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.lab.exchanges import RecordingClient
 from gateway.lab.stage import KEY, hashed
 from topmast_gateway.flags import Network
 from topmast_gateway.identity.api_key_entry import ApiKey, parse_entry
@@ -19,6 +20,7 @@ from topmast_gateway.identity.authenticator import Authenticator
 from topmast_gateway.identity.caller import Caller
 from topmast_gateway.identity.client_ip import TrustedProxies
 from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.request import Header, Request
 from topmast_gateway.observability.metrics import Metrics
 from topmast_gateway.requests.visible_models import VisibleModels
 from topmast_gateway.routing.model_table import Model, ModelTable, Pod
@@ -48,9 +50,8 @@ async def outcome(who: Authenticator, key: str | None, address: str = "10.0.0.1"
     given = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
     if key is not None:
         given[b"authorization"] = f"Bearer {key}".encode()
-    scope = {"client": (address, 4711), "headers": list(given.items())}
     try:
-        return (await who.caller(scope, given)).name
+        return (await who.caller(from_address(address, list(given.items())))).name
     except ApiError as refusal:
         return refusal
 
@@ -104,6 +105,10 @@ async def test_a_forwarded_address_counts_only_when_a_trusted_proxy_wrote_it() -
     assert (await outcome(behind, "tm-x", x_forwarded_for="1.2.3.5")).status == 401
 
 
+def from_address(address: str, headers: list[Header]) -> Request:
+    return Request("GET", "/", b"", headers, address, RecordingClient())
+
+
 def peers(*networks: str) -> TrustedProxies:
     return TrustedProxies([ipaddress.ip_network(network) for network in networks])
 
@@ -127,14 +132,14 @@ def peers(*networks: str) -> TrustedProxies:
 )
 def test_the_address_is_the_right_most_hop_that_is_not_trusted(client: str, forwarded: list[str], address: str) -> None:
     headers = [(b"x-forwarded-for", value.encode()) for value in forwarded]
-    assert peers("10.0.0.0/8", "fd00::/8").address({"client": (client, 1), "headers": headers}) == address
-    assert peers().address({"client": None, "headers": headers}) == "unknown"
+    assert peers("10.0.0.0/8", "fd00::/8").address(from_address(client, headers)) == address
+    assert peers().address(from_address("unknown", headers)) == "unknown"
 
 
 @given(st.lists(st.binary(max_size=30), max_size=5))
 def test_no_header_breaks_the_search_for_an_address(values: list[bytes]) -> None:
     headers = [(b"x-forwarded-for", value) for value in values]
-    assert peers("10.0.0.0/8").address({"client": ("10.0.0.1", 1), "headers": headers})
+    assert peers("10.0.0.0/8").address(from_address("10.0.0.1", headers))
 
 
 def test_a_window_ends_after_a_minute_and_memory_is_bounded() -> None:
@@ -180,7 +185,48 @@ def test_a_caller_sees_only_its_models_by_the_shortest_names_that_work_for_it() 
         view = VisibleModels(ROUTES, caller)
         for name in names(caller):
             assert caller.may_call(view.find(name).model.key)
-            assert json.loads(view.card(view.find(name)))["id"] == name
+            assert json.loads(view.card(view.find(name), name))["id"] == name
+
+
+def test_an_alias_is_a_name_like_any_other_and_in_the_list() -> None:
+    models = [
+        Model("team-a", "small", created=1, aliases=("gpt-4o", "meta-llama/Llama-3.1-8B")),
+        Model("team-b", "large", created=2, aliases=("gpt-4o", "o3")),
+    ]
+    routes = ModelTable(models)
+    view = VisibleModels(routes, Caller("a", ("team-a/*",)))
+    listed = json.loads(view.listing())["data"]
+    assert [card["id"] for card in listed] == ["small", "gpt-4o", "meta-llama/Llama-3.1-8B"]
+    assert listed[1]["root"] == "team-a/small" and "root" not in listed[0]
+    for asked in ("gpt-4o", "team-a/gpt-4o", "meta-llama/Llama-3.1-8B", "team-a/meta-llama/Llama-3.1-8B", "small"):
+        assert view.find(asked).model is models[0]
+        assert json.loads(view.card(view.find(asked), asked))["id"] == asked
+    everybody = VisibleModels(routes, Caller("any"))
+    with pytest.raises(ApiError) as refused:
+        everybody.find("gpt-4o")
+    assert refused.value.code == "model_ambiguous" and "team-a/small or team-b/large" in str(refused.value)
+    assert everybody.find("team-b/gpt-4o").model is models[1]
+    ids = [card["id"] for card in json.loads(everybody.listing())["data"]]
+    assert ids == ["small", "team-a/gpt-4o", "meta-llama/Llama-3.1-8B", "large", "team-b/gpt-4o", "o3"]
+    for asked in ("o3", "team-b/o3"):  # says nothing of other teams' aliases, and opens nothing
+        with pytest.raises(ApiError) as refused:
+            view.find(asked)
+        assert refused.value.code == ("model_not_allowed" if "/" in asked else "model_not_found")
+        assert "large" not in str(refused.value)
+
+
+def test_fallbacks_are_those_that_there_are_and_that_the_caller_may_call() -> None:
+    first = Model("team-a", "chat", fallbacks=("team-a/none", "team-b/code", "team-a/chat", "team-c/draw"))
+    routes = ModelTable([first, Model("team-b", "code"), Model("team-c", "draw")])
+    route = routes.by_key("team-a/chat")
+    assert route
+
+    def keys(caller: Caller) -> list[str]:
+        return [found.model.key for found in VisibleModels(routes, caller).fallbacks(route)]
+
+    assert keys(Caller("any")) == ["team-b/code", "team-c/draw"]
+    assert keys(Caller("a", ("team-a/*", "team-c/*"))) == ["team-c/draw"]
+    assert keys(Caller("a", ("team-a/*",))) == []
 
 
 @pytest.mark.parametrize("asked", ["team-b/code", "team-b/chat", "team-b/there-is-none", "nowhere/chat"])
@@ -215,11 +261,11 @@ def test_a_name_keeps_its_meaning_while_its_model_is_made_anew() -> None:
     models = [Model("team-a", "chat"), Model("team-b", "chat")]
     for caller in (Caller("any"), Caller("both", ("team-a/*", "team-b/*"))):
         with pytest.raises(ApiError) as refused:
-            VisibleModels(ModelTable(models[1:], gone=["team-a/chat"]), caller).find("chat")
+            VisibleModels(ModelTable(models[1:], gone=models[:1]), caller).find("chat")
         assert refused.value.code == "model_ambiguous"
-        assert VisibleModels(ModelTable(models[1:], gone=["team-a/chat"]), caller).find("team-b/chat")
+        assert VisibleModels(ModelTable(models[1:], gone=models[:1]), caller).find("team-b/chat")
     with pytest.raises(ApiError) as refused:
-        VisibleModels(ModelTable(models[1:], gone=["team-a/chat"]), Caller("a", ("team-a/*",))).find("chat")
+        VisibleModels(ModelTable(models[1:], gone=models[:1]), Caller("a", ("team-a/*",))).find("chat")
     assert refused.value.code == "model_not_found"
     assert VisibleModels(ModelTable(models[1:]), Caller("any")).find("chat").model.namespace == "team-b"
 

@@ -20,14 +20,20 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.lab.exchanges import RecordingClient
 from gateway.lab.stage import soon
 from gateway.lab.tokens import AUDIENCE, ISSUER, JWKS, OTHER, PRIVATE, public, token
 from topmast_gateway.identity import jwks
-from topmast_gateway.identity.authenticator import BadToken
-from topmast_gateway.identity.caller import Caller, Limits
+from topmast_gateway.identity.api_keys import ApiKeys
+from topmast_gateway.identity.auth_throttle import AuthThrottle
+from topmast_gateway.identity.authenticator import Authenticator, BadToken
+from topmast_gateway.identity.caller import Caller, Limits, Team
+from topmast_gateway.identity.client_ip import TrustedProxies
 from topmast_gateway.identity.jwks import Jwks, open_jwks, parse_jwks
 from topmast_gateway.identity.jwt import JwtRules, JwtVerifier
 from topmast_gateway.messages.errors import ApiError
+from topmast_gateway.messages.request import Request
+from topmast_gateway.observability.metrics import Metrics
 
 
 def known(raw: bytes = JWKS) -> Jwks:
@@ -55,6 +61,32 @@ async def test_another_claim_may_name_the_caller_and_the_models() -> None:
     other = callers(name_claim="email", models_claim="groups")
     caller = await other.caller(token(email="a@example.org", groups=["*"], topmast_models=None))
     assert (caller.name, caller.models) == ("jwt:a@example.org", ("*",))
+
+
+async def test_a_claim_may_name_a_team_whose_limits_a_token_shares() -> None:
+    verifier = callers(team_claim="team")
+    assert (await verifier.caller(token(team="research"))).team == Team("research")
+    assert (await verifier.caller(token())).team is None and (
+        await callers().caller(token(team="research"))
+    ).team is None
+    for wrong in (["research"], "", "a/b", 7):
+        with pytest.raises(BadToken, match="no name of a team"):
+            await verifier.caller(token(team=wrong))
+
+    class Known:
+        synced = True
+        keys = ApiKeys((), [Team("research", Limits(max_streams=3))])
+
+    who = Authenticator(Known(), Metrics(), TrustedProxies(), AuthThrottle(0), verifier)
+
+    async def caller(team: str) -> Caller:
+        shown = [(b"authorization", b"Bearer " + token(team=team))]
+        return await who.caller(Request("GET", "/", b"", shown, "10.0.0.1", RecordingClient()))
+
+    assert (await caller("research")).team == Team("research", Limits(max_streams=3))
+    with pytest.raises(ApiError) as refused:
+        await caller("another")
+    assert (refused.value.status, refused.value.code) == (403, "team_unknown")
 
 
 def unsigned(**header: Any) -> bytes:

@@ -51,7 +51,7 @@ class Accounts:
         for _, caller, period, _, charged, refunded in self.gateway.usage()["counts"]:
             if caller == name and ":" in period:
                 minutes += charged - refunded
-            elif caller == name:
+            elif caller == name and len(period) == len("2027-01"):  # of the month; others are beside it
                 budget += charged - refunded
         if time.time() - self.began > periods.MINUTE_S:  # on a slow machine: only this minute and the last are kept
             minutes = budget

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topmast_gateway.identity.caller import Caller, Limits
+from topmast_gateway.identity.caller import Caller, Limits, Team
 from topmast_gateway.limits import periods
 from topmast_gateway.limits.counters import Counters
-from topmast_gateway.limits.quota import OpenRequests, QuotaEnforcer
+from topmast_gateway.limits.quota import HeldByRequests, QuotaEnforcer
 from topmast_gateway.messages.errors import ApiError
 from topmast_gateway.messages.token_usage import TokenUsage
+from topmast_gateway.requests.usage_report import usage_report
 
 NOON = 1_800_014_400.0  # the start of a minute
 
@@ -204,7 +206,7 @@ def test_after_the_wait_that_it_was_told_a_request_fits(limit: int, first: int, 
 def test_places_at_once_count_at_all_gateways_together() -> None:
     quota, _, _ = a_ledger()
     caller = a_caller(max_streams=3)
-    quota.peers["two"] = {"alice": OpenRequests(streams=2, tokens=10)}
+    quota.peers["two"] = {"alice": HeldByRequests(streams=2, tokens=10)}
     with quota.reserved(caller, 1, TokenUsage()):
         assert "3 requests open at once" in str(refusal(quota, caller))
     quota.peers.clear()
@@ -216,13 +218,79 @@ def test_what_a_peer_has_reserved_counts_against_the_budget() -> None:
     quota, counters, _ = a_ledger()
     caller = a_caller(budget_tokens=1000, budget_period="total")
     counters.merge([["two", "alice", "total", 0, 600, 0]], NOON)
-    quota.peers["two"] = {"alice": OpenRequests(streams=1, tokens=300)}
+    quota.peers["two"] = {"alice": HeldByRequests(streams=1, tokens=300)}
     assert "100 are left" in str(refusal(quota, caller, 101))
     assert quota.used(caller) == 600
 
 
-def test_who_has_no_limits_is_neither_refused_nor_counted() -> None:
+def test_who_has_no_limits_is_not_refused_and_counted_by_day_and_month_alone() -> None:
     quota, counters, _ = a_ledger()
     with quota.reserved(Caller("free"), 10**9, TokenUsage(prompt=5)) as headers:
-        assert headers == () and quota.held("free") == OpenRequests(1, 10**9)
-    assert len(counters) == 0 and quota.open == {}
+        assert headers == () and quota.held("free") == HeldByRequests(1, 10**9)
+    assert quota.open == {} and {row[2]: row[3:5] for row in counters.changes()[0]} == {
+        "2027-01-15": (1, 5),
+        "2027-01": (1, 5),
+    }
+
+
+TEAM = Team("research", Limits(requests_per_minute=3, tokens_per_minute=500, budget_tokens=1000, max_streams=2))
+ALICE, BOB = (
+    Caller(name, limits=Limits(budget_tokens=800, budget_period="total"), team=TEAM) for name in ("alice", "bob")
+)
+
+
+def test_a_team_s_limits_are_shared_by_its_callers_and_each_one_s_own_count_beside_them() -> None:
+    quota, _, clock = a_ledger()
+    use(quota, ALICE, 300, 100, 200)
+    assert "alice has" not in str(refusal(quota, BOB, 250))
+    refused = refusal(quota, BOB, 250)  # 300 + 250 tokens a minute
+    assert refused.code == "rate_limit_exceeded" and "the team research may use 500 tokens a minute" in str(refused)
+    use(quota, BOB, 150, 50, 100)
+    use(quota, ALICE, 1, 1, 0)
+    assert "the team research may use 3 requests" in str(refusal(quota, BOB, 1))
+    clock.now += 120
+    with quota.reserved(ALICE, 10, TokenUsage()), quota.reserved(BOB, 10, TokenUsage()):
+        assert "the team research may have 2 requests open" in str(refusal(quota, ALICE, 1))
+        with pytest.raises(ApiError), quota.arriving(BOB):
+            pass
+    clock.now += 120
+    use(quota, BOB, 400, 200, 200)
+    clock.now += 120
+    refused = refusal(quota, ALICE, 200)
+    assert refused.code == "insufficient_quota" and "the team research has a budget of 1000 tokens a month" in str(
+        refused
+    )
+    assert "this key has a budget" in str(refusal(quota, BOB, 300)), "his own, of which 250 are left, comes first"
+    assert quota.open == {} and quota._arriving == {}
+    assert [quota.used(account) for account in ALICE.accounts] == [301, 851]
+
+
+def test_the_headers_tell_the_limit_of_which_less_is_left() -> None:
+    quota, _, _ = a_ledger()
+    with quota.reserved(ALICE, 10, TokenUsage()) as headers:
+        told = dict(headers)
+    assert told[b"x-ratelimit-limit-budget"] == b"800" and told[b"x-ratelimit-limit-requests"] == b"3"
+    use(quota, BOB, 500, 500, 0)
+    quota._clock.now += 120  # type: ignore[attr-defined]
+    with quota.reserved(ALICE, 10, TokenUsage()) as headers:
+        told = dict(headers)
+    assert (told[b"x-ratelimit-limit-budget"], told[b"x-ratelimit-remaining-budget"]) == (b"1000", b"490")
+    assert len(told) == len(headers)
+
+
+def test_a_caller_is_told_its_own_use_and_its_team_s_and_nobody_else_s() -> None:
+    quota, _, _ = a_ledger()
+    use(quota, ALICE, 300, 100, 200)
+    use(quota, BOB, 50, 25, 25)
+    with quota.reserved(ALICE, 20, TokenUsage()):
+        report = json.loads(usage_report(ALICE, quota))
+    assert report["caller"] == "alice" and "bob" not in json.dumps(report)
+    assert report["open"] == {"requests": 1, "reserved_tokens": 20}
+    assert report["day"] == {"period": "2027-01-15", "requests": 1, "tokens": 300}
+    assert report["limits"] == {"budget": {"limit": 800, "remaining": 480, "reset_s": None}}
+    team = report["team"]
+    assert (team["name"], team["month"]) == ("research", {"period": "2027-01", "requests": 2, "tokens": 350})
+    assert team["limits"]["tokens"] == {"limit": 500, "remaining": 130, "reset_s": 120.0}
+    assert set(team["limits"]) == {"requests", "tokens", "budget"}
+    alone = json.loads(usage_report(Caller("carol"), quota))
+    assert (alone["limits"], alone["day"]["tokens"]) == ({}, 0) and "team" not in alone

@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from topmast_gateway.limits.counters import Counters
 from topmast_gateway.messages.token_usage import TokenUsage
 from topmast_gateway.observability.caller_usage import UsageRecord
 from topmast_gateway.observability.usage_log import UsageLog, replay
-from topmast_gateway.requests.pipeline import Pipeline
+from topmast_gateway.requests.accounting import Accounting
 
 
 def a_use(caller: str = "alice", prompt: int = 10, output: int = 5, at: float | None = None) -> UsageRecord:
@@ -49,6 +50,18 @@ def test_a_line_says_who_used_what_and_nothing_else(tmp_path: Path) -> None:
         }
     ]  # fmt: skip
     assert stat.S_IMODE(path.stat().st_mode) & 0o007 == 0
+
+
+def test_a_team_s_budget_is_taken_up_again_too(tmp_path: Path) -> None:
+    log = UsageLog(str(tmp_path / "usage.jsonl"), "r1")
+    log.write(replace(a_use("alice"), team="research"))
+    log.write(replace(a_use("bob"), team="research"))
+    log.write(a_use("carol"))
+    log.close()
+    counters = Counters("r2")
+    counters.merge(replay(tmp_path / "usage.jsonl", time.time()), time.time())
+    month = periods.name("month", time.time())
+    assert [counters.tokens(name, month) for name in ("team:research", "alice", "bob", "carol")] == [30, 15, 15, 15]
 
 
 def test_a_log_that_was_moved_away_goes_on_in_a_new_file(tmp_path: Path) -> None:
@@ -112,12 +125,12 @@ async def test_gateways_that_share_a_directory_find_what_all_of_them_wrote(tmp_p
         log.write(a_use())
         log.close()
     (tmp_path / "usage-two.jsonl").rename(tmp_path / "usage-two.jsonl.1")
-    pipeline = Pipeline(SharingConfig(usage_log=str(tmp_path)), lambda *_: 1)
-    pipeline.open()
+    accounting = Accounting(SharingConfig(usage_log=str(tmp_path)), "three", dict)
+    accounting.open()
     limited = Caller("alice", limits=Limits(budget_tokens=100, budget_period="day"))
     async with aiohttp.ClientSession() as client:
-        following = asyncio.create_task(pipeline.follow(client, SharedToken()))
-        await soon(lambda: pipeline.caught_up, "the log is read")
+        following = asyncio.create_task(accounting.follow(client, SharedToken()))
+        await soon(lambda: accounting.caught_up, "the log is read")
         following.cancel()
-    assert pipeline.quota.used(limited) == 30
-    await pipeline.close()
+    assert accounting.quota.used(limited) == 30
+    await accounting.close()

@@ -47,3 +47,22 @@ def test_every_public_name_stands_for_one_model(models: list[Model]) -> None:
 def test_pods_of_a_deleted_model_are_not_served(models: list[Model], pods: list[Pod]) -> None:
     known = {model.key for model in models}
     assert all(pod.model in known for route in ModelTable(models, pods) for pod in route.pods)
+
+
+def test_a_models_own_name_comes_before_aliases_and_of_two_aliases_the_older_models() -> None:
+    old = Model("ns", "old", created=5, aliases=("chat", "young", "same"))
+    young = Model("ns", "young", created=9, aliases=("chat", "small"))
+    twins = [Model("ns", name, created=7, aliases=("same-age",)) for name in ("b", "a")]
+    elsewhere = Model("other", "m", created=1, aliases=("chat",))
+    routes = ModelTable([young, old, *twins, elsewhere])
+    assert routes.key_of("ns/chat") == "ns/old" and routes.key_of("ns/young") == "ns/young"
+    assert routes.key_of("ns/same-age") == "ns/a" and routes.key_of("ns/nothing") == "ns/nothing"
+    assert routes.named("chat") == ["ns/old", "other/m"] and routes.named("small") == ["ns/young"]
+    assert routes.aliases(old) == ["ns/chat", "ns/same"] and routes.aliases(young) == ["ns/small"]
+
+
+def test_an_alias_of_a_model_that_is_just_gone_is_kept_unless_another_model_there_has_it() -> None:
+    gone, stays = Model("ns", "gone", aliases=("chat", "code")), Model("ns", "stays", created=9, aliases=("code",))
+    routes = ModelTable([stays, Model("other", "m", aliases=("chat",))], gone=[gone])
+    assert routes.named("chat") == ["ns/gone", "other/m"], "nobody else's model answers for it meanwhile"
+    assert routes.key_of("ns/code") == "ns/stays"

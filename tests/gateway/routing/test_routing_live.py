@@ -246,5 +246,5 @@ async def test_a_pod_that_answers_500_is_left_alone_while_another_works(
         codes = [(await http.post(CHAT, json={"model": f"{namespace}/m"})).status_code for _ in range(20)]
         probes = int((time.monotonic() - start) / FIRST_EJECTION_S)  # none, but on a machine that stood still
         assert FAILURES <= bad.asked <= FAILURES + probes
-        assert (codes.count(500), codes.count(200), good.asked) == (bad.asked, good.asked, 20 - bad.asked)
+        assert set(codes) == {200} and good.asked == 20, "each 500 was tried again at the other pod"
         assert gateway.metric("topmast_gateway_ejected_pods", model=f"{namespace}/m") == 1
