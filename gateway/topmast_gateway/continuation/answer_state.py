@@ -84,10 +84,15 @@ class AnswerState:
         if self._interrupted_at is None and self.started:
             self._interrupted_at, self._kept_then = time.monotonic(), self.tokens_kept
 
+    def note_first_token(self) -> None:
+        """The answer has begun; saying it twice changes nothing."""
+        if self.first_token_at is None:
+            self.first_token_at = time.monotonic()
+
     def note_progress(self) -> None:
         """A pod that works on it said something; cheap, for every piece of a stream."""
         if self.first_token_at is None and self.tokens_kept > 0:
-            self.first_token_at = time.monotonic()
+            self.note_first_token()
         if self._interrupted_at is not None and self.tokens_kept > self._kept_then:
             self._on_resumed(time.monotonic() - self._interrupted_at)
             self._interrupted_at = None

@@ -89,19 +89,19 @@ class RetryPolicy:
             self._tried.clear()
             self._full = None
             self._hold.reset_clock()
+        if isinstance(failure, EngineFailed):
+            self._errors += 1
         self._last = failure
         self._tried.add(pod.uid)
         if failure.may_have_run:
             self._sends += 1
             self._is_too_much = not (self._state.started or self._budget.spend())
-        if failure.broken:
+        if failure.broken and self._errors < _MAX_ERRORS:  # two pods that fail speak against the request
             self._cluster.outliers.failed(pod)
         if failure.avoid_s:
             self._cluster.avoid(pod, failure.avoid_s)
         if failure.avoid_s or isinstance(failure, EngineFull):
             self._hold.start_clock()
-        if isinstance(failure, EngineFailed):
-            self._errors += 1
         if isinstance(failure, EngineFull):
             self._full = failure
             self._picker.was_full(pod)

@@ -72,6 +72,7 @@ async def relay_stream(
     def take(piece: bytes) -> None:
         if complete := events.feed(piece):
             result.first_token()
+            state.note_first_token()
             count_events(complete, state.usage)
             writer.stream(headers, complete)
 

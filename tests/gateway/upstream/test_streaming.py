@@ -54,7 +54,7 @@ async def test_a_client_that_leaves_stops_the_engine_at_once(
         await soon(lambda: gateway.metric("topmast_gateway_tokens_in_flight", model=model) == 0, "given back")
         count = "topmast_gateway_requests_total"
         await soon(lambda: gateway.metric(count, model=model, code="499") == 3, "counted as left")
-        assert gateway.metric("topmast_gateway_time_to_first_byte_seconds_count", model=model) == 3
+        assert gateway.metric("topmast_gateway_time_to_first_token_seconds_count", model=model) == 3
 
 
 @pytest.mark.parametrize("stream", [False, True])
