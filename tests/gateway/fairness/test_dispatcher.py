@@ -11,7 +11,7 @@ import pytest
 
 from gateway.lab.stage import soon
 from topmast_gateway.fairness.capacity import ModelCapacity
-from topmast_gateway.fairness.dispatcher import Dispatcher, QueueRequest
+from topmast_gateway.fairness.dispatcher import MAX_WAITING_BYTES, Dispatcher, QueueRequest
 from topmast_gateway.identity.caller import Caller, Priority
 from topmast_gateway.kubernetes.cluster_state import ClusterState
 from topmast_gateway.messages.errors import ApiError, ModelUnavailable
@@ -117,6 +117,39 @@ async def test_a_full_queue_refuses_the_one_whose_share_it_is() -> None:
         assert (refused.value.status, refused.value.code) == (429, "rate_limit_exceeded")
     await asyncio.gather(bob, *alices[:3])
     assert stage.left_behind() == (0, {})
+
+
+async def test_who_waits_for_a_model_without_a_pod_waits_in_fair_shares_too() -> None:
+    """Requests for a model that sleeps had a queue of their own, which one key could fill for everybody."""
+    stage = Stage(0, max_waiting=4)
+    alices = [asyncio.create_task(stage.request(ALICE)) for _ in range(4)]
+    await soon(lambda: stage.turns.waiting() == {"ns/m": 4}, "she has the whole queue")
+    bob = asyncio.create_task(stage.request(BOB))
+    with pytest.raises(ApiError) as refused:
+        await alices[3]
+    assert refused.value.status == 429
+    stage.places = 2  # a pod is awake
+    await asyncio.gather(bob, *alices[:3])
+    assert "bob" in stage.served[:2] and stage.left_behind() == (0, {})
+
+
+async def test_bodies_that_wait_for_one_model_have_a_bound_and_nobody_s_large_ones_keep_others_out() -> None:
+    stage = Stage(0)
+    half = MAX_WAITING_BYTES // 2
+    large = [asyncio.create_task(stage.request(ALICE, body_bytes=half)) for _ in range(2)]
+    with pytest.raises(ApiError) as refused:
+        await large[1]
+    assert refused.value.status == 429
+    assert stage.turns.waiting() == {"ns/m": 1}
+    bob = asyncio.create_task(stage.request(BOB, body_bytes=half // 2))
+    carol = asyncio.create_task(stage.request(Caller("carol"), body_bytes=half))
+    with pytest.raises(ApiError) as refused:
+        await carol
+    assert (refused.value.status, refused.value.code) == (503, "queue_full")
+    stage.places = 1
+    await asyncio.gather(large[0], bob)
+    await stage.request(ALICE, body_bytes=10 * MAX_WAITING_BYTES)  # alone, it may wait
+    assert stage.left_behind() == (0, {}) and stage.turns._bytes == {}
 
 
 async def test_room_that_comes_without_a_requests_end_is_seen() -> None:

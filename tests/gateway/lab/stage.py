@@ -144,10 +144,10 @@ class Stage:
         self.raw_keys(data)
 
     @contextlib.contextmanager
-    def debug_key(self, gateway: Gateway) -> Iterator[str]:
+    def debug_key(self, gateway: Gateway, **fields: Any) -> Iterator[str]:
         """A key that may see the routes of its requests, known to this gateway, for as long as the block runs."""
         key, known = f"tm-debug-{next(_NAMES)}", gateway.metric("topmast_gateway_api_keys")
-        entry = json.dumps({"hash": hashed(key), "debug": True})
+        entry = json.dumps({"hash": hashed(key), "debug": True, **fields})
         self.core.patch_namespaced_secret(SECRET, SYSTEM, {"stringData": {"debugger": entry}})
         eventually(lambda: gateway.metric("topmast_gateway_api_keys") == known + 1, "the key is known")
         try:

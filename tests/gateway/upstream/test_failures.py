@@ -31,7 +31,7 @@ def cast(stage: Stage, gateway: Gateway, namespace: str, *ips: str) -> str:
     return f"{namespace}/m"
 
 
-@pytest.mark.parametrize("mode", ["full", "not_ready", "draining", "engine_failed", "reset"])
+@pytest.mark.parametrize("mode", ["full", "not_ready", "draining", "engine_failed", "broken", "reset"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_another_pod_takes_what_one_cannot(
     stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient, mode: str, stream: bool
