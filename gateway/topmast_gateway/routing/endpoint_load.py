@@ -118,10 +118,14 @@ class EndpointLoads:
         """A pod's report has just come."""
         load = self._loads.setdefault(pod.uid, EndpointLoad(pod))
         load.report, load.reported_at, load.requests_then = report, self._clock(), load.requests
-        (self._journaling.add if report.max_num_seqs else self._journaling.discard)((pod.model, pod.revision))
+        self.saw_journal(pod, bool(report.max_num_seqs))
+
+    def saw_journal(self, pod: Pod, keeps: bool) -> None:
+        """A server of this pod's revision keeps journals, or does not."""
+        (self._journaling.add if keeps else self._journaling.discard)((pod.model, pod.revision))
 
     def keeps_journal(self, pod: Pod) -> bool:
-        """Whether the servers of this pod's revision are known to be ours, from what one of them reported."""
+        """Whether the servers of this pod's revision are known to keep journals, by a report or an answer of one."""
         return (pod.model, pod.revision) in self._journaling
 
     def was_full(self, pod: Pod) -> None:

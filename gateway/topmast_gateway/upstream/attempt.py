@@ -27,19 +27,18 @@ _TOKENISED_BYTES_PER_S = 200_000  # of a prompt, by a busy engine: it says nothi
 
 
 class Attempts:
-    """What all tries share: the connections, and which models' engines were seen to keep journals."""
+    """What all tries share: the connections, and what is known of pods."""
 
     def __init__(self, pool: ConnectionPool, loads: EndpointLoads, metrics: Metrics) -> None:
         self._pool = pool
         self._loads = loads
         self._metrics = metrics
-        self._journaling: set[str] = set()
 
     async def at(self, result: AttemptResult, state: AnswerState, timeouts: Timeouts) -> None:
         """Returns when the client has all that it will get; raises an UpstreamFailure where another try may help."""
         pod, request = result.pod, state.request
         wait_s = timeouts.progress_s if request.stream else timeouts.answer_s
-        known = state.journal is not None and (state.model in self._journaling or self._loads.keeps_journal(pod))
+        known = state.journal is not None and self._loads.keeps_journal(pod)
         if known:
             wait_s = timeouts.silence_s + len(request.body) / _TOKENISED_BYTES_PER_S
         sending = self._pool.posted(pod, request.path, state.body(), state.headers())
@@ -47,7 +46,7 @@ class Attempts:
             async with IdleTimeout(wait_s) as idle, sending as response:
                 if state.journal is not None and response.header(_JOURNAL) is not None:
                     idle.stop()  # both relays have their own, which every byte moves
-                    self._journaling.add(state.model)
+                    self._loads.saw_journal(pod, True)
                     await relay_journal(response, state.journal, state, timeouts, result)
                     if state.journal.done:
                         result.succeeded()
@@ -63,7 +62,8 @@ class Attempts:
                 answer = EngineAnswer(response.status, response.headers, await response.read(_LARGEST_ANSWER_BYTES))
         except TimeoutError:
             if known:
-                self._journaling.discard(state.model)  # it may be served by other engines from now on
+                if not pod.revision:  # of which all pods are alike; without one, other engines may serve by now
+                    self._loads.saw_journal(pod, False)
                 raise EngineSilent(f"no answer began within {wait_s:.0f} s") from None
             self._metrics.upstream_errors.labels(state.model, "timeout").inc()
             if request.stream:  # otherwise the answer may just be a long one
