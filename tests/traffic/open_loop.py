@@ -7,6 +7,7 @@ Who is told by an error that his gateway was killed asks again at another one, a
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import threading
 import time
@@ -69,25 +70,35 @@ class Visit:
 
 
 @dataclass
+class Absence:
+    """A gateway is killed at some time after `from_s`, and serves again before `to_s`; of the monotonic clock."""
+
+    from_s: float
+    to_s: float = math.inf
+
+
+@dataclass
 class Log:
     """Every request that ended, in the order of their ends, and the answers that are still coming.
 
-    `kills` are the times of `killed` by door, `dead` the doors that have not `returned` since.
+    `absences` of gateways are known by door.
     """
 
     ended: list[Visit] = field(default_factory=list)
     coming: list[Answer] = field(default_factory=list)
-    kills: dict[str, list[float]] = field(default_factory=dict)
-    dead: set[str] = field(default_factory=set)
+    absences: dict[str, list[Absence]] = field(default_factory=dict)
 
     def killed(self, door: str) -> None:
         """Say so before the gateway behind it is killed: what breaks there from now on is no fault of a gateway."""
-        self.dead.add(door)
-        self.kills.setdefault(door, []).append(time.monotonic())
+        self.absences.setdefault(door, []).append(Absence(time.monotonic()))
 
     def returned(self, door: str) -> None:
         """It serves again."""
-        self.dead.discard(door)
+        self.absences[door][-1].to_s = time.monotonic()
+
+    def absent(self, door: str, from_s: float, to_s: float) -> bool:
+        """Whether its gateway was killed or away at some time between these two."""
+        return any(each.from_s <= to_s and from_s <= each.to_s for each in self.absences.get(door, ()))
 
     @property
     def errors(self) -> list[Visit]:
@@ -126,9 +137,9 @@ class Log:
     def report(self) -> dict[str, Any]:
         """Counts, and p50, p99 and max of gaps and of times to a first event, in seconds."""
         failed = {name: len(getattr(self, name)) for name in ("errors", "truncated", "different")}
-        kills = {"interrupted": len(self.interrupted), "retried_fine": self.retried_fine} if self.kills else {}
+        again = {"interrupted": len(self.interrupted), "retried_fine": self.retried_fine} if self.absences else {}
         gaps, ttfts = self.longest_gaps_s(), self.ttfts_s()
-        return {"ended": len(self.ended), **kills, **failed, "longest_gap_s": _shares(gaps), "ttft_s": _shares(ttfts)}
+        return {"ended": len(self.ended), **again, **failed, "longest_gap_s": _shares(gaps), "ttft_s": _shares(ttfts)}
 
     def assert_clean(self, at_least: int = 1) -> None:
         """Nothing failed, nothing was cut, every answer is the undisturbed one, and there were enough of them."""
@@ -195,11 +206,10 @@ class OpenLoop:
 
     async def _once(self, client: Client, ask: Ask, door: str, again: int = 0) -> Visit:
         answer, log = begin(ask), self.log
-        dead, kills = door in log.dead, len(log.kills.get(door, ()))
         log.coming.append(answer)
         await client.ask(door, ask, answer)
         log.coming.remove(answer)
-        interrupted = answer.broken and (dead or len(log.kills.get(door, ())) > kills)
+        interrupted = answer.broken and log.absent(door, answer.sent_s, time.monotonic())
         difference = "" if answer.error or answer.truncated else answer.difference(self._expected[ask.number])
         visit = Visit(ask, answer, difference, interrupted, again)
         log.ended.append(visit)

@@ -34,9 +34,9 @@ class Charges:
 
     `charged` is the sum of the usage logs, `uncharged` what engines made for requests without a line there. Requests
     are counted by `kinds`: "open" at a kill; "unwritten", whose answer was whole a moment before; "late", which had
-    their line and lost their last bytes; "refused" by a gateway that was away; "unknown", whose engine died, too, of
-    which engines made at most `unknown`. `unread` is, for each stream that was open, what its engine made beyond what
-    its client has read.
+    their line and lost their last bytes; "refused" by a gateway that was away; "unknown", of which no engine has an
+    account, as it had not got them or died, too: of these at most `unknown` tokens were made. `unread` is, for each
+    stream that was open, what its engine made beyond what its client has read.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Charges:
         if line is not None:
             if (_charged(line), line["exact"], line["finish"]) != (whole, True, "answered"):
                 self.wrong.append(f"{visit}: the engine made {whole}, and charged was {line}")
-        elif any(0 <= at_s - visit.answer.events_s[-1] <= _UNWRITTEN_S for at_s in self._kills(visit)):
+        elif self._log.absent(visit.answer.door, (ended_s := visit.answer.events_s[-1]), ended_s + _UNWRITTEN_S):
             self.kinds["unwritten"] += 1
             self.uncharged += whole
         else:
@@ -80,27 +80,24 @@ class Charges:
             self.kinds["late"] += 1
             if _charged(line) != whole:
                 self.wrong.append(f"{visit}: interrupted, and charged for an answer that is not whole: {line}")
-        elif not any(at_s > visit.answer.sent_s for at_s in self._kills(visit)):
-            self.kinds["refused"] += 1
-        elif made is None:
-            self.kinds["unknown"] += 1
-            self.unknown += whole.output
-        else:
+        elif made is not None:
             self.kinds["open"] += 1
             self.uncharged += made
             if visit.ask.streams:
                 # Some tokens have no text of their own, so that a client cannot count them.
                 silent = whole.output - self._expected[visit.ask.number].pieces
                 self.unread.append(max(0, made.output - visit.answer.pieces - silent))
+        elif self._log.absent(visit.answer.door, visit.answer.sent_s, visit.answer.sent_s):
+            self.kinds["refused"] += 1
+        else:
+            self.kinds["unknown"] += 1
+            self.unknown += whole.output
 
     def _known_of(self, visit: Visit) -> tuple[dict[str, Any] | None, Tokens | None, Tokens]:
         """Its line in a usage log, the engines' account of it, and theirs of the undisturbed answer."""
         request = visit.answer.request_id
         whole = self._engines[self._expected[visit.ask.number].request_id]
         return self._lines.get(request), self._engines.get(request), whole
-
-    def _kills(self, visit: Visit) -> list[float]:
-        return self._log.kills.get(visit.answer.door, [])
 
 
 def _charged(line: dict[str, Any]) -> Tokens:
