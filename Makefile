@@ -130,7 +130,7 @@ bench-gateway: binaries  ## measure the gateway: what it adds, what an event cos
 bench-operator: binaries  ## measure the operator with 1,000 models among 5,000 pods of others
 	@$(BIN)/python bench/operator_scale.py
 
-storm: binaries  ## ten minutes of faults against three real engines under traffic; no client may notice
+storm: binaries  ## ten minutes of faults of engines, gateways and the API server under traffic, with an account after
 	@$(BIN)/python bench/gateway.py --storm 10
 
 soak: venv  ## 10000 requests with cancels, deadlines and priorities; nothing may be left behind

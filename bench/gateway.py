@@ -4,7 +4,7 @@
     python bench/gateway.py --only throughput       some of them, by name: no JSON
     python bench/gateway.py --quick                 everything scaled down, seconds: does it still work?
     python bench/gateway.py --profile               where the time of an event and of a request goes
-    python bench/gateway.py --storm 10              minutes of random faults against three real engines; JSON, too
+    python bench/gateway.py --storm 10              minutes of faults of engines, gateways, API server; JSON, too
     python bench/gateway.py --neighbour 3           a key that asks ten times its share beside another, so many turns
     python bench/gateway.py --table                 write docs/performance.md's table from bench/results/
 
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help=f"one repeat at scale {QUICK}, no results")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder to write into")
     parser.add_argument("--profile", action="store_true", help="profile the busy runs and measure nothing")
-    parser.add_argument("--storm", type=float, metavar="MINUTES", help="faults under traffic, with real engines")
+    parser.add_argument("--storm", type=float, metavar="MINUTES", help="faults of all kinds under traffic, with real engines")
     parser.add_argument("--engines", type=int, default=3, help="of the storm (%(default)s)")
     parser.add_argument("--per-s", type=float, default=4.0, help="requests of the storm (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the storm (%(default)s)")
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def weather(options: argparse.Namespace) -> int:
-    """Returns 0, or 1 where a client noticed anything but time."""
+    """Returns 0, or 1 where a client noticed more than time and killed gateways, or an account does not add up."""
     from gateway_bench import storm
     from serving_bench import machine
 

@@ -64,10 +64,15 @@ class Front:
         raise ValueError(f"the kernel tells no {name} of process {self.pid}")
 
 
+def own_cluster() -> Cluster:
+    """Of the benchmark alone; the control plane's programs run in it."""
+    return Cluster(cluster_name("bench-gw"))
+
+
 @contextlib.contextmanager
 def control_plane() -> Iterator[Stage]:
     """etcd and an API server with our CRDs and one key, ended at the end."""
-    cluster = Cluster(cluster_name("bench-gw"))
+    cluster = own_cluster()
     cluster.stop()
     try:
         cluster.start(nodes=0)

@@ -7,6 +7,6 @@ undisturbed one.
 from .answer import Answer
 from .asks import Ask, long, mixed
 from .driver import Flow, Traffic
-from .open_loop import Log, OpenLoop, undisturbed
+from .open_loop import Log, OpenLoop, Visit, undisturbed
 
-__all__ = ["Answer", "Ask", "Flow", "Log", "OpenLoop", "Traffic", "long", "mixed", "undisturbed"]
+__all__ = ["Answer", "Ask", "Flow", "Log", "OpenLoop", "Traffic", "Visit", "long", "mixed", "undisturbed"]

@@ -13,17 +13,24 @@ _JOURNAL = (b": +", b": prompt", b": cached", b": end", b": error")
 
 @dataclass(eq=False)
 class Answer:
-    """`error` says why it is none; it is truncated when nothing says so and its end is missing all the same."""
+    """`error` says why it is none; it is truncated when nothing says so and its end is missing all the same.
+
+    `broken` is the kind of error after which SDKs ask again: the connection did not come about, or broke.
+    """
 
     streams: bool
     sent_s: float
+    request_id: str = ""
+    door: str = ""  # the base URL that was asked
     text: str = ""
     finish: str | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     answer_id: str | None = None
     error: str | None = None
+    broken: bool = False
     ended: bool = False
+    pieces: int = 0  # of text, each of one token at least
     events_s: list[float] = field(default_factory=list)  # of the monotonic clock; one for an answer in one piece
 
     @property
@@ -56,7 +63,9 @@ class Answer:
                 self.error = "text after the finish reason"
             if part.get("role") and self.streams and self.text:
                 self.error = "the stream began a second time"
-            self.text += part.get("content") or part.get("text") or ""
+            text = part.get("content") or part.get("text") or ""
+            self.text += text
+            self.pieces += bool(text)
             self.finish = choice.get("finish_reason")
 
     def line(self, line: bytes) -> None:

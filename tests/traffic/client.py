@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,8 @@ from .answer import Answer
 from .asks import Ask
 
 _LONGEST_S = 120.0
+_BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, openai.APIConnectionError, ConnectionError)
+_TOO_LATE = (TimeoutError, openai.APITimeoutError)
 
 
 class Client:
@@ -39,15 +42,18 @@ class Client:
 
     async def ask(self, base_url: str, ask: Ask, answer: Answer) -> None:
         """Fill in the answer while it comes. `base_url` ends in /v1."""
+        answer.door = base_url
         try:
             await (self._by_sdk if ask.by_sdk else self._bare)(base_url, ask, answer)
         except (aiohttp.ClientError, openai.OpenAIError, OSError, ValueError, KeyError) as error:
+            answer.broken = not answer.error and isinstance(error, _BROKEN) and not isinstance(error, _TOO_LATE)
             seen = f"after {len(answer.events_s)} events: " if answer.events_s else ""
             answer.error = answer.error or f"{seen}{type(error).__name__}: {error}"[:300]
 
     async def _bare(self, base_url: str, ask: Ask, answer: Answer) -> None:
         body = {"model": self._model, **ask.fields}
-        async with self._http.post(f"{base_url}/{ask.path}", json=body) as response:
+        headers = {"x-request-id": answer.request_id}
+        async with self._http.post(f"{base_url}/{ask.path}", json=body, headers=headers) as response:
             if response.status != 200:
                 answer.error = f"status {response.status}: {await response.text()}"[:300]
             elif ask.streams:
@@ -67,7 +73,7 @@ class Client:
         if fields.pop("ignore_eos", False):
             fields["extra_body"] = {"ignore_eos": True}
         create: Any = sdk.chat.completions.create if "messages" in fields else sdk.completions.create
-        result = await create(**fields)
+        result = await create(**fields, extra_headers={"x-request-id": answer.request_id})
         if ask.streams:
             async for chunk in result:
                 answer.take(chunk.model_dump())
@@ -78,4 +84,4 @@ class Client:
 
 def begin(ask: Ask) -> Answer:
     """An answer of which nothing has come yet."""
-    return Answer(ask.streams, time.monotonic())
+    return Answer(ask.streams, time.monotonic(), uuid.uuid4().hex)

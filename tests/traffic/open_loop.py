@@ -1,13 +1,16 @@
 """Requests that arrive whether or not earlier ones have ended, each answer compared with an undisturbed one.
 
 Arrivals are Poisson and seeded. The undisturbed answers are made beforehand, by the same client at one engine directly.
+Who is told by an error that his gateway was killed asks again at another one, as SDKs do.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +20,7 @@ from .asks import Ask
 from .client import Client, begin
 
 _AT_ONCE = 8
+_ASK_AGAIN_S = 0.5  # the first pause of OpenAI's SDKs
 
 
 def undisturbed(base_url: str, model: str, asks: Sequence[Ask], key: str = "none") -> dict[int, Answer]:
@@ -42,11 +46,21 @@ def undisturbed(base_url: str, model: str, asks: Sequence[Ask], key: str = "none
 
 @dataclass(frozen=True)
 class Visit:
-    """A request and what came of it."""
+    """A request and what came of it. `interrupted`: its gateway was killed, and an error told so.
+
+    `again` counts the visits before this one that were interrupted and led to it.
+    """
 
     ask: Ask
     answer: Answer
     difference: str = ""
+    interrupted: bool = False
+    again: int = 0
+
+    @property
+    def fine(self) -> bool:
+        """Whether the client has all of the answer, and the right one."""
+        return not (self.answer.error or self.answer.truncated or self.difference)
 
     def __str__(self) -> str:
         fields = {name: value for name, value in self.ask.fields.items() if name not in ("messages", "prompt")}
@@ -56,15 +70,48 @@ class Visit:
 
 
 @dataclass
+class Absence:
+    """A gateway is killed at some time after `from_s`, and serves again before `to_s`; of the monotonic clock."""
+
+    from_s: float
+    to_s: float = math.inf
+
+
+@dataclass
 class Log:
-    """Every request that ended, in the order of their ends, and the answers that are still coming."""
+    """Every request that ended, in the order of their ends, and the answers that are still coming.
+
+    `absences` of gateways are known by door.
+    """
 
     ended: list[Visit] = field(default_factory=list)
     coming: list[Answer] = field(default_factory=list)
+    absences: dict[str, list[Absence]] = field(default_factory=dict)
+
+    def killed(self, door: str) -> None:
+        """Say so before the gateway behind it is killed: what breaks there from now on is no fault of a gateway."""
+        self.absences.setdefault(door, []).append(Absence(time.monotonic()))
+
+    def returned(self, door: str) -> None:
+        """It serves again."""
+        self.absences[door][-1].to_s = time.monotonic()
+
+    def absent(self, door: str, from_s: float, to_s: float) -> bool:
+        """Whether its gateway was killed or away at some time between these two."""
+        return any(each.from_s <= to_s and from_s <= each.to_s for each in self.absences.get(door, ()))
 
     @property
     def errors(self) -> list[Visit]:
-        return [visit for visit in self.ended if visit.answer.error]
+        return [visit for visit in self.ended if visit.answer.error and not visit.interrupted]
+
+    @property
+    def interrupted(self) -> list[Visit]:
+        return [visit for visit in self.ended if visit.interrupted]
+
+    @property
+    def retried_fine(self) -> int:
+        """How many of the interrupted ones led to a whole and right answer."""
+        return sum(visit.again for visit in self.ended if visit.fine)
 
     @property
     def truncated(self) -> list[Visit]:
@@ -90,8 +137,9 @@ class Log:
     def report(self) -> dict[str, Any]:
         """Counts, and p50, p99 and max of gaps and of times to a first event, in seconds."""
         failed = {name: len(getattr(self, name)) for name in ("errors", "truncated", "different")}
+        again = {"interrupted": len(self.interrupted), "retried_fine": self.retried_fine} if self.absences else {}
         gaps, ttfts = self.longest_gaps_s(), self.ttfts_s()
-        return {"ended": len(self.ended), **failed, "longest_gap_s": _shares(gaps), "ttft_s": _shares(ttfts)}
+        return {"ended": len(self.ended), **again, **failed, "longest_gap_s": _shares(gaps), "ttft_s": _shares(ttfts)}
 
     def assert_clean(self, at_least: int = 1) -> None:
         """Nothing failed, nothing was cut, every answer is the undisturbed one, and there were enough of them."""
@@ -150,12 +198,22 @@ class OpenLoop:
                 group.create_task(self._visit(client, self._draw.choice(self._asks)))
 
     async def _visit(self, client: Client, ask: Ask) -> None:
-        answer = begin(ask)
-        self.log.coming.append(answer)
-        await client.ask(self._draw.choice(self._doors), ask, answer)
-        self.log.coming.remove(answer)
+        visit = await self._once(client, ask, self._draw.choice(self._doors))
+        while visit.interrupted:
+            await asyncio.sleep(_ASK_AGAIN_S)
+            others = [door for door in self._doors if door != visit.answer.door]
+            visit = await self._once(client, ask, self._draw.choice(others or self._doors), visit.again + 1)
+
+    async def _once(self, client: Client, ask: Ask, door: str, again: int = 0) -> Visit:
+        answer, log = begin(ask), self.log
+        log.coming.append(answer)
+        await client.ask(door, ask, answer)
+        log.coming.remove(answer)
+        interrupted = answer.broken and log.absent(door, answer.sent_s, time.monotonic())
         difference = "" if answer.error or answer.truncated else answer.difference(self._expected[ask.number])
-        self.log.ended.append(Visit(ask, answer, difference))
+        visit = Visit(ask, answer, difference, interrupted, again)
+        log.ended.append(visit)
+        return visit
 
 
 def _shares(values: list[float]) -> dict[str, float]:

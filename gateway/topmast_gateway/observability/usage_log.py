@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections import defaultdict
 from functools import cache
@@ -38,6 +39,8 @@ class UsageLog:
             path /= f"usage-{replica}.jsonl"
         self._replica = replica
         self._lines = LogWriter(path, "usage log")
+        if path and _is_torn(path):
+            self._lines.write(b"\n")
 
     @property
     def lost(self) -> int:
@@ -51,6 +54,18 @@ class UsageLog:
     def close(self) -> None:
         """Write what is left, for a moment."""
         self._lines.close()
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a gateway that was killed has left half a line, which would spoil the first one of this process."""
+    try:
+        if not path.is_file() or not path.stat().st_size:
+            return False
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:
+        return False  # the writer finds out, and says so
 
 
 def replay(path: Path, now: float) -> list[list[Any]]:

@@ -1,16 +1,22 @@
-"""The open-loop driver tells a torn, a failed, a changed and a repeated answer from a good one."""
+"""The open-loop driver tells a torn, a failed, a changed and a repeated answer from a good one.
+
+What a killed gateway tore is asked for again elsewhere, and is no failure of a gateway.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 
-from traffic import Answer, Ask, Log, mixed
+from gateway.lab.stage import eventually
+from traffic import Answer, Ask, Log, OpenLoop, Visit, mixed
 from traffic.client import Client, begin
-from traffic.open_loop import Visit
 
 
 def chunk(text: str = "", *, name: str = "a", finish: str | None = None, **delta: str) -> bytes:
@@ -85,20 +91,61 @@ REFUSAL = b"HTTP/1.1 503 Full\r\ncontent-length: 4\r\n\r\nfull"
     ids=["refused", "no answer", "torn"],
 )
 async def test_the_bare_client_and_the_sdk_both_see_a_failure(sent: bytes, says: str) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(sent)
-        await writer.drain()
-        writer.close()
-
     fields = {"messages": [{"role": "user", "content": "x"}], "stream": True}
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, Client("none", "m") as client:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with door(sent) as url, Client("none", "m") as client:
         for by_sdk in (False, True):
             ask = Ask(0, "chat/completions", fields, by_sdk)
             log = Log()
             await client.ask(url, ask, seen := begin(ask))
             log.ended.append(Visit(ask, seen))
             assert says in (seen.error or "") or (by_sdk and "onnection" in (seen.error or "")), (by_sdk, seen.error)
+            assert seen.broken == (sent is not REFUSAL)
             with pytest.raises(AssertionError, match="errors: 1 of 1 answers"):
                 log.assert_clean()
+
+
+@contextlib.asynccontextmanager
+async def door(sent: bytes) -> AsyncIterator[str]:
+    """A server's base URL; it answers every request with these bytes and hangs up."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        await reader.readexactly(int(length[1]) if length else 0)  # closing on it would reset the connection
+        writer.write(sent)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+def chunked(lines: list[bytes]) -> bytes:
+    """The events as chunks of a body, without its end."""
+    return HEAD + b"".join(b"%x\r\n%b\n\n\r\n" % (len(line) + 2, line) for line in lines)
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_a_torn_answer_is_asked_for_elsewhere_where_its_gateway_was_killed_and_else_a_failure(
+    killed: bool,
+) -> None:
+    ask = Ask(0, "chat/completions", {"messages": [{"role": "user", "content": "x"}], "stream": True}, by_sdk=False)
+    async with door(chunked(GOOD[:3])) as torn, door(chunked(GOOD) + b"0\r\n\r\n") as good:
+        doors = [torn]
+        load = OpenLoop(doors, "none", "m", [ask], {0: read(GOOD)}, per_s=100)
+        if killed:
+            load.log.killed(torn)
+
+        def ask_until(count: int) -> Log:
+            with load as log:
+                eventually(lambda: len(log.ended) >= 1, "the first one is torn")
+                doors[:] = [torn, good]
+                eventually(lambda: len(log.ended) >= count, "more of them")
+            return log
+
+        log = await asyncio.to_thread(ask_until, 8)
+    if killed:
+        assert log.errors == [] and len(log.interrupted) == log.retried_fine > 0
+        log.assert_clean()
+    else:
+        assert log.interrupted == [] and log.retried_fine == 0 < len(log.errors)

@@ -75,12 +75,16 @@ class Site:
 
 @dataclass(frozen=True)
 class Fault:
-    """`detection_s` is how long the fault may go unnoticed; `silent` when only silence tells of it."""
+    """`detection_s` is how long the fault may go unnoticed; `silent` when only silence tells of it.
+
+    `by_api` is one that the API server tells of: while it is away, nobody can cause it.
+    """
 
     strike: Callable[[Site, Served], None]
     mend: Callable[[Site, Served], None]
     detection_s: float = 0.0
     silent: bool = False
+    by_api: bool = False
 
 
 FAULTS = {
@@ -88,7 +92,7 @@ FAULTS = {
     "the engine process is killed": Fault(Site.kill_engine, Site.restart, 1.0),
     "the engine process hangs": Fault(Site.freeze_engine, Site.restart, HANG_S + 1.0),
     "the pod freezes": Fault(Site.freeze_pod, Site.thaw_pod, silent=True),
-    "the pod is deleted": Fault(Site.delete_pod, Site.replace_pod),
-    "the pod loses its label": Fault(Site.unlabel_pod, Site.replace_pod),
-    "the model is scaled in": Fault(Site.scale_in, Site.replace_pod),
+    "the pod is deleted": Fault(Site.delete_pod, Site.replace_pod, by_api=True),
+    "the pod loses its label": Fault(Site.unlabel_pod, Site.replace_pod, by_api=True),
+    "the model is scaled in": Fault(Site.scale_in, Site.replace_pod, by_api=True),
 }

@@ -208,10 +208,10 @@ class Gateway:
         self.process = subprocess.Popen([*command, *flags], env=env, **pipes)
         self.lines: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()
-        eventually(lambda: self._ports() is not None or self.process.poll() is not None, "the listening line", 30)
-        ports = self._ports()
-        assert ports, "\n".join(self.lines)
-        self.url, self.admin_url = (f"http://127.0.0.1:{port}" for port in ports)
+        eventually(lambda: self._addresses() is not None or self.process.poll() is not None, "the listening line", 30)
+        addresses = self._addresses()
+        assert addresses, "\n".join(self.lines)
+        self.url, self.admin_url = (f"http://{address}" for address in addresses)
 
     def wait_ready(self) -> Gateway:
         eventually(lambda: self.ready() == 200, f"ready; it said {self.lines}", 30)
@@ -274,8 +274,8 @@ class Gateway:
         for line in self.process.stderr:
             self.lines.append(line.rstrip())
 
-    def _ports(self) -> tuple[str, str] | None:
+    def _addresses(self) -> tuple[str, str] | None:
         for line in list(self.lines):
-            if found := re.search(r"listening on \S+:(\d+), admin on \S+:(\d+)", line):
+            if found := re.search(r"listening on (\S+:\d+), admin on (\S+:\d+)", line):
                 return found[1], found[2]
         return None

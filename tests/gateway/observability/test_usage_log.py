@@ -75,6 +75,21 @@ def test_a_log_that_was_moved_away_goes_on_in_a_new_file(tmp_path: Path) -> None
     assert [line["caller"] for line in (*lines(moved), *lines(path))] == ["before", "after"]
 
 
+def test_what_a_killed_gateway_left_of_a_line_costs_its_successor_none(tmp_path: Path) -> None:
+    path, now = tmp_path / "usage.jsonl", time.time()
+    for replica in ("one", "two"):
+        log = UsageLog(str(path), replica)
+        log.write(a_use(at=now))
+        log.write(a_use(at=now))
+        log.close()
+        path.write_bytes(path.read_bytes()[:-100])  # killed while it wrote the second one
+    log = UsageLog(str(path), "three")
+    log.write(a_use(at=now))
+    log.close()
+    rows = replay(path, now)
+    assert {row[0]: row[4] for row in rows if row[2] == "total"} == {"one": 15, "two": 15, "three": 15}
+
+
 def test_a_full_disk_is_said_once_and_costs_nothing_but_lines(caplog: pytest.LogCaptureFixture) -> None:
     log = UsageLog("/dev/full", "r1")
     with caplog.at_level(logging.WARNING):
