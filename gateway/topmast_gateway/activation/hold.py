@@ -91,6 +91,13 @@ class Hold:
         own_s = self._state.time_left_s()
         return self._timeouts.queue_s if own_s is None else own_s + self._busy_s
 
+    def no_pod_retry_s(self) -> int | None:
+        """When another try is worth it while there is no pod; None where there is one."""
+        route = self._cluster.routes.by_key(self._state.model)
+        if route is None or self._cluster.usable(route):
+            return None
+        return refusals.retry_after_s(self._waker.status(route.model))
+
     async def look(self) -> float:
         """In the queue, again and again: seconds for which it may stay there; an ApiError when it may not.
 

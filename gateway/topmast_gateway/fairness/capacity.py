@@ -30,8 +30,9 @@ class ModelCapacity:
     def free_places(self, model: str, running: int) -> int:
         """In all usable pods together: none where there is no such pod."""
         route = self._cluster.routes.by_key(model)
-        pods = self._cluster.usable(route) if route else ()
-        return sum(self._limit(pod) for pod in pods) - running
+        if route is None or not route.pods:
+            return -running
+        return sum(self._limit(pod) for pod in self._cluster.usable(route)) - running
 
     def _limit(self, pod: Pod) -> int:
         most = self._loads.places(pod, self._per_pod)

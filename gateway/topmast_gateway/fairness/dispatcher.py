@@ -44,6 +44,9 @@ class Waiting(Protocol):
     def longest_queue_s(self) -> float:
         """While every pod is busy."""
 
+    def no_pod_retry_s(self) -> int | None:
+        """When another try is worth it while there is no pod; None where there is one."""
+
     async def look(self) -> float:
         """Seconds until it wants to look again, none where its time is over; an ApiError when waiting has no sense."""
 
@@ -75,7 +78,7 @@ class Dispatcher:
             self._dispatch(model, queue)
             if not called.done():
                 self._schedule_poll()
-                with self._room(model, queue, wanted):
+                with self._room(model, queue, wanted, waiting):
                     await self._called(called, queue, wanted, model, waiting)
             yield loop.time() - entry.arrived_s
         finally:
@@ -91,24 +94,24 @@ class Dispatcher:
     def _arrive(self, queue: FairQueue, entry: QueueEntry, model: str, waiting: Waiting) -> None:
         expected_s = queue.wait_s(entry.caller, entry.arrived_s)
         if expected_s is not None and expected_s > waiting.longest_queue_s:
-            raise self._full(queue, entry.caller, model, own=queue.share(entry.caller) < 1)
+            raise self._full(queue, entry.caller, model, waiting, own=queue.share(entry.caller) < 1)
         outcome = queue.arrive(entry)
         if isinstance(outcome, QueueFull):
-            raise self._full(queue, entry.caller, model, own=outcome.own)
+            raise self._full(queue, entry.caller, model, waiting, own=outcome.own)
         if outcome is not None:
-            refusal = self._full(queue, outcome.caller, model, own=True)
+            refusal = self._full(queue, outcome.caller, model, waiting, own=True)
             called = self._waiting.pop(outcome)
             if not called.cancelled():
                 called.set_exception(refusal)
 
     @contextmanager
-    def _room(self, model: str, queue: FairQueue, wanted: QueueRequest) -> Iterator[None]:
+    def _room(self, model: str, queue: FairQueue, wanted: QueueRequest, waiting: Waiting) -> Iterator[None]:
         """Memory for a body that waits: nobody's large ones keep others out, and one that waits alone always fits."""
         name, size = wanted.caller.name, wanted.body_bytes
         room = self._bytes.setdefault(model, DynamicThreshold(self._max_bytes, _BYTES_SHARE))
         no_room = room.take(name, size) if room.taken else None
         if no_room is not None:
-            raise self._full(queue, wanted.caller, model, own=no_room is NoRoom.OWN_SHARE)
+            raise self._full(queue, wanted.caller, model, waiting, own=no_room is NoRoom.OWN_SHARE)
         if not room.taken:
             room.take(name, size := min(size, self._max_bytes // 2))
         try:
@@ -124,7 +127,7 @@ class Dispatcher:
         while not called.done():
             left_s = await waiting.look()
             if left_s <= 0 and not called.done():
-                retry_s = self._retry_s(queue, wanted.caller)
+                retry_s = self._retry_s(queue, wanted.caller, waiting)
                 message = f"the model {model} had no room for this request in time: try again in {retry_s} s"
                 raise model_unavailable("deadline_exceeded", message, retry_s)
             await asyncio.wait({called}, timeout=left_s)
@@ -158,8 +161,8 @@ class Dispatcher:
         if self._waiting:
             self._schedule_poll()
 
-    def _full(self, queue: FairQueue, caller: Caller, model: str, *, own: bool) -> ApiError:
-        retry_s = self._retry_s(queue, caller)
+    def _full(self, queue: FairQueue, caller: Caller, model: str, waiting: Waiting, *, own: bool) -> ApiError:
+        retry_s = self._retry_s(queue, caller, waiting)
         if not own:
             message = f"{queue.waiting} requests wait for the model {model}: try again in {retry_s} s"
             return model_unavailable("queue_full", message, retry_s)
@@ -167,7 +170,9 @@ class Dispatcher:
         back = ((b"retry-after", str(retry_s).encode()),)
         return ApiError(429, "rate_limit_exceeded", message, kind="requests", headers=back)
 
-    def _retry_s(self, queue: FairQueue, caller: Caller) -> int:
+    def _retry_s(self, queue: FairQueue, caller: Caller, waiting: Waiting) -> int:
+        if (no_pod_s := waiting.no_pod_retry_s()) is not None:
+            return no_pod_s
         wait_s = queue.wait_s(caller, asyncio.get_running_loop().time())
         least, most = _RETRY_S
         return most if wait_s is not None and wait_s > most else max(least, math.ceil(wait_s or least))

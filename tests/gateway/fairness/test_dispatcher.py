@@ -30,6 +30,9 @@ class UntilTimeIsOver:
         self.longest_queue_s = longest_s
         self._until = asyncio.get_running_loop().time() + longest_s
 
+    def no_pod_retry_s(self) -> int | None:
+        return None
+
     async def look(self) -> float:
         return self._until - asyncio.get_running_loop().time()
 
