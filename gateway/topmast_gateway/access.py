@@ -109,6 +109,8 @@ def _tokens(flags: argparse.Namespace) -> tuple[Jwks | None, TokenVerifier | Non
     limits = Limits(
         requests_per_minute=flags.jwt_requests_per_minute,
         tokens_per_minute=flags.jwt_tokens_per_minute,
+        budget_tokens=flags.jwt_budget_tokens,
+        budget_period=flags.jwt_budget_period,
         max_streams=flags.jwt_max_streams,
     )
     terms = JwtRules(

@@ -141,6 +141,8 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
     add("--jwt-team-claim", metavar="CLAIM", help="whose limits a token shares, by an entry team.NAME; default: none")
     add("--jwt-requests-per-minute", type=_count, metavar="N", help="for each name")
     add("--jwt-tokens-per-minute", type=_count, metavar="N", help="for each name")
+    add("--jwt-budget-tokens", type=_count, metavar="N", help="for each name, per --jwt-budget-period")
+    add("--jwt-budget-period", choices=("day", "month", "total"), default="month", help="UTC (default %(default)s)")
     add("--jwt-max-streams", type=_count, metavar="N", help="for each name")
 
 

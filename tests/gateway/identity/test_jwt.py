@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from gateway.lab.exchanges import RecordingClient
 from gateway.lab.stage import soon
 from gateway.lab.tokens import AUDIENCE, ISSUER, JWKS, OTHER, PRIVATE, public, token
+from topmast_gateway.access import read_access
+from topmast_gateway.flags import parser
 from topmast_gateway.identity import jwks
 from topmast_gateway.identity.api_keys import ApiKeys
 from topmast_gateway.identity.auth_throttle import AuthThrottle
@@ -358,3 +360,14 @@ async def test_an_issuer_that_was_away_at_the_start_is_asked_again_soon(
     await asyncio.sleep(0.2)
     assert issuer.asked == asked  # now it is left in peace
     following.cancel()
+
+
+async def test_every_flag_of_tokens_reaches_their_callers(tmp_path: Path) -> None:
+    (tmp_path / "jwks.json").write_bytes(JWKS)
+    flags = ["--keys-secret", "keys", "--jwt-jwks", str(tmp_path / "jwks.json"), "--jwt-issuer", ISSUER]
+    flags += ["--jwt-audience", AUDIENCE, "--jwt-team-claim", "team", "--jwt-requests-per-minute", "3"]
+    flags += ["--jwt-tokens-per-minute", "400", "--jwt-budget-tokens", "5000", "--jwt-budget-period", "day"]
+    access = read_access(parser().parse_args([*flags, "--jwt-max-streams", "6", "--jwt-default-models", "a/*"]))
+    assert access.tokens
+    caller = await access.tokens.caller(token(team="research", topmast_models=None))
+    assert caller == Caller("jwt:alice", ("a/*",), Limits(3, 400, 5000, "day", 6), team=Team("research"))
