@@ -16,7 +16,6 @@ def set_up(log_format: str, *, stream: TextIO = sys.stderr) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_formatter(log_format))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every malformed request: anybody's to send
 
 
 def _formatter(log_format: str) -> logging.Formatter:

@@ -16,13 +16,12 @@ from topmast_gateway.observability import logs
 
 @pytest.fixture(autouse=True)
 def as_it_was() -> Iterator[None]:
-    """The root logger and uvicorn's, afterwards."""
-    root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn")
-    handlers, levels = root.handlers[:], (root.level, uvicorn.level)
+    """The root logger, afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    uvicorn.setLevel(levels[1])
+    root.setLevel(level)
 
 
 def said(log_format: str) -> list[str]:
@@ -30,7 +29,6 @@ def said(log_format: str) -> list[str]:
     stream = io.StringIO()
     logs.set_up(log_format, stream=stream)
     logging.getLogger("topmast_gateway.keys").info("%d keys are known", 2)
-    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
     try:
         raise ValueError("broken\nin two")
     except ValueError:
