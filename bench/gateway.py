@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help=f"one repeat at scale {QUICK}, no results")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder to write into")
     parser.add_argument("--profile", action="store_true", help="profile the busy runs and measure nothing")
-    parser.add_argument("--storm", type=float, metavar="MINUTES", help="faults of all kinds under traffic, with real engines")
+    parser.add_argument("--storm", type=float, metavar="MINUTES", help="faults of all kinds, with real engines")
     parser.add_argument("--engines", type=int, default=3, help="of the storm (%(default)s)")
     parser.add_argument("--per-s", type=float, default=4.0, help="requests of the storm (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the storm (%(default)s)")
