@@ -150,14 +150,19 @@ class _Storm:
         bound = second * (self._struck.total() - self._struck[_API_SERVER]) + charges.unknown
         if abs(rest) > bound:
             wrong.append(f"engines made {rest} tokens more than were charged or open, and may {bound:.0f}")
+        lost = charges.uncharged.output - charges.charged_open
+        if lost > (at_most := second * self._struck[_GATEWAY]):
+            wrong.append(f"{lost} tokens of what was open at kills were charged to nobody, and may {at_most:.0f}")
         if (unread := max(charges.unread, default=0)) > second:
             wrong.append(f"an engine made {unread} tokens more of a stream than its client had read")
         eventually(lambda: len({each.charged(_CALLER) for each in self._replicas}) == 1, "both know the same")
-        budget, logged = self._replicas[0].charged(_CALLER), charges.charged.prompt + charges.charged.output
+        logged = charges.charged.prompt + charges.charged.output + charges.charged_open
+        budget = self._replicas[0].charged(_CALLER)
         if budget != logged and not charges.kinds["unwritten"]:
             wrong.append(f"the budget has lost {budget} tokens, and {logged} were charged")
         return {
-            **{"charged": asdict(charges.charged), "uncharged": asdict(charges.uncharged)},
+            **{"charged": asdict(charges.charged), "open_at_kills": asdict(charges.uncharged)},
+            **{"open_at_kills_charged": charges.charged_open},
             **{"engines_made": asdict(made), "rest": rest, "rest_at_most": round(bound)},
             **{"one_second": round(second), "requests": dict(charges.kinds), "unread_max": unread, "budget": budget},
         }

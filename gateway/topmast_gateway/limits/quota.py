@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from topmast_gateway.identity.caller import Account, Caller, Limits
 from topmast_gateway.limits import periods
@@ -36,6 +36,27 @@ class HeldByRequests:
 
     streams: int = 0
     tokens: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """What one open request holds: `tokens` by estimate, of which `held` are not charged yet."""
+
+    accounts: tuple[Account, ...]
+    usage: TokenUsage
+    tokens: int
+    minute: str  # that its rates were charged in
+    headers: tuple[Header, ...]  # that tell the caller what is left
+    charged: int = 0
+    held: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.held = self.tokens
+
+    @property
+    def used(self) -> int:
+        """Tokens so far."""
+        return self.usage.prompt + self.usage.output
 
 
 class QuotaEnforcer:
@@ -67,19 +88,33 @@ class QuotaEnforcer:
                     del self._arriving[account.key]
 
     @contextmanager
-    def reserved(self, caller: Caller, tokens: int, usage: TokenUsage) -> Iterator[tuple[Header, ...]]:
+    def reserved(self, caller: Caller, tokens: int, usage: TokenUsage) -> Iterator[Reservation]:
         """Hold one request and `tokens` while the block runs, then charge what `usage` says.
 
-        Gives the headers that tell the caller what is left; a 429 when a limit would be crossed.
+        A 429 when a limit would be crossed.
         """
         accounts = caller.accounts
         minute = self._admit(accounts, tokens)
+        reservation = Reservation(accounts, usage, tokens, minute, self._headers(accounts))
         try:
-            yield self._headers(accounts)
+            yield reservation
         finally:
-            now = self._clock()
-            for account in accounts:
-                self._settle(account, tokens, usage.prompt + usage.output, minute, now)
+            self._settle(reservation)
+
+    def charge_open(self, reservation: Reservation) -> int:
+        """Count what an open request has used since the last time, as far as that is known; returns how much.
+
+        So what a gateway that is killed had open is charged but for the last moment.
+        """
+        more = reservation.used - reservation.charged if reservation.usage.exact else 0
+        if more <= 0:
+            return 0
+        for account in reservation.accounts:
+            self._count(account, more)
+            self.open[account.key].tokens -= min(more, reservation.held)
+        reservation.held -= min(more, reservation.held)
+        reservation.charged += more
+        return more
 
     def used(self, account: Account | Caller) -> int:
         """Tokens of the current budget period, without what is reserved."""
@@ -142,20 +177,28 @@ class QuotaEnforcer:
             taken = self.used(account) + held.tokens
             check_budget(who, taken, limits.budget_tokens, needed, limits.budget_period, now)
 
-    def _settle(self, account: Account, reserved: int, used: int, minute: str, now: float) -> None:
-        own = self.open[account.key]
-        own.streams -= 1
-        own.tokens -= reserved
-        if own.streams == 0:
-            del self.open[account.key]
-        for kind in {*_COUNTED, account.limits.budget_period}:
-            if kind in _COUNTED or account.limits.budget_tokens is not None:
-                self._counters.add(account.key, periods.name(kind, now), requests=1, charged=used)
-        if _has_rates(account.limits):
-            # What was reserved too much is given back to its own minute, as long as that one counts at all.
-            if used < reserved and periods.is_kept(minute, periods.oldest_kept(now)):
-                self._counters.add(account.key, minute, refunded=reserved - used)
-            self._counters.add(account.key, periods.name("minute", now), charged=max(0, used - reserved))
+    def _settle(self, reservation: Reservation) -> None:
+        now, used, reserved = self._clock(), reservation.used, reservation.tokens
+        for account in reservation.accounts:
+            own = self.open[account.key]
+            own.streams -= 1
+            own.tokens -= reservation.held
+            if own.streams == 0:
+                del self.open[account.key]
+            self._count(account, used - reservation.charged, requests=1)
+            if _has_rates(account.limits):
+                # What was reserved too much is given back to its own minute, as long as that one counts at all.
+                if used < reserved and periods.is_kept(reservation.minute, periods.oldest_kept(now)):
+                    self._counters.add(account.key, reservation.minute, refunded=reserved - used)
+                self._counters.add(account.key, periods.name("minute", now), charged=max(0, used - reserved))
+
+    def _count(self, account: Account, tokens: int, requests: int = 0) -> None:
+        """In the current periods. Tokens below zero take back what was charged too early."""
+        now, limits = self._clock(), account.limits
+        kinds = {*_COUNTED, limits.budget_period} if limits.budget_tokens is not None else _COUNTED
+        for kind in kinds:
+            period = periods.name(kind, now)
+            self._counters.add(account.key, period, requests=requests, charged=max(0, tokens), refunded=max(0, -tokens))
 
     def _headers(self, accounts: tuple[Account, ...]) -> tuple[Header, ...]:
         """Of each limit that both have, a caller is told the one of which less is left."""

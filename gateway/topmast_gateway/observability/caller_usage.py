@@ -31,6 +31,7 @@ class UsageRecord:
     seconds: float
     queued_s: float
     team: str = ""
+    charged_before: int = 0  # tokens, while it was open
 
 
 class CallerUsage:

@@ -51,6 +51,11 @@ class UsageLog:
         """Take one line, without waiting for anything."""
         self._lines.write(_line(record, self._replica))
 
+    def write_open(self, at: float, caller: str, team: str, model: str, charged: int) -> None:
+        """What open requests of a caller have used since the last such line; their own lines say the rest."""
+        if charged:
+            self._lines.write(_open_line(at, caller, team, model, charged, self._replica))
+
     def close(self) -> None:
         """Write what is left, for a moment."""
         self._lines.close()
@@ -94,7 +99,7 @@ def replay(path: Path, now: float) -> list[list[Any]]:
                                 tokens[charge.replica, account, name] += charge.charged
     except OSError as error:
         log.error("the usage log %s cannot be read (%s): budgets start from what other gateways know", path, error)
-    return [[*entry, 0, used, 0] for entry, used in tokens.items()]
+    return [[*entry, 0, used, 0] for entry, used in tokens.items() if used > 0]
 
 
 class _Charge(msgspec.Struct):
@@ -122,9 +127,23 @@ def _charge(line: bytes) -> _Charge | None:
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return None
     fits = (
-        0 < found.charged <= _LARGEST and max(len(found.replica), len(found.caller), len(found.team)) <= _LONGEST_NAME
+        abs(found.charged) <= _LARGEST and max(len(found.replica), len(found.caller), len(found.team)) <= _LONGEST_NAME
     )
-    return found if fits and 0 <= found.at < _LAST_TIME else None
+    return found if fits and found.charged and 0 <= found.at < _LAST_TIME else None
+
+
+def _open_line(at: float, caller: str, team: str, model: str, charged: int, replica: str) -> bytes:
+    fields = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)),
+        "at": round(at, 3),
+        "caller": caller,
+        **({"team": team} if team else {}),
+        "model": model,
+        "charged": charged,
+        "finish": "open",
+        "replica": replica,
+    }
+    return json.dumps(fields).encode() + b"\n"
 
 
 def _line(record: UsageRecord, replica: str) -> bytes:
@@ -139,7 +158,7 @@ def _line(record: UsageRecord, replica: str) -> bytes:
         "prompt": usage.prompt,
         "cached": usage.cached,
         "output": usage.output,
-        "charged": usage.prompt + usage.output,
+        "charged": usage.prompt + usage.output - record.charged_before,
         "exact": usage.exact,
         "status": record.status,
         "finish": record.finish,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from topmast_gateway.config import SharingConfig
 from topmast_gateway.identity.caller import Caller
 from topmast_gateway.identity.shared_token import SharedToken
 from topmast_gateway.limits.counters import Counters
-from topmast_gateway.limits.quota import QuotaEnforcer
+from topmast_gateway.limits.quota import QuotaEnforcer, Reservation
 from topmast_gateway.limits.replication import CounterReplication
 from topmast_gateway.limits.token_estimate import TokenEstimator
 from topmast_gateway.messages.completion import CompletionRequest
@@ -30,6 +31,9 @@ from topmast_gateway.observability.access_log import RequestRecord
 from topmast_gateway.observability.caller_usage import CallerUsage, UsageRecord
 from topmast_gateway.observability.usage_log import UsageLog, replay
 
+_CHARGE_EVERY_S = 0.5
+_AT_ONCE = 200  # open requests are charged; then others have the loop
+
 
 @dataclass(slots=True)
 class Service:
@@ -37,6 +41,7 @@ class Service:
 
     began_at: float | None = None
     queued_s: float = 0.0
+    charged: int = 0  # while it was open
 
     def seconds(self) -> float:
         """Since it got a slot."""
@@ -54,6 +59,7 @@ class Accounting:
         self.caller_usage = CallerUsage(waiting)
         self.estimates = TokenEstimator()
         self._log: UsageLog | None = None
+        self._open: dict[Reservation, tuple[Caller, RequestRecord]] = {}
         self.caught_up = False  # with what was used before this process began
 
     def arriving(self, caller: Caller) -> AbstractContextManager[None]:
@@ -71,8 +77,9 @@ class Accounting:
         usage, service = record.usage, Service()
         finish, status = "answered", None
         try:
-            with self.quota.reserved(caller, request.tokens, usage) as left:
-                writer.extra_headers += left
+            with self.quota.reserved(caller, request.tokens, usage) as reservation:
+                writer.extra_headers += reservation.headers
+                self._open[reservation] = caller, record
                 gone = False
                 try:
                     yield service
@@ -80,6 +87,8 @@ class Accounting:
                     gone = True
                     raise
                 finally:
+                    del self._open[reservation]
+                    service.charged = reservation.charged
                     if gone and writer.status is None:
                         self._charge_unseen(request, writer, record, service)
                     else:
@@ -109,6 +118,7 @@ class Accounting:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._catch_up())
             group.create_task(self.replication.follow(self._sharing.peers, client, token))
+            group.create_task(self._charge_open())
 
     async def close(self) -> None:
         """Write the last lines of the usage log."""
@@ -119,6 +129,22 @@ class Accounting:
         if (where := self._sharing.usage_log) not in (None, "-"):
             await self.replication.take_over(await asyncio.to_thread(replay, Path(where), time.time()))
         self.caught_up = True
+
+    async def _charge_open(self) -> None:
+        """Again and again, so that a gateway that is killed takes less than a second of what is open with it."""
+        while True:
+            await asyncio.sleep(_CHARGE_EVERY_S)
+            more: Counter[tuple[str, str, str]] = Counter()
+            for number, reservation in enumerate(list(self._open)):
+                if number % _AT_ONCE == _AT_ONCE - 1:
+                    await asyncio.sleep(0)
+                if (found := self._open.get(reservation)) is not None:
+                    caller, record = found
+                    team = caller.team.name if caller.team else ""
+                    more[caller.name, team, record.model] += self.quota.charge_open(reservation)
+            if self._log:
+                for (name, team, model), tokens in more.items():
+                    self._log.write_open(time.time(), name, team, model, tokens)
 
     def _write_down(
         self,
@@ -140,6 +166,7 @@ class Accounting:
             finish=finish,
             seconds=time.monotonic() - record.arrived_at,
             queued_s=service.queued_s,
+            charged_before=service.charged,
         )
         self.caller_usage.count(entry)
         if self._log:

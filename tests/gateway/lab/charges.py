@@ -1,7 +1,7 @@
 """Whether gateways charged what engines made and clients got, though some of them were killed.
 
 Compared are the gateways' usage logs, the engines' own accounts and the clients' answers, request by request. A killed
-gateway writes no more: what it had open is charged to nobody, and is counted here.
+gateway writes no more: what it had open has no line of its own, and is charged by its callers' lines of open requests.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def lines_of(usage_logs: Iterable[Path]) -> list[dict[str, Any]]:
 class Charges:
     """`wrong` says what contradicts what; the rest is what kills explain.
 
-    `charged` is the sum of the usage logs, `uncharged` what engines made for requests without a line there. Requests
+    `charged` is the sum of the lines of requests in the usage logs, `uncharged` what engines made for requests without
+    one, and `charged_open` what was charged for these while they were open. Requests
     are counted by `kinds`: "open" at a kill; "unwritten", whose answer was whole a moment before; "late", which had
     their line and lost their last bytes; "refused" by a gateway that was away; "unknown", of which no engine has an
     account, as it had not got them or died, too: of these at most `unknown` tokens were made. `unread` is, for each
@@ -43,11 +44,14 @@ class Charges:
         self, log: Log, expected: Mapping[int, Answer], usage_logs: Iterable[Path], engine_logs: Iterable[Path]
     ) -> None:
         """`expected` are the undisturbed answers, of the same engines."""
-        lines = lines_of(usage_logs)
+        written = lines_of(usage_logs)
+        lines = [line for line in written if line["finish"] != "open"]
         self._log, self._expected = log, expected
         self._lines = {line["request"]: line for line in lines}
         self._engines = by_request(engine_logs)
         self.charged, self.uncharged = sum(map(_charged, lines), Tokens()), Tokens()
+        total = self.charged.prompt + self.charged.output
+        self.charged_open = sum(line["charged"] for line in written) - total
         self.kinds, self.unknown, self.unread = Counter[str](), 0, list[int]()
         times = Counter(line["request"] for line in lines)
         self.wrong = [f"{request} was charged {count} times" for request, count in times.items() if count > 1]

@@ -159,8 +159,8 @@ def test_requests_per_minute_slide_and_the_headers_say_where_they_stand() -> Non
     caller = a_caller(requests_per_minute=10)
     clock.now += 30
     for left in range(9, -1, -1):
-        with quota.reserved(caller, 1, TokenUsage()) as headers:
-            told = dict(headers)
+        with quota.reserved(caller, 1, TokenUsage()) as reservation:
+            told = dict(reservation.headers)
             assert told[b"x-ratelimit-limit-requests"] == b"10"
             assert told[b"x-ratelimit-remaining-requests"] == b"%d" % left
             assert told[b"x-ratelimit-reset-requests"] == b"1m30s"
@@ -225,8 +225,8 @@ def test_what_a_peer_has_reserved_counts_against_the_budget() -> None:
 
 def test_who_has_no_limits_is_not_refused_and_counted_by_day_and_month_alone() -> None:
     quota, counters, _ = a_ledger()
-    with quota.reserved(Caller("free"), 10**9, TokenUsage(prompt=5)) as headers:
-        assert headers == () and quota.held("free") == HeldByRequests(1, 10**9)
+    with quota.reserved(Caller("free"), 10**9, TokenUsage(prompt=5)) as reservation:
+        assert reservation.headers == () and quota.held("free") == HeldByRequests(1, 10**9)
     assert quota.open == {} and {row[2]: row[3:5] for row in counters.changes()[0]} == {
         "2027-01-15": (1, 5),
         "2027-01": (1, 5),
@@ -267,15 +267,15 @@ def test_a_team_s_limits_are_shared_by_its_callers_and_each_one_s_own_count_besi
 
 def test_the_headers_tell_the_limit_of_which_less_is_left() -> None:
     quota, _, _ = a_ledger()
-    with quota.reserved(ALICE, 10, TokenUsage()) as headers:
-        told = dict(headers)
+    with quota.reserved(ALICE, 10, TokenUsage()) as reservation:
+        told = dict(reservation.headers)
     assert told[b"x-ratelimit-limit-budget"] == b"800" and told[b"x-ratelimit-limit-requests"] == b"3"
     use(quota, BOB, 500, 500, 0)
     quota._clock.now += 120  # type: ignore[attr-defined]
-    with quota.reserved(ALICE, 10, TokenUsage()) as headers:
-        told = dict(headers)
+    with quota.reserved(ALICE, 10, TokenUsage()) as reservation:
+        told = dict(reservation.headers)
     assert (told[b"x-ratelimit-limit-budget"], told[b"x-ratelimit-remaining-budget"]) == (b"1000", b"490")
-    assert len(told) == len(headers)
+    assert len(told) == len(reservation.headers)
 
 
 def test_a_caller_is_told_its_own_use_and_its_team_s_and_nobody_else_s() -> None:
@@ -294,3 +294,25 @@ def test_a_caller_is_told_its_own_use_and_its_team_s_and_nobody_else_s() -> None
     assert set(team["limits"]) == {"requests", "tokens", "budget"}
     alone = json.loads(usage_report(Caller("carol"), quota))
     assert (alone["limits"], alone["day"]["tokens"]) == ({}, 0) and "team" not in alone
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.booleans()), max_size=12), st.integers(1, 300), st.integers(0, 300))
+def test_what_is_charged_while_a_request_is_open_and_at_its_end_is_what_it_used(
+    steps: list[tuple[int, bool]], reserved: int, corrected: int
+) -> None:
+    """A gateway that was killed had charged nothing of what was open, however long that had run."""
+    quota, counters, _ = a_ledger()
+    caller, usage = Caller("alice", limits=Limits(budget_tokens=10**6, tokens_per_minute=10**6)), TokenUsage()
+    with quota.reserved(caller, reserved, usage) as reservation:
+        for tokens, known in steps:
+            usage.output, usage.exact = usage.output + tokens, known
+            before = quota.used(caller)
+            more = quota.charge_open(reservation)
+            assert more == (reservation.used - before if known else 0) and quota.used(caller) == before + more
+            held = quota.held("alice").tokens
+            assert held == max(0, reserved - quota.used(caller)), "what is charged is not held beside it"
+        if corrected < usage.output:
+            usage.output = corrected  # another engine, without a journal, counts in another way
+    assert quota.used(caller) == usage.output and quota.open == {}
+    minute = periods.name("minute", NOON)
+    assert counters.tokens("alice", minute) == usage.output
