@@ -107,6 +107,7 @@ class EngineFailed(UpstreamFailure):
         self.answer = answer
 
 
+_TOO_LATE = "deadline_exceeded"  # the request's own time is over
 _FAILED = (500, 502, 504)  # of a 5xx: what may be the pod's fault, and not the request's
 
 
@@ -119,6 +120,8 @@ def failure_of(answer: EngineAnswer) -> UpstreamFailure | None:
         return TokenRejected(error.message[:300]) if error.code == REFUSED else None
     if error.code == "engine_lost":
         return EngineGone(error.code)
+    if error.code == _TOO_LATE:
+        return None
     if answer.status in _FAILED:
         return EngineFailed(answer, error.code[:100])
     return NotServing(error.code) if error.code in ("not_ready", "draining", "engine_failed") else EngineFull(answer)

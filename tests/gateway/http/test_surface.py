@@ -63,6 +63,7 @@ TARGETS = [
     f"{prefix}{route}"
     for route in ("metrics", "healthz", "readyz", "usage", "state", "drain", "sleep", "wake")
     for prefix in BEFORE
+    if f"{prefix}{route}" != "/v1/usage"  # which is a route: what the caller itself has used
 ] + [
     "/%6detrics", "/metrics/", "/METRICS", "/metrics?x=/v1/models", "/metrics%00", "/metrics;/v1/models",
     "/v1%2f..%2fmetrics",

@@ -42,9 +42,9 @@ class Replica:
         self.gateway.close()
 
     def wrote_all(self) -> bool:
-        """Whether everything that this process has charged is in its usage log."""
+        """Whether every request that this process has charged at its end is in its usage log."""
         here = self.gateway.usage()["replica"]
-        lines = [line for line in lines_of([self.usage_log]) if line["replica"] == here]
+        lines = [line for line in lines_of([self.usage_log]) if line["replica"] == here and line["finish"] != "open"]
         return self.gateway.metric("topmast_gateway_caller_requests_total") == len(lines)
 
     def charged(self, caller: str) -> int:
