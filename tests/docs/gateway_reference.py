@@ -120,10 +120,7 @@ def flag_table() -> str:
 
 
 def _flag(action: argparse.Action) -> str:
-    if action.choices:
-        value = "\\|".join(map(str, action.choices))
-    else:
-        value = str(action.metavar or "N")
+    value = "\\|".join(map(str, action.choices)) if action.choices else str(action.metavar or "N")
     unset = action.default is None or action.default == [] or action.default == ""
     usual = f"{action.default:g}" if isinstance(action.default, float) else str(action.default)
     default = "required" if action.required else "" if unset else f"`{usual}`"

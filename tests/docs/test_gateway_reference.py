@@ -26,7 +26,7 @@ def test_every_error_code_is_explained_and_no_other() -> None:
 
 def test_a_code_that_is_no_literal_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "new.py").write_text("def answer(code):\n    raise ApiError(400, code, 'no')\n")
-    with pytest.raises(ValueError, match="new.py:2: write the code as a literal"):
+    with pytest.raises(ValueError, match=r"new\.py:2: write the code as a literal"):
         gateway_reference.error_codes(tmp_path)
 
 
