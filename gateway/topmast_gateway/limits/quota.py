@@ -70,7 +70,7 @@ class QuotaEnforcer:
     def reserved(self, caller: Caller, tokens: int, usage: TokenUsage) -> Iterator[tuple[Header, ...]]:
         """Hold one request and `tokens` while the block runs, then charge what `usage` says.
 
-        Gives the headers that tell the caller what is left; a 429 when a limit would be crossed.
+        Gives the headers that show the caller what is left; a 429 when a limit would be crossed.
         """
         accounts = caller.accounts
         minute = self._admit(accounts, tokens)
@@ -158,7 +158,7 @@ class QuotaEnforcer:
             self._counters.add(account.key, periods.name("minute", now), charged=max(0, used - reserved))
 
     def _headers(self, accounts: tuple[Account, ...]) -> tuple[Header, ...]:
-        """Of each limit that both have, a caller is told the one of which less is left."""
+        """Of each limit that both have, a caller sees the one of which less is left."""
         tightest: dict[str, Left] = {}
         for left in (left for account in accounts for left in self.left(account)):
             if left.what not in tightest or left.remaining < tightest[left.what].remaining:
