@@ -1,6 +1,7 @@
 """Simulates the gateway's choice of a pod over a trace of prompts, beside other policies: one command.
 
-    python bench/routing.py TRACE              JSON and picture into bench/results/, tables into docs/gateway.md
+    python bench/routing.py TRACE              JSON and picture into bench/results/, tables into
+                                               docs/reference/routing-measurements.md
     python bench/routing.py TRACE --results D  the same into another folder, docs untouched
 
 TRACE is a file of Mooncake's format: a JSON object a line with timestamp (ms), input_length, output_length, and
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-DOCS = HERE.parent / "docs" / "gateway.md"
+DOCS = HERE.parent / "docs" / "reference" / "routing-measurements.md"
 RESULTS = HERE / "results"
 
 

@@ -1,4 +1,4 @@
-"""All runs over one trace, the bars they have to clear, and the table of docs/gateway.md."""
+"""All runs over one trace, the bars they have to clear, and the tables of docs/reference/routing-measurements.md."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def bars(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def write_table(page: Path, report: dict[str, Any]) -> None:
-    """Replace the generated part of docs/gateway.md."""
+    """Replace the generated part of docs/reference/routing-measurements.md."""
     text = page.read_text()
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)

@@ -42,7 +42,7 @@ def main() -> int:
         return _failed(f"cannot listen on {where}: {error.strerror or error}; choose free ports")
     config = read_config(flags, flags.keys_namespace or own_namespace())
     access_log = AccessLog(flags.access_log) if flags.access_log != "off" else None
-    gc.freeze()  # what the imports made lives for ever; a full collection over it would stop every stream
+    gc.freeze()  # what the imports created lives for ever; a full collection over it would stop every stream
     try:
         uvloop.run(
             serve(public, admin, config, access, SharedToken(flags.shared_token_file), tokens, access_log, tracing)

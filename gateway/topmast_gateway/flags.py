@@ -32,63 +32,73 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         type=_name,
         metavar="NS",
-        help="serve this one; repeatable; default: all",
+        help="serve the models of this namespace; repeatable; default: of all",
     )
     add("--keys-secret", required=True, type=_name, metavar="NAME", help="the Secret of API keys")
-    add("--keys-namespace", type=_name, metavar="NS", help="where it is; default: the pod's own")
+    add("--keys-namespace", type=_name, metavar="NS", help="the namespace of that Secret; default: the pod's own")
     add(
         "--snapshot",
         type=Path,
         metavar="FILE",
-        help="keep what is known of the cluster there, to start from while the API server is away; default: nowhere",
+        help="keep models, pods and hashes of keys there, to start from while the API server is away; default: nowhere",
     )
     _add_access(flags)
-    add("--host", default="::", help="default :: is every address, of IPv4 and IPv6")
-    add("--port", default=8080, type=_port)
-    add("--admin-host", default="::")
-    add("--admin-port", default=8081, type=_port)
+    add("--host", default="::", metavar="ADDRESS", help="of the public port; :: is every address of IPv4 and IPv6")
+    add("--port", default=8080, type=_port, help="of the API (default %(default)s)")
+    add("--admin-host", default="::", metavar="ADDRESS", help="of the admin port (default %(default)s)")
+    add("--admin-port", default=8081, type=_port, help="metrics and probes (default %(default)s)")
     add(
         "--hold-s",
         default=60.0,
         type=_seconds,
-        help="wait for a pod when none is ready (default %(default)s)",
+        help="longest wait for a pod while none is ready (default %(default)s)",
     )
     add(
         "--resume-hold-s",
         default=300.0,
         type=_seconds,
-        help="the same for an answer that was started (default %(default)s)",
+        help="longest wait for a pod that continues a started answer (default %(default)s)",
     )
     add(
         "--operator-url",
         default="",
         type=_url,
         metavar="URL",
-        help="who wakes models that sleep; default: nobody",
+        help="the operator, which wakes models that sleep; default: none, they are not woken",
     )
-    add("--shared-token-file", type=Path, metavar="PATH", help="the token by which operator and gateways know us")
-    add("--signing-key", type=Path, metavar="PATH", help="PEM of the Ed25519 key by which engines know this gateway")
+    add("--shared-token-file", type=Path, metavar="PATH", help="the token that operator and gateways share")
+    add("--signing-key", type=Path, metavar="PATH", help="PEM of the Ed25519 key that signs tokens for engines")
     add(
         "--silence-s",
         default=5.0,
         type=_positive,
-        help="longest silence of an engine of ours (default %(default)s)",
+        help="longest silence of an engine that keeps a journal (default %(default)s)",
     )
     add(
         "--progress-timeout-s",
         default=120.0,
         type=_positive,
-        help="longest silence of a stream (default %(default)s)",
+        help="longest silence of any other stream (default %(default)s)",
     )
     add(
         "--answer-timeout-s",
         default=1200.0,
         type=_positive,
-        help="longest wait for an answer that is not streamed (default %(default)s)",
+        help="longest wait for any other answer that is not streamed (default %(default)s)",
     )
-    add("--log-format", choices=logs.FORMATS, default="text", help="of all but the access log (default %(default)s)")
-    add("--access-log", default="-", metavar="WHERE", help="a file, - for standard output (default), or off")
-    add("--max-streams", default=2000, type=_count, help="requests at once (default %(default)s)")
+    add(
+        "--log-format",
+        choices=logs.FORMATS,
+        default="text",
+        help="format of all but the access log (default %(default)s)",
+    )
+    add(
+        "--access-log",
+        default="-",
+        metavar="WHERE",
+        help="a JSON line for every request: a file, - for standard output (default), or off",
+    )
+    add("--max-streams", default=2000, type=_count, help="requests that are open at once (default %(default)s)")
     add(
         "--drain-notice-s",
         default=3.0,
@@ -99,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
         "--drain-timeout-s",
         default=600.0,
         type=_positive,
-        help="then let open streams finish (default %(default)s)",
+        help="longest wait for open requests after that (default %(default)s)",
     )
     _add_sharing(flags)
     return flags
@@ -122,28 +132,51 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
         metavar="CIDR",
         help="believe X-Forwarded-For of these; repeatable; default: of nobody",
     )
-    add("--cors-origin", action="append", default=[], type=_origin, metavar="ORIGIN", help="repeatable; * is any")
+    add(
+        "--cors-origin",
+        action="append",
+        default=[],
+        type=_origin,
+        metavar="ORIGIN",
+        help="pages of this origin may call; repeatable; * is any",
+    )
     add("--tls-cert", type=Path, metavar="FILE", help="PEM chain; with --tls-key the public port speaks TLS only")
-    add("--tls-key", type=Path, metavar="FILE")
+    add("--tls-key", type=Path, metavar="FILE", help="PEM of its private key")
     add("--jwt-jwks", metavar="FILE_OR_URL", help="accept tokens that these keys sign, beside API keys")
     add("--jwt-issuer", metavar="ISS", help="the `iss` of every token")
     add("--jwt-audience", metavar="AUD", help="what `aud` of every token must name")
-    add("--jwt-name-claim", default="sub", metavar="CLAIM", help="who it is (default %(default)s)")
-    add("--jwt-models-claim", default="topmast_models", metavar="CLAIM", help="list of patterns (default %(default)s)")
+    add(
+        "--jwt-name-claim", default="sub", metavar="CLAIM", help="the claim that names the caller (default %(default)s)"
+    )
+    add(
+        "--jwt-models-claim",
+        default="topmast_models",
+        metavar="CLAIM",
+        help="the claim with patterns of models (default %(default)s)",
+    )
     add(
         "--jwt-default-models",
         action="append",
         default=[],
         type=_pattern,
         metavar="PATTERN",
-        help="for tokens without that claim; repeatable; default: none, they are refused",
+        help="models for tokens without that claim; repeatable; default: none, they are refused",
     )
-    add("--jwt-team-claim", metavar="CLAIM", help="whose limits a token shares, by an entry team.NAME; default: none")
-    add("--jwt-requests-per-minute", type=_count, metavar="N", help="for each name")
-    add("--jwt-tokens-per-minute", type=_count, metavar="N", help="for each name")
-    add("--jwt-budget-tokens", type=_count, metavar="N", help="for each name, per --jwt-budget-period")
-    add("--jwt-budget-period", choices=("day", "month", "total"), default="month", help="UTC (default %(default)s)")
-    add("--jwt-max-streams", type=_count, metavar="N", help="for each name")
+    add(
+        "--jwt-team-claim",
+        metavar="CLAIM",
+        help="the claim that names a team, whose limits the token shares; default: none",
+    )
+    add("--jwt-requests-per-minute", type=_count, metavar="N", help="limit for each name")
+    add("--jwt-tokens-per-minute", type=_count, metavar="N", help="limit for each name")
+    add("--jwt-budget-tokens", type=_count, metavar="N", help="budget of each name, per --jwt-budget-period")
+    add(
+        "--jwt-budget-period",
+        choices=("day", "month", "total"),
+        default="month",
+        help="of the calendar, UTC (default %(default)s)",
+    )
+    add("--jwt-max-streams", type=_count, metavar="N", help="requests of each name that are open at once")
 
 
 def _add_sharing(parser: argparse.ArgumentParser) -> None:
@@ -152,15 +185,15 @@ def _add_sharing(parser: argparse.ArgumentParser) -> None:
         "--requests-per-pod",
         default=32,
         type=_count,
-        help="in flight before others wait here (default %(default)s)",
+        help="requests at a pod that does not report how many it runs (default %(default)s)",
     )
     add(
         "--queue-s",
         default=30.0,
         type=_positive,
-        help="longest wait for a place at a pod while all are taken (default %(default)s)",
+        help="longest wait in the queue while every pod is busy (default %(default)s)",
     )
-    add("--queue-requests", default=512, type=_count, help="that may wait for one model (default %(default)s)")
+    add("--queue-requests", default=512, type=_count, help="requests in the queue of one model (default %(default)s)")
     add("--peers", type=_host_and_port, metavar="NAME:PORT", help="admin ports of all gateways, to add up their usage")
     add(
         "--cache-isolation",

@@ -155,7 +155,7 @@ class _Signals:
         (self._hurry if self.leave.is_set() else self.leave).set()
 
     async def hurry_or(self, seconds: float | None, task: asyncio.Task[None] | None = None) -> None:
-        """Return after `seconds`, at the end of the task, or when told to hurry; the latter cancels the task."""
+        """Return after `seconds`, at the end of the task, or when asked to hurry; the latter cancels the task."""
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait({hurry, task} if task else {hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if task and hurry.done():

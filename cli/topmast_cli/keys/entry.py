@@ -1,4 +1,4 @@
-"""An entry of the Secret of API keys: made and shown here, read by the gateway, described in docs/gateway.md.
+"""An entry of the Secret of API keys, which the gateway reads; docs/gateway/authentication.md describes it.
 
 A key without terms is `sha256:<hex>` alone, as it always was; with terms it is a JSON object that holds that hash.
 """

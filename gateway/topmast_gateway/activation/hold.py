@@ -32,7 +32,7 @@ _NOTIFY_AFTER_S, _NOTIFY_EVERY_S = 3.0, 1.0
 class Hold:
     """Its clock runs from the first trouble to the next progress. `with`: for as long as the request is worked on.
 
-    `fallback_is_ready` tells whether another model would answer at once.
+    `fallback_is_ready` says whether another model would answer at once.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Hold:
         elif model.sleeps and own_s is not None:
             longest_s = own_s + self._waited_s()
         elif model.sleeps and self._state.request.stream:
-            longest_s = timeouts.answer_s  # comments keep its connection alive, and tell what it waits for
+            longest_s = timeouts.answer_s  # comments keep its connection alive, and say what it waits for
         left_s = longest_s - self._waited_s()
         return left_s if own_s is None else min(left_s, own_s)
 
@@ -101,7 +101,7 @@ class Hold:
     async def look(self) -> float:
         """In the queue, again and again: seconds for which it may stay there; an ApiError when it may not.
 
-        At least every half second, because a model that sleeps has to be called, and who waits told.
+        At least every half second, because a model that sleeps has to be called, and who waits gets a comment.
         """
         now, route = asyncio.get_running_loop().time(), self.route()
         passed_s, self._looked_at = 0.0 if self._looked_at is None else now - self._looked_at, now
@@ -146,7 +146,7 @@ class Hold:
         return refusals.no_pod(route.model, name, status, self._waited_s())
 
     async def _look_for_pod(self, route: Route) -> float:
-        """What is to be done while there is none; seconds for which it may go on."""
+        """What is to be done while there is none; seconds for which it may wait."""
         self._has_waited = True
         self._count_held(True)
         model, started = route.model, self._state.started
@@ -163,7 +163,7 @@ class Hold:
         return left_s
 
     def _notify(self, text: str) -> None:
-        """Tell who waits for a stream that there is still somebody there, and why it takes so long."""
+        """Show who waits for a stream that there is still somebody there, and why it takes so long."""
         writer = self._state.writer
         longest_s = _NOTIFY_AFTER_S if writer.status is None else _NOTIFY_EVERY_S
         if self._state.request.stream and writer.idle_s() >= longest_s:

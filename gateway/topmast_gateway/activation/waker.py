@@ -1,6 +1,6 @@
 """Calls the operator for a model that sleeps: once per model and few seconds, however many requests wait for it.
 
-A call that fails is made again while somebody waits, and is no error to a client: without an operator everything is as
+A call that fails is repeated while somebody waits, and is no error to a client: without an operator everything is as
 if no model could be woken.
 """
 
@@ -22,7 +22,7 @@ from topmast_gateway.routing.model_table import Model
 EVERY_S = 3.0
 _TIMEOUT = aiohttp.ClientTimeout(total=5, sock_connect=2)
 _WAIT_S = 1.0  # of a request, for the answer to a call: a pod may turn up meanwhile
-_FRESH_S = 10.0  # an answer tells more than a status that still says asleep for so long
+_FRESH_S = 10.0  # an answer says more than a status that still says asleep for so long
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Waker:
             await asyncio.wait({state.call}, timeout=_WAIT_S)
 
     def status(self, model: Model) -> ModelStatus:
-        """What to tell those who wait: the model's status, unless the operator's answer is newer."""
+        """What to say to those who wait: the model's status, unless the operator's answer is newer."""
         state = self._states.get(model.key)
         if model.status.asleep and state and time.monotonic() - state.accepted_at < _FRESH_S:
             return ModelStatus("waking", due=state.due)
@@ -75,7 +75,7 @@ class Waker:
         finally:
             state.call, state.next_at = None, time.monotonic() + EVERY_S
         self._metrics.wake_calls.labels(model, result).inc()
-        if result != state.result:  # once per turn of events, not once per call
+        if result != state.result:  # once per change, not once per call
             level = logging.INFO if result == "accepted" else logging.WARNING
             log.log(level, "%s is called at the operator: %s%s", model, result, why and f": {why}")
             state.result = result

@@ -48,7 +48,7 @@ class AnswerState:
 
     @property
     def tokens_kept(self) -> int:
-        """Tokens that need not be made again."""
+        """Tokens that need not be generated again."""
         return 0 if self.journal is None else len(self.journal.token_ids)
 
     @property
@@ -73,7 +73,7 @@ class AnswerState:
         return {**self._headers, TIMEOUT: f"{left_s:.3f}"}
 
     def body(self) -> bytes | bytearray:
-        """For the next try, which continues after what was made."""
+        """For the next try, which continues after what was generated."""
         if self.journal is None:
             return self.request.body
         self.journal.restart()
@@ -85,7 +85,7 @@ class AnswerState:
             self._interrupted_at, self._kept_then = time.monotonic(), self.tokens_kept
 
     def note_first_token(self) -> None:
-        """The answer has begun; saying it twice changes nothing."""
+        """The answer has started; saying it twice changes nothing."""
         if self.first_token_at is None:
             self.first_token_at = time.monotonic()
 

@@ -30,7 +30,7 @@ class _Wrong(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineError:
-    """An engine's own error after its journal had begun; `body` is OpenAI's envelope."""
+    """An engine's own error after its journal had started; `body` is OpenAI's envelope."""
 
     status: int
     retry_after_s: int
@@ -54,7 +54,7 @@ class Journal:
 
     def __init__(self, usage: TokenUsage, *, whole: bool) -> None:
         self.token_ids: list[int] = []
-        self.created = 0  # Unix time of the answer's beginning, which all its parts must tell
+        self.created = 0  # Unix time of the answer's beginning, which all its parts must carry
         self.done = False
         self.error: EngineError | None = None
         self.wrong = ""  # why this is no journal; it repeats nothing of it, which may be somebody's answer

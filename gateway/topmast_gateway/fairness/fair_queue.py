@@ -1,7 +1,7 @@
 """Who goes next at one model, and who may wait: priorities above fair shares, and a bounded queue.
 
 Pure: the clock is an argument, and dispatcher.py does the waiting. A lower priority that has waited long enough gets
-one turn in PASSES + 1: it never starves, and costs the higher ones a known part. Where several callers come, places are
+one slot in PASSES + 1: it never starves, and costs the higher ones a known part. Where several callers come, places are
 kept for those below their share, who would wait for a noisy one's answers to end otherwise, and a noisy one's prompts
 go one after another, because engines compute them in the order of their arrival.
 """
@@ -19,7 +19,7 @@ from topmast_gateway.identity.caller import Caller, Priority
 STARVED_AFTER_S: Final = 10.0  # a priority that has waited this long is no longer passed over without end
 PASSES: Final = 7  # higher ones that are served before it is
 ACTIVE_S: Final = 10.0  # a caller counts as one who comes for so long after its last request
-# An engine with a journal tells a prompt's size at once; of others nobody knows when they begin.
+# An engine with a journal reports a prompt's size at once; of others nobody knows when they begin.
 JOURNAL_GRACE_S: Final = 0.1
 _PLACES_PER_PROMPT: Final = 32  # that is not computed yet, beside which a noisy caller gets no further slot
 _MEASURE_S: Final = 0.05  # how often running requests are charged
@@ -28,7 +28,7 @@ _DRAIN_SAMPLES: Final = 32  # from so many the speed of the queue is known
 
 @dataclass(frozen=True, slots=True)
 class QueueFull:
-    """No place in the queue. `own` tells whether the caller itself fills its share of it."""
+    """No place in the queue. `own` says whether the caller itself fills its share of it."""
 
     own: bool
 

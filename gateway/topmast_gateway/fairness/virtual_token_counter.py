@@ -79,7 +79,7 @@ class VirtualTokenCounter:
         self._tidy()
 
     def pop(self, allowed: Container[str]) -> QueueEntry:
-        """Which of these callers is next. Its prompt is charged at once; equal counters take turns."""
+        """Which of these callers is next. Its prompt is charged at once; equal counters alternate."""
         candidates = (one for name, one in self._accounts.items() if one.waiting and name in allowed)
         account = min(candidates, key=lambda one: (one.counter, one.served))
         self._floor = max(self._floor, account.counter)

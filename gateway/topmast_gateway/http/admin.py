@@ -1,6 +1,6 @@
 """The admin port: `/metrics`, `/healthz`, `/readyz`, `/usage` for other gateways, and `/queue` for the operator.
 
-Prometheus and kubelets have no key, so nothing here may tell one. `/usage` and `/queue` want the token that gateways
+Prometheus and kubelets have no key, so nothing here may name one. `/usage` and `/queue` want the token that gateways
 and operator share.
 """
 
@@ -44,7 +44,7 @@ class Admin:
 
     async def __call__(self, request: Request, writer: ResponseWriter) -> None:
         match request.path:
-            case "/healthz":  # the loop turns, or this would not be answered
+            case "/healthz":  # the loop runs, or this would not be answered
                 writer.whole(200, b"ok\n", _TEXT)
             case "/readyz":
                 why = self._why_not_ready()

@@ -33,8 +33,8 @@ class Connection(asyncio.Protocol):
     """A head too long gets 431, a wrong one 400 with a sentence; what is too slow is cut off.
 
     Requests sent ahead of an answer are not taken, as HTTP allows: the connection ends after that answer.
-    `requested` takes each request; `entered` is asked for a place by the client's address, and `closed` is told of the
-    end of a connection that got one.
+    `requested` takes each request; `entered` is asked for a place by the client's address, and `closed` is called at
+    the end of a connection that got one.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         self.is_full = False
         self._drained: list[Callable[[], None]] = []
 
-    # What the transport tells.
+    # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         for call in calls:
             call()
 
-    # What the parser tells.
+    # What the parser calls.
 
     def on_message_begin(self) -> None:
         if self._answering():
@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
 
     def let_in(self, more: bool) -> None:
-        """Go on reading, or stop."""
+        """Continue reading, or stop."""
         if more is not self._reads and not self._transport.is_closing():
             self._reads = more
             (self._transport.resume_reading if more else self._transport.pause_reading)()
@@ -214,8 +214,8 @@ class Connection(asyncio.Protocol):
     def leave(self) -> None:
         """From now on an answer's head says that the connection ends with it.
 
-        A connection that is closed as a request comes loses that request. So whoever could not be told, because the
-        head was sent already or nothing is under way, may ask once more, and only long silence is closed on.
+        A connection that is closed as a request comes loses that request. So whoever could not be asked to close,
+        because the head was sent already or nothing is under way, may ask once more; only long silence is closed on.
         """
         if self._leaving:
             return

@@ -29,7 +29,7 @@ class Wire(Protocol):
         """Send bytes."""
 
     def let_in(self, more: bool) -> None:
-        """Go on reading, or stop."""
+        """Continue reading, or stop."""
 
     def on_drained(self, call: Callable[[], None]) -> None:
         """Call this once when the client has read enough, or is gone."""
@@ -42,7 +42,7 @@ class Wire(Protocol):
 
 
 class Exchange:
-    """`keep_alive` may turn False until the answer's head is written, and tells the client so."""
+    """`keep_alive` may turn False until the answer's head is written, and the head says so."""
 
     def __init__(self, wire: Wire, method: str, *, can_chunk: bool, keep_alive: bool, expects_continue: bool) -> None:
         self._wire = wire

@@ -56,7 +56,7 @@ class Server:
             self._listening.append(await loop.create_server(self._connection, sock=sock, backlog=_BACKLOG))
 
     def leave(self) -> None:
-        """Tell every client, with its next answer, to use another connection; new ones are still taken."""
+        """Ask every client, with its next answer, to use another connection; new ones are still taken."""
         self._leaving = True
         for connection in self.connections:
             connection.leave()

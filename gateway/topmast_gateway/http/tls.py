@@ -1,4 +1,4 @@
-"""TLS on the public port: TLS 1.2 or newer, and a certificate that is replaced while connections go on.
+"""TLS on the public port: TLS 1.2 or newer, and a certificate that is replaced while connections stay open.
 
 cert-manager and mounted Secrets replace both files; what is open keeps its session, new connections get the new one.
 """

@@ -1,6 +1,6 @@
 """Takes connections on a port with TLS, with bounds on their handshakes: in number, by address, and in time.
 
-A handshake holds fifty kilobytes before anybody has said who they are, and asyncio's own server tells of a connection
+A handshake holds fifty kilobytes before anybody has said who they are, and asyncio's own server reports a connection
 only when its handshake is over. So connections are taken here, and then given to the loop to be encrypted.
 """
 
@@ -38,7 +38,7 @@ class TlsServer:
         self._accepting = asyncio.get_running_loop().create_task(self._accept())
 
     def close(self) -> None:
-        """Take no more connections; those that shake hands go on."""
+        """Take no more connections; those that shake hands continue."""
         self._accepting.cancel()
 
     async def _accept(self) -> None:
@@ -63,7 +63,7 @@ class TlsServer:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(self._make, sock, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S)
-        except OSError:  # also what ssl and the timeout raise: whoever does not shake hands is nobody to tell
+        except OSError:  # also what ssl and the timeout raise: whoever does not shake hands gets no answer
             sock.close()
         finally:
             self._limits.leave(address)

@@ -1,6 +1,6 @@
 """API keys: who is calling, from the SHA-256 hashes in one Secret.
 
-A key itself is never stored, logged or compared in a time that tells how much of it was right.
+A key itself is never stored, logged or compared in a time that shows how much of it was right.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ApiKeys:
         """What is known of the key that the caller presented, expired or not, or None.
 
         A plain lookup, however many keys there are: its time depends on the SHA-256 of what was presented, which
-        nobody can steer towards a known one, so it tells nothing of how much of a key was right.
+        nobody can steer towards a known one, so it shows nothing of how much of a key was right.
         """
         if not 0 < len(key) <= _LONGEST_KEY:
             return None

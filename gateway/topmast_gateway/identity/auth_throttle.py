@@ -28,7 +28,7 @@ class _Window:
 
 
 class AuthThrottle:
-    """At most `per_minute` failures are told why; 0 is no limit. The oldest of too many addresses is forgotten."""
+    """At most `per_minute` failures get the reason; 0 is no limit. The oldest of too many addresses is forgotten."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_minute = per_minute

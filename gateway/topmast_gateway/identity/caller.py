@@ -1,4 +1,4 @@
-"""Who calls, and what that caller may do. Made by identity, read by everything behind it; plain values.
+"""Who calls, and what that caller may do. Created by identity, read by everything behind it; plain values.
 
 Nothing here comes from a header that a caller can set: a name is the name of a verified key or token.
 """

@@ -91,7 +91,7 @@ class Jwks:
             await asyncio.sleep(self._every_s if self.keys else _FIRST_EVERY_S)
 
     async def refresh(self) -> None:
-        """Read now, or wait for the reading that goes on."""
+        """Read now, or wait for the reading that is under way."""
         if self._reading is None:
             self._read_at = time.monotonic()
             self._reading = asyncio.create_task(self._load())

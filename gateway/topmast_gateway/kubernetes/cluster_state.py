@@ -42,7 +42,7 @@ class ClusterState:
     ) -> None:
         self.routes = ModelTable()
         self.keys = ApiKeys()
-        self.keys_changed: Callable[[ApiKeys], None] = lambda keys: None  # is told of every change
+        self.keys_changed: Callable[[ApiKeys], None] = lambda keys: None  # is called at every change
         self.outliers = OutlierDetector(time.monotonic)
         self._loads = loads
         self._picker = picker
@@ -103,7 +103,7 @@ class ClusterState:
         return [pod for route in self.routes for pod in route.pods]
 
     def avoid(self, pod: Pod, seconds: float) -> None:
-        """Leave the pod alone for a while, or until the API server reports that it became ready again.
+        """Avoid the pod for a while, or until the API server reports that it became ready again.
 
         A killed container refuses connections before its pod turns unready: without this it would be picked first,
         because it has nothing in flight.
@@ -193,7 +193,7 @@ class ClusterState:
         self._changed = asyncio.Event()
 
     def _just_gone(self, present: set[str]) -> list[Model]:
-        """Models that are not there any more, and may be made anew."""
+        """Models that are not there any more, and may be created again."""
         now = asyncio.get_running_loop().time()
         for route in self.routes:
             if route.model.key not in present:

@@ -98,13 +98,13 @@ class Informer(Generic[T]):
         return str(page["metadata"]["resourceVersion"])
 
     async def _watch(self, client: KubeClient, version: str) -> str:
-        """Follow events from `version` to the end of one watch; returns where the next one goes on."""
+        """Follow events from `version` to the end of one watch; returns where the next one resumes."""
         query = {**self._query, "resourceVersion": version}
         events = client.watch(self._path, query, last_s=random.randint(_WATCH_S * 3 // 4, _WATCH_S))
         async with aclosing(events):  # type: ignore[type-var]
             async for event in events:
                 kind, item = event["type"], event["object"]
-                if kind == "ERROR":  # 410 most of all: the version is too old to go on from
+                if kind == "ERROR":  # 410 most of all: the version is too old to resume from
                     raise KubeError(item.get("code", 0), item.get("message", "the watch failed"))
                 version = item["metadata"]["resourceVersion"]
                 self._heard()

@@ -46,7 +46,7 @@ def model_of(resource: Json) -> Model:
 
 
 def pod_of(pod: Json) -> Pod | None:
-    """An engine pod, or None while nothing may be sent to it: not ready, leaving, or told to drain.
+    """An engine pod, or None while nothing may be sent to it: not ready, leaving, or about to drain.
 
     A kubelet that cannot report makes the node controller set Ready to False while ContainersReady stays True. After
     an outage of the API server that hits every pod at once although all of them work: such a pod is only doubted.

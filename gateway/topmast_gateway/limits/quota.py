@@ -201,7 +201,7 @@ class QuotaEnforcer:
             self._counters.add(account.key, period, requests=requests, charged=max(0, tokens), refunded=max(0, -tokens))
 
     def _headers(self, accounts: tuple[Account, ...]) -> tuple[Header, ...]:
-        """Of each limit that both have, a caller is told the one of which less is left."""
+        """Of each limit that both have, a caller sees the one of which less is left."""
         tightest: dict[str, Left] = {}
         for left in (left for account in accounts for left in self.left(account)):
             if left.what not in tightest or left.remaining < tightest[left.what].remaining:

@@ -14,7 +14,7 @@ from topmast_gateway.limits.periods import MINUTE_S
 from topmast_gateway.messages.errors import ApiError
 from topmast_gateway.messages.request import Header
 
-_NO_RETRY: Header = (b"x-should-retry", b"false")  # OpenAI's clients retry a 429 by themselves unless told not to
+_NO_RETRY: Header = (b"x-should-retry", b"false")  # OpenAI's clients retry a 429 by themselves unless asked not to
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Left:
     reset_s: float | None
 
     def headers(self) -> tuple[Header, ...]:
-        """As OpenAI tells it."""
+        """As OpenAI writes them."""
         values = {"limit": str(self.limit), "remaining": str(self.remaining)}
         if self.reset_s is not None:
             values["reset"] = _span(self.reset_s)

@@ -43,7 +43,7 @@ class _Peer:
 
 
 class _Page(msgspec.Struct):
-    """What one gateway tells another: counts that changed, and what open requests hold (requests, tokens) by caller."""
+    """A report to another gateway: counts that changed, and what open requests hold (requests, tokens) by caller."""
 
     replica: str
     version: int  # up to which the counts are
@@ -56,7 +56,7 @@ _encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder(_Page)
 
 
 class CounterReplication:
-    """Tells peers what this gateway knows, and asks them."""
+    """Answers peers with what this gateway knows, and asks them."""
 
     def __init__(self, counters: Counters, quota: QuotaEnforcer) -> None:
         self._counters = counters
@@ -80,7 +80,7 @@ class CounterReplication:
         return _encoder.encode(_Page(self._counters.replica, reached, rows, held, reached < self._counters.version))
 
     async def take_over(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Count what others counted; however many rows there are, requests go on meanwhile."""
+        """Count what others counted; however many rows there are, requests are served meanwhile."""
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             self._counters.merge(rows[start : start + _ROWS_AT_ONCE], time.time())
             await asyncio.sleep(0)

@@ -20,7 +20,7 @@ _MOST_MODELS: Final = 1000
 @dataclasses.dataclass(slots=True)
 class _Seen:
     """Means of a model's requests: bytes of the body per token of the prompt, tokens of prompt, cache, and answer; and
-    how fast answers are made.
+    how fast answers are generated.
     """
 
     bytes_per_token: float
@@ -66,7 +66,7 @@ class TokenEstimator:
             seen.per_s = per_s if not seen.per_s else seen.per_s + _WEIGHT * (per_s - seen.per_s)
 
     def made_within(self, request: CompletionRequest, model: str, served_s: float) -> int:
-        """Tokens that an engine has probably made for a request in this time: at most what it may have."""
+        """Tokens that an engine has probably generated for a request in this time: at most what it may have."""
         most = max(0, request.tokens - request.prompt)
         seen = self._seen.get(model)
         if seen is None or not seen.per_s:

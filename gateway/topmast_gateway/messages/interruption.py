@@ -1,4 +1,4 @@
-"""Ends the work on a request from outside: because its client has gone, or because it may not go on."""
+"""Ends the work on a request from outside: because its client has gone, or because it may not continue."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Outgoing(Protocol):
 
 
 class ResponseWriter:
-    """Sends at most one response. `status` stays None until it was begun."""
+    """Sends at most one response. `status` stays None until it was started."""
 
     def __init__(self, out: Outgoing, request_id: str) -> None:
         self._out = out

@@ -1,1 +1,1 @@
-"""What the gateway tells of itself: metrics, logs, traces, and what waits."""
+"""What the gateway reports of itself: metrics, logs, traces, and what waits."""

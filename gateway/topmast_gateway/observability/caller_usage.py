@@ -35,7 +35,7 @@ class UsageRecord:
 
 
 class CallerUsage:
-    """Counts of requests and tokens by caller and model. `waiting` tells the queues, by model."""
+    """Counts of requests and tokens by caller and model. `waiting` gives the lengths of the queues, by model."""
 
     def __init__(self, waiting: Callable[[], Mapping[str, int]]) -> None:
         self._waiting = waiting

@@ -22,7 +22,7 @@ _LAST_S: Final = 5.0
 class LogWriter:
     """Appends to a file, or to standard output where that is None. `what` is its name in complaints.
 
-    A file that was moved away is made anew: rotation needs no signal.
+    A file that was moved away is created again: rotation needs no signal.
     """
 
     def __init__(self, path: Path | None, what: str) -> None:
@@ -96,5 +96,5 @@ class LogWriter:
         self.lost += lines
         if not self._failing:
             self._failing = True
-            message = "the %s cannot be written (%s): lines are lost until it can; requests go on"
+            message = "the %s cannot be written (%s): lines are lost until it can; requests are still served"
             log.error(message, self._what, why)

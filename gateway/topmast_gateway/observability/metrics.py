@@ -54,7 +54,7 @@ class Metrics:
         )
         self.moves = Counter(
             "topmast_gateway_moves",
-            "Answers that were started and went on elsewhere, by what ended the try before",
+            "Started answers that another pod continued, by what ended the try before",
             ["model", "kind"],
             registry=self.registry,
         )
@@ -73,7 +73,7 @@ class Metrics:
         )
         self.fallbacks = Counter(
             "topmast_gateway_fallbacks",
-            "Requests that went on to another model of spec.access.fallbacks, by why their own could not answer",
+            "Requests that were sent to another model of spec.access.fallbacks, by why their own could not answer",
             ["model", "to", "code"],
             registry=self.registry,
         )

@@ -24,7 +24,7 @@ _NAMED = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/usage") 
 
 
 class NoTracing(Exception):
-    """Traces are wanted and cannot be made; the text says what to install."""
+    """Traces are wanted and cannot be written; the text says what to install."""
 
 
 class Tracing:

@@ -1,4 +1,4 @@
-"""What requests are charged: reserved before they run, settled by what they used, written down, and told to others.
+"""What requests are charged: reserved before they run, settled by what they used, written down, and reported to others.
 
 Puts together quotas, their replication to other gateways, estimates, the usage log and the counts for metrics.
 """
@@ -49,7 +49,7 @@ class Service:
 
 
 class Accounting:
-    """`replica` names this process; `waiting` tells the queues, by model."""
+    """`replica` names this process; `waiting` gives the lengths of the queues, by model."""
 
     def __init__(self, sharing: SharingConfig, replica: str, waiting: Callable[[], Mapping[str, int]]) -> None:
         self._sharing = sharing
@@ -177,8 +177,8 @@ class Accounting:
     ) -> None:
         """Charge a request whose client left before its answer came, by the time that an engine had for it.
 
-        Of answers with a journal what was made is known. Of others nothing is until they end, and nobody may have an
-        engine's work for nothing by leaving early.
+        Of answers with a journal the generated tokens are known. Of others nothing is until they end, and nobody may
+        have an engine's work for nothing by leaving early.
         """
         usage = record.usage
         if writer.tries and request.no_journal and not usage.exact:

@@ -14,7 +14,7 @@ from topmast_gateway.identity.caller import Priority
 from topmast_gateway.messages.completion import CompletionRequest, with_field
 from topmast_gateway.messages.headers import TIMEOUT, seconds_of
 
-_RETRY_COUNT: Final = b"x-stainless-retry-count"  # OpenAI's clients send it, and others that are made by Stainless
+_RETRY_COUNT: Final = b"x-stainless-retry-count"  # OpenAI's clients send it, and others that Stainless generates
 
 
 def effective_priority(request: CompletionRequest, best: Priority) -> Priority:

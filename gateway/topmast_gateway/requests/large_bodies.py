@@ -34,7 +34,7 @@ class LargeBodies:
         self._one = asyncio.Lock()
 
     async def parsed(self, name: str, parse: Callable[[], Parsed]) -> Parsed:
-        """What `parse` gives, when it is this caller's turn; whoever has an event to pass on goes before and after."""
+        """What `parse` gives, when this caller is next; whoever has an event to pass on goes before and after."""
         loop = asyncio.get_running_loop()
         caller = self._callers.setdefault(name, _Caller())
         caller.users += 1

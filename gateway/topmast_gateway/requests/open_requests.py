@@ -11,7 +11,7 @@ from topmast_gateway.identity.caller import Caller
 from topmast_gateway.messages.errors import ApiError
 from topmast_gateway.messages.interruption import Interruption
 
-_REVOKED = "this API key was revoked while the answer was made: ask your administrator for a new one"
+_REVOKED = "this API key was revoked while the answer was generated: ask your administrator for a new one"
 
 
 class OpenRequests:

@@ -45,10 +45,10 @@ class _ResponseFormat(msgspec.Struct):
 
 
 def parse_completion(path: str, body: bytes | bytearray, session: bytes = b"", tenant: str = "") -> CompletionRequest:
-    """Read what routing needs; a 400 that names the field when it is not there. A `body` that can grow is made longer.
+    """Read what routing needs; a 400 that names the field when it is not there. A `body` that can grow is extended.
 
     `tenant` is who shares cached prompts, and "" is everybody: the body that goes to the engine gets a `cache_salt` of
-    the tenant's own, made of the one that it came with.
+    the tenant's own, derived from the one that it came with.
     """
     fields = _fields(body)
     model = _text(fields.get("model", b""))

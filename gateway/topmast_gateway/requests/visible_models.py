@@ -12,7 +12,7 @@ _LISTED_MODELS = 50
 
 
 class VisibleModels:
-    """A view of the routes; made per request, and cheap until something is listed."""
+    """A view of the routes; created per request, and cheap until something is listed."""
 
     def __init__(self, routes: ModelTable, caller: Caller) -> None:
         self._routes = routes

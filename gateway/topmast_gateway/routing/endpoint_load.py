@@ -45,7 +45,7 @@ class InFlight:
         load.requests += 1
 
     def first_token(self) -> None:
-        """The prompt is computed: only the answer is still to be made. Saying it twice changes nothing."""
+        """The prompt is computed: only the answer is still to be generated. Saying it twice changes nothing."""
         self.tokens -= self._prompt
         self._load.tokens -= self._prompt
         self._prompt = 0

@@ -1,7 +1,7 @@
 """Which pod gets the next request, and why: where its beginning is cached, unless too much else waits there.
 
-Owns the rule and its constants, which bench/routing.py measures; docs/gateway.md has the figures. It keeps no
-connection and knows no failures: the caller brings the pods that may be picked.
+Owns the rule and its constants, which bench/routing.py measures; docs/reference/routing-measurements.md has the
+figures. It keeps no connection and knows no failures: the caller brings the pods that may be picked.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """One engine pod that may be picked. `ready_since` tells a pod that came back from the one that was lost.
+    """One engine pod that may be picked. `ready_since` distinguishes a pod that came back from the one that was lost.
 
     A `doubted` pod is one whose node the cluster has lost sight of: for when there is no other.
     """
@@ -69,11 +69,11 @@ class Route:
 class ModelTable:
     """All models of this gateway. Pods without a model are left out: what was deleted is not served.
 
-    `gone` are models that were there a moment ago. They keep their names: one that is made anew must not have its
+    `gone` are models that were there a moment ago. They keep their names: one that is created again must not have its
     requests answered by another team's model of the same name meanwhile.
 
     Within a namespace a model's own name comes before all aliases, and of two models with the same alias the older one
-    has it, or the one whose name sorts first. The operator tells the other one (its condition AccessResolved).
+    has it, or the one whose name sorts first. The condition AccessResolved of the other one says so.
     """
 
     def __init__(self, models: Iterable[Model] = (), pods: Iterable[Pod] = (), gone: Iterable[Model] = ()) -> None:

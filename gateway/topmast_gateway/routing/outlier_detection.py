@@ -1,6 +1,6 @@
 """Which pods are ejected for a while because they fail, or are much slower than their siblings.
 
-Pure: it is told of results and of the time, and never looks for itself. What a pod says of itself (not ready, full,
+Pure: it is given results and the time, and never looks for itself. What a pod says of itself (not ready, full,
 draining) is not its business. At most half of a model's pods are ever out; a pod comes back by one request that works.
 """
 

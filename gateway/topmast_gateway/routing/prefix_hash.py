@@ -31,7 +31,7 @@ _NOTHING = frozenset((b"null", b"false", b"0", b"0.0", b'""', b"[]", b"{}"))
 _LONGEST_NOTHING = 16
 MOST_READ_BYTES = 2 * 1024 * 1024  # of a field: what is longer is looked at as bytes
 _DIGEST_BYTES = 16
-# What changes the text that a chat template makes, and stands before the first turn.
+# What changes the text that a chat template renders, and stands before the first turn.
 _BEFORE_THE_TURNS = ("tools", "functions", "chat_template", "chat_template_kwargs", "documents")
 
 

@@ -90,7 +90,7 @@ def _conclude(journal: Journal, writer: ResponseWriter) -> None:
     if error is not None and error.retryable:
         raise EngineGone(error.code)
     if error is not None and (failure := failure_of(_as_answer(error))):
-        failure.broken = False  # the engine took the request and made some of it: the fault may be the request's
+        failure.broken = False  # the engine took the request and generated some of it: the fault may be the request's
         raise failure
     if error is not None:
         send_answer(_as_answer(error), writer)

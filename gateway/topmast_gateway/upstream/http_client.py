@@ -94,7 +94,7 @@ class EngineResponse:
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """The engine may go on."""
+        """The engine may continue."""
         if self._paused and not self._transport.is_closing():
             self._transport.resume_reading()
         self._paused = False

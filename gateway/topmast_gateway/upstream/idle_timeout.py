@@ -1,6 +1,6 @@
 """Notices that nothing has come for too long, at the cost of one timer per stream and not one per event.
 
-A pause of this process itself is nobody's silence: while it stands still it can read nothing, and when it goes on the
+A pause of this process itself is nobody's silence: while it stands still it can read nothing, and when it resumes the
 event loop looks at timers before it looks at sockets. Such time does not count.
 """
 

@@ -80,7 +80,7 @@ class RetryPolicy:
             await self._hold.until_pod_usable()
 
     def attempt_failed(self, pod: Pod, failure: UpstreamFailure, *, progressed: bool) -> None:
-        """Remember a try that did not finish the answer; `progressed` where it made some of it."""
+        """Remember a try that did not finish the answer; `progressed` where it generated some of it."""
         kinds = self._metrics.moves if self._state.started else self._metrics.retries
         kinds.labels(self._model, failure.kind).inc()
         if progressed:

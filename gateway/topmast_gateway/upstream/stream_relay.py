@@ -22,11 +22,11 @@ from topmast_gateway.upstream.failures import BadAnswer, ConnectionLost, EngineS
 from topmast_gateway.upstream.http_client import EngineResponse
 from topmast_gateway.upstream.idle_timeout import IdleTimeout
 
-_CLIENT_SILENCE_S = 10.0  # after which a waiting client, and the proxies before it, are told that there is work
+_CLIENT_SILENCE_S = 10.0  # after which a waiting client, and the proxies before it, are shown that there is work
 
 
 class StreamBroken(Exception):
-    """The stream ended early; the client was told by an error event."""
+    """The stream ended early; the client got an error event."""
 
 
 async def relay_journal(

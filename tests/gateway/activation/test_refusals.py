@@ -1,4 +1,4 @@
-"""What clients are told who wait for a model, or need not."""
+"""What clients see who wait for a model, or need not."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def loading(percent: int, eta_s: int) -> dict[str, Any]:
         ({}, 0, "no replica is ready", None),
     ],
 )  # fmt: skip
-def test_a_client_is_told_phase_percent_and_time_left(
+def test_a_client_sees_phase_percent_and_time_left(
     status: dict[str, Any], after_s: float, line: str, eta_s: float | None
 ) -> None:
     status = model_status(status)

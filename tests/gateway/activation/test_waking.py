@@ -1,4 +1,4 @@
-"""Models that sleep, as a client meets them: held and answered, or told at once how long it takes."""
+"""Models that sleep, as a client meets them: held and answered, or refused at once with the time that it takes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SLEEP = {"replicas": 0, "sleep": {}}
 
 
 class PlayOperator:
-    """The operator's side of a call: a real HTTP server that counts and answers as told."""
+    """The operator's side of a call: a real HTTP server that counts and answers as set."""
 
     def __init__(self) -> None:
         self.status, self.eta_s = 202, 0.5
@@ -45,8 +45,8 @@ class PlayOperator:
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.calls.append((time.monotonic(), request.path, request.headers.get("Authorization", "")))
-        told = {"phase": "Sleeping", "eta_s": self.eta_s} if self.status == 202 else {"error": "no", "code": "x"}
-        return web.json_response(told, status=self.status)
+        reported = {"phase": "Sleeping", "eta_s": self.eta_s} if self.status == 202 else {"error": "no", "code": "x"}
+        return web.json_response(reported, status=self.status)
 
 
 @pytest.fixture
@@ -86,21 +86,21 @@ def asleep(p90_s: int) -> dict[str, object]:
     return {"sleep": since, "start": {"p90Seconds": p90_s}}
 
 
-async def test_a_herd_wakes_a_sleeping_model_with_one_call_and_is_answered(
+async def test_many_requests_wake_a_sleeping_model_with_one_call_and_are_answered(
     stage: Stage, waking: Gateway, operator: PlayOperator, namespace: str, client: httpx.AsyncClient
 ) -> None:
     stage.model(namespace, "m", **SLEEP)
     await soon(lambda: waking.ready_pods(f"{namespace}/m") == 0, "the model is seen")
     async with Engine() as engine:
-        herd = [asyncio.create_task(client.post(CHAT, json={"model": "m", "stream": n % 2 == 0})) for n in range(8)]
+        requests = [asyncio.create_task(client.post(CHAT, json={"model": "m", "stream": n % 2 == 0})) for n in range(8)]
         await soon(lambda: operator.called(f"{namespace}/m") == 1, "the call")
         await soon(lambda: waking.metric("topmast_gateway_requests_held") == 8, "all of them wait")
         beyond = await client.post(CHAT, json={"model": "m"})
         assert (beyond.status_code, beyond.json()["error"]["code"]) == (503, "queue_full")
         assert beyond.headers["retry-after"] == "5", "nothing was measured yet"
         stage.pod(namespace, "m", engine.ip)
-        await soon(lambda: all(task.done() for task in herd), "all are answered", 5)
-        answers = await asyncio.gather(*herd)
+        await soon(lambda: all(task.done() for task in requests), "all are answered", 5)
+        answers = await asyncio.gather(*requests)
         assert [answer.status_code for answer in answers] == [200] * 8 and engine.asked == 8
     times = [called_at for called_at, _, _ in operator.calls]  # the second one on a machine that stood still
     assert all(after - before >= EVERY_S for before, after in pairwise(times)), "one call for all, and none too soon"
@@ -109,7 +109,7 @@ async def test_a_herd_wakes_a_sleeping_model_with_one_call_and_is_answered(
     assert waking.metric("topmast_gateway_requests_held") == 0
 
 
-async def test_a_wake_that_takes_longer_than_the_client_has_is_told_at_once_with_the_measured_time(
+async def test_a_wake_that_takes_longer_than_the_client_has_is_refused_at_once_with_the_measured_time(
     stage: Stage, waking: Gateway, operator: PlayOperator, namespace: str, client: httpx.AsyncClient
 ) -> None:
     stage.model(namespace, "slow", **SLEEP)
@@ -124,7 +124,7 @@ async def test_a_wake_that_takes_longer_than_the_client_has_is_told_at_once_with
     assert 93 <= int(responses[0].headers["retry-after"]) <= 94
     assert min(response.elapsed.total_seconds() for response in responses) < 1.5
     assert "about 94 s" in responses[0].json()["error"]["message"]
-    # One with more time waits, by either way to say so; one with less is told at once.
+    # One with more time waits, by either way to say so; one with less is refused at once.
     patient = asyncio.create_task(client.post(CHAT, json={"model": "slow", "timeout": 200}))
     pieces: list[str] = []
     stream = asyncio.create_task(read_stream(client, "slow", pieces))
@@ -136,15 +136,16 @@ async def test_a_wake_that_takes_longer_than_the_client_has_is_told_at_once_with
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     sleep = {"state": "Waking", "since": began, "reason": "a request"}
     status(stage, namespace, "slow", sleep=sleep, pods=[loading])
-    told = ""
+    reported = ""
     async with asyncio.timeout(30):
-        while "loading" not in told:
-            told = (await client.post(CHAT, json={"model": "slow"})).json()["error"]["message"]
-    assert re.search(r"loading weights, 60 %, about [6-9]\d s", told)
+        while "loading" not in reported:
+            reported = (await client.post(CHAT, json={"model": "slow"})).json()["error"]["message"]
+    assert re.search(r"loading weights, 60 %, about [6-9]\d s", reported)
     async with Engine() as engine:
         # Silent for three seconds first, so that a short wait can still end in a plain 503.
         await soon(
-            lambda: ": waiting for a pod of slow: loading weights, 60 %, about " in "".join(pieces), "it is told"
+            lambda: ": waiting for a pod of slow: loading weights, 60 %, about " in "".join(pieces),
+            "it is in the stream",
         )
         stage.pod(namespace, "slow", engine.ip)
         await soon(lambda: patient.done() and stream.done(), "both are answered", 5)
@@ -212,20 +213,20 @@ async def test_without_its_operator_a_sleeping_model_costs_its_clients_their_pat
     assert not any(TOKEN in line for line in waking.lines)
 
 
-async def test_the_herd_goes_to_a_new_pod_in_order_and_waits_for_its_room(
+async def test_waiting_requests_go_to_a_new_pod_in_order_and_wait_for_its_room(
     stage: Stage, waking: Gateway, namespace: str, client: httpx.AsyncClient
 ) -> None:
     stage.model(namespace, "m", **SLEEP)
     await soon(lambda: waking.ready_pods(f"{namespace}/m") == 0, "the model is seen")
     async with Engine("full", times=12) as engine:
         engine.retry_after_s = 1
-        herd = []
+        requests = []
         for number in range(6):
-            herd.append(asyncio.create_task(client.post(CHAT, json={"model": "m", "number": number})))
+            requests.append(asyncio.create_task(client.post(CHAT, json={"model": "m", "number": number})))
             await soon(lambda n=number: waking.metric("topmast_gateway_requests_held") == n + 1, "it waits")  # type: ignore[misc]
         stage.pod(namespace, "m", engine.ip)
-        await soon(lambda: all(task.done() for task in herd), "all are answered", 10)
-        answers = await asyncio.gather(*herd)
+        await soon(lambda: all(task.done() for task in requests), "all are answered", 10)
+        answers = await asyncio.gather(*requests)
         assert [answer.status_code for answer in answers] == [200] * 6, "a full pod was no reason to refuse them"
     numbers = [body["number"] for body in engine.bodies]
     assert len(numbers) == 12 + 6, "nobody is sent more often than it was refused"

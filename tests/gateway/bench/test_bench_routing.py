@@ -1,4 +1,4 @@
-"""The simulation of the choice of a pod: its figures add up, and ours keeps its promises on a trace made here."""
+"""The simulation of the choice of a pod: its figures add up, and ours keeps its promises on a trace written here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The open-loop driver tells a torn, a failed, a changed and a repeated answer from a good one.
+"""The open-loop driver distinguishes a torn, a failed, a changed and a repeated answer from a good one.
 
 What a killed gateway tore is asked for again elsewhere, and is no failure of a gateway.
 """
@@ -62,7 +62,7 @@ def test_what_may_not_be_in_a_stream_is_an_error(lines: list[bytes], says: str) 
     assert says in (read(lines).error or "")
 
 
-def test_a_different_answer_is_told_with_its_first_differing_place() -> None:
+def test_a_different_answer_is_reported_with_its_first_differing_place() -> None:
     other = read([GOOD[0], chunk("one"), chunk(" too"), *GOOD[4:]])
     assert other.difference(read(GOOD)).startswith("at character 5 of 7: 'one too' instead of 'one two'")
     longer = read([*GOOD[:4], chunk(finish="length"), GOOD[-1]])

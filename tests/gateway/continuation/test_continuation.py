@@ -1,4 +1,4 @@
-"""An answer that was begun is finished by another pod; the client sees one answer, and nothing of the change."""
+"""An answer that was started is finished by another pod; the client sees one answer, and nothing of the change."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def ask(http: httpx.AsyncClient, key: str, stream: bool, **fields: Any) ->
 
 @pytest.mark.parametrize("mode", ["tear", "engine_lost", "draining_late"])
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_broken_answer_goes_on_elsewhere(
+async def test_a_broken_answer_continues_elsewhere(
     stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient, mode: str, stream: bool
 ) -> None:
     broken, sound = JournalEngine(mode), JournalEngine()
@@ -79,13 +79,13 @@ async def test_a_broken_answer_goes_on_elsewhere(
         assert "x-topmast-journal" not in answer.headers
 
 
-async def test_an_answer_whose_engine_falls_silent_goes_on_elsewhere_in_the_time_that_its_client_has_left(
+async def test_an_answer_whose_engine_falls_silent_continues_elsewhere_in_the_time_that_its_client_has_left(
     stage: Stage, hasty: Gateway, namespace: str, hasty_http: httpx.AsyncClient
 ) -> None:
     broken, sound = JournalEngine("stall"), JournalEngine()
     async with serving(stage, hasty, namespace, broken, sound) as key:
         while {body["stream"] for body in broken.bodies} != {True, False}:
-            kinds = (True, False) * 6  # at once: a pod that was silent is left alone for a while
+            kinds = (True, False) * 6  # at once: a pod that was silent is avoided for a while
             answers = await asyncio.gather(*(ask(hasty_http, key, stream, timeout=90) for stream in kinds))
             for stream, answer in zip(kinds, answers, strict=True):
                 assert (text(answer.text) if stream else answer.json()["text"]) == numbers(6)
@@ -115,9 +115,9 @@ async def test_a_request_that_breaks_every_engine_ends_after_three_tries(
     engines = [JournalEngine("tear", made=2), JournalEngine("tear", made=0), JournalEngine("tear", made=0)]
     async with serving(stage, gateway, namespace, *engines) as key:
         answers = [(await ask(http, key, True)).text for _ in range(3)]
-        begun = next(answer for answer in answers if '"0 "' in answer)
-        assert text_before_error(begun) in (numbers(2), numbers(4))  # it may come to the first one again
-        assert json.loads(begun.split("data: ")[-1])["error"]["code"] == "upstream_lost"
+        started = next(answer for answer in answers if '"0 "' in answer)
+        assert text_before_error(started) in (numbers(2), numbers(4))  # it may come to the first one again
+        assert json.loads(started.split("data: ")[-1])["error"]["code"] == "upstream_lost"
         # Three tries in a row that make nothing end a request; the first one's make two tokens.
         assert sum(engine.asked for engine in engines[1:]) <= 3 * 3 + 2 * engines[0].asked
         failed = sum("upstream_lost" in answer for answer in answers)
@@ -142,7 +142,7 @@ async def test_the_only_engine_may_come_back_and_finish(
         assert text("".join(pieces)) == numbers(6)
 
 
-async def test_an_engine_that_says_that_it_works_is_left_alone(
+async def test_an_engine_that_says_that_it_works_is_not_given_up(
     stage: Stage, hasty: Gateway, namespace: str, hasty_http: httpx.AsyncClient
 ) -> None:
     slow, other = JournalEngine("busy"), JournalEngine("busy")
@@ -196,7 +196,7 @@ async def test_a_client_that_leaves_ends_the_continued_answer_at_once(
                 async for piece in stream.aiter_text():
                     if '"5 "' in piece:
                         break
-        await soon(lambda: sound.running == 0, "the engine was told to stop", 1)
+        await soon(lambda: sound.running == 0, "the engine was asked to stop", 1)
 
 
 async def test_a_caller_cannot_bring_a_continuation_along(http: httpx.AsyncClient) -> None:

@@ -44,7 +44,7 @@ def test_a_journal_may_be_cut_anywhere(cuts: list[int]) -> None:
 
 @given(st.integers(0, len(STREAM) - 1), st.lists(st.integers(0, 10_000), max_size=4))
 def test_what_was_shown_is_what_the_tokens_stand_for(end: int, cuts: list[int]) -> None:
-    """Wherever a stream breaks: shown, and to be made again by whoever gets the tokens, add up to the whole."""
+    """Wherever a stream breaks: shown, and to be generated again by whoever gets the tokens, add up to the whole."""
     journal = Journal(TokenUsage(), whole=False)
     shown = feed(journal, STREAM[:end], cuts)
     assert not journal.done
@@ -83,11 +83,11 @@ def test_a_prompt_without_an_answer_is_no_estimate() -> None:
     assert usage == TokenUsage(prompt=12, exact=True)
 
 
-def test_an_answer_began_when_the_pod_that_made_its_first_token_says() -> None:
+def test_an_answer_began_when_the_pod_that_generated_its_first_token_says() -> None:
     journal = Journal(TokenUsage(), whole=False)
     journal.feed(b": prompt 12 1700000000\n\n")
     journal.restart()
-    journal.feed(b": prompt 12 1700000005\n\n: + 1\n\n")  # its first text has told this time to the client
+    journal.feed(b": prompt 12 1700000005\n\n: + 1\n\n")  # its first text has shown this time to the client
     journal.restart()
     journal.feed(b": prompt 12 1700000009\n\n: + 2\n\n")
     assert json.loads(journal.continued(b"{}").replace(b"{,", b"{"))["continuation"]["created"] == 1700000005

@@ -1,4 +1,4 @@
-"""Waiting for a turn: it comes when there is room, ends when the time or the client does, and leaves nothing behind."""
+"""Waiting for a slot: it comes when there is room, ends when the time or the client does, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Stage:
 
     def __init__(self, places: int, max_waiting: int = 100) -> None:
         self.places = places
-        self.turns = Dispatcher(lambda _model, running: self.places - running, max_waiting)
+        self.dispatcher = Dispatcher(lambda _model, running: self.places - running, max_waiting)
         self.served: list[str] = []
         self.most = self.holding = 0
 
@@ -50,7 +50,7 @@ class Stage:
         self, caller: Caller, *, hold_s: float = 0.0, longest_wait_s: float = 5.0, body_bytes: int = 0
     ) -> None:
         wanted = QueueRequest(caller, Priority.NORMAL, 10, body_bytes)
-        async with self.turns.slot("ns/m", wanted, TokenUsage(), UntilTimeIsOver(longest_wait_s)):
+        async with self.dispatcher.slot("ns/m", wanted, TokenUsage(), UntilTimeIsOver(longest_wait_s)):
             self.served.append(caller.name)
             self.holding += 1
             self.most = max(self.most, self.holding)
@@ -72,10 +72,10 @@ class Stage:
             await asyncio.gather(*holders, return_exceptions=True)
 
     def left_behind(self) -> tuple[int, dict[str, int]]:
-        return self.holding, self.turns.waiting()
+        return self.holding, self.dispatcher.waiting()
 
 
-async def test_there_are_never_more_at_once_than_there_is_room_and_all_get_their_turn() -> None:
+async def test_there_are_never_more_at_once_than_there_is_room_and_all_get_their_slot() -> None:
     stage = Stage(4)
     await asyncio.gather(*(stage.request(caller, hold_s=0.001) for caller in (ALICE, BOB) for _ in range(50)))
     assert stage.most == 4 and len(stage.served) == 100
@@ -86,10 +86,10 @@ async def test_a_cancelled_client_leaves_the_queue_at_once_and_those_behind_it_m
     stage = Stage(1)
     async with stage.busy():
         waiting = [asyncio.create_task(stage.request(caller)) for caller in (ALICE, BOB)]
-        await soon(lambda: stage.turns.waiting() == {"ns/m": 2}, "both wait")
+        await soon(lambda: stage.dispatcher.waiting() == {"ns/m": 2}, "both wait")
         waiting[0].cancel()
         await asyncio.sleep(0)
-        assert stage.turns.waiting() == {"ns/m": 1}
+        assert stage.dispatcher.waiting() == {"ns/m": 1}
     await waiting[1]
     assert stage.served[-1] == "bob" and stage.left_behind() == (0, {})
 
@@ -110,7 +110,7 @@ async def test_a_full_queue_refuses_the_one_whose_share_it_is() -> None:
     stage = Stage(1, max_waiting=4)
     async with stage.busy():
         alices = [asyncio.create_task(stage.request(ALICE)) for _ in range(4)]
-        await soon(lambda: stage.turns.waiting() == {"ns/m": 4}, "the queue is full")
+        await soon(lambda: stage.dispatcher.waiting() == {"ns/m": 4}, "the queue is full")
         with pytest.raises(ApiError) as refused:
             await stage.request(ALICE)
         assert (refused.value.status, refused.value.code) == (503, "queue_full")
@@ -159,7 +159,7 @@ async def test_room_that_comes_without_a_requests_end_is_seen() -> None:
     stage = Stage(1)
     async with stage.busy():
         waiting = asyncio.create_task(stage.request(ALICE))
-        await soon(lambda: stage.turns.waiting() == {"ns/m": 1}, "it waits")
+        await soon(lambda: stage.dispatcher.waiting() == {"ns/m": 1}, "it waits")
         stage.places = 2  # a pod became ready
         await asyncio.wait_for(waiting, 1)
         stage.places = 1

@@ -1,4 +1,4 @@
-"""The order of turns: fair by weight, never idle with work waiting, nobody starved, and deaf to a noisy key."""
+"""The order of slots: fair by weight, never idle with work waiting, nobody starved, and deaf to a noisy key."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_no_place_is_idle_while_one_who_may_have_it_waits(slots: int, names: lis
         queue.finish(running.pop(0))
 
 
-def test_a_batch_band_has_its_turns_under_a_flood_of_better_ones_and_not_more() -> None:
+def test_batch_priority_has_its_slots_under_a_flood_of_better_ones_and_not_more() -> None:
     queue = FairQueue(10_000)
     for priority in Priority:
         for _ in range(200):
@@ -117,7 +117,7 @@ def test_of_one_callers_requests_the_newest_batch_goes_first() -> None:
     assert queue.arrive(ticket(BOB)) is batch
 
 
-def test_the_wait_is_told_from_how_the_queue_drains() -> None:
+def test_the_wait_is_estimated_from_how_the_queue_drains() -> None:
     queue = FairQueue(1000)
     for _ in range(100):
         queue.arrive(ticket(ALICE))
@@ -125,7 +125,7 @@ def test_the_wait_is_told_from_how_the_queue_drains() -> None:
     for number in range(20):
         queue.next(number * 0.1, 1)
     assert queue.wait_s(ALICE, 2.0) == pytest.approx(8.1, rel=0.05)
-    assert queue.wait_s(BOB, 2.0) == pytest.approx(0.2, rel=0.1)  # half of the turns, and nobody before it
+    assert queue.wait_s(BOB, 2.0) == pytest.approx(0.2, rel=0.1)  # half of the slots, and nobody before it
 
 
 QUIET, NOISY = Caller("quiet"), Caller("noisy")

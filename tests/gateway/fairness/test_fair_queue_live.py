@@ -64,7 +64,7 @@ async def engine(stage: Stage, narrow: Gateway, namespace: str) -> AsyncIterator
 
 
 def queued(gateway: Gateway, model: str) -> float:
-    """Requests that wait for their turn."""
+    """Requests that wait for their slot."""
     return gateway.metric("topmast_gateway_queue_requests", model=model)
 
 
@@ -86,7 +86,7 @@ async def test_a_quiet_key_is_served_before_the_backlog_of_a_noisy_one(
     assert engine.most_running <= PLACES
 
 
-async def test_the_operator_is_told_what_waits_and_what_went_away(
+async def test_the_operator_sees_what_waits_and_what_went_away(
     narrow: Gateway, namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
 ) -> None:
     model = f"{namespace}/m"
@@ -95,10 +95,10 @@ async def test_the_operator_is_told_what_waits_and_what_went_away(
     await soon(lambda: queued(narrow, model) == 50, "the queue is full")
     refused = await ask(NOISY, model, max_tokens=7)
     assert refused.status_code == 503
-    told = narrow.queue()[model]
-    assert (told["waiting"]["requests"], told["gone"]["requests"]) == (50, 1)
-    assert told["waiting"]["output_tokens"] == 50 * 7 and told["waiting"]["prompt_tokens"] >= 50
-    assert 0 <= told["oldest_s"] < 60
+    reported = narrow.queue()[model]
+    assert (reported["waiting"]["requests"], reported["gone"]["requests"]) == (50, 1)
+    assert reported["waiting"]["output_tokens"] == 50 * 7 and reported["waiting"]["prompt_tokens"] >= 50
+    assert 0 <= reported["oldest_s"] < 60
     engine.gate.set()
     await asyncio.gather(*tasks)
     assert narrow.queue()[model]["waiting"]["requests"] == 0
@@ -152,8 +152,8 @@ async def test_a_key_hears_of_its_limits_and_openais_client_understands_them(
             await client.completions.create(model=model, prompt="hi", max_tokens=10)
     assert refused.value.code == "rate_limit_exceeded"
     assert 0 < int(refused.value.response.headers["retry-after"]) <= 120
-    told = await asyncio.to_thread(narrow.usage)
-    (charged,) = [row[4] for row in told["counts"] if row[1] == "limited" and len(row[2]) == len("2026-01-31")]
+    reported = await asyncio.to_thread(narrow.usage)
+    (charged,) = [row[4] for row in reported["counts"] if row[1] == "limited" and len(row[2]) == len("2026-01-31")]
     assert charged == narrow.metric("topmast_gateway_tokens_total", caller="limited") > 0
 
 
@@ -167,7 +167,7 @@ async def test_a_budget_is_exact_however_requests_end_and_wherever_answers_are_f
             stage.pod(namespace, "mixed", engine.ip)
         await asyncio.to_thread(narrow.sees, model, 2)
         tasks = [ask(METERED, model, stream=number % 2 == 0) for number in range(40)]
-        await soon(lambda: torn.asked + sound.asked > 15, "some have begun")
+        await soon(lambda: torn.asked + sound.asked > 15, "some have started")
         for task in tasks[::5]:
             task.cancel()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
@@ -189,12 +189,12 @@ async def test_a_budget_is_exact_however_requests_end_and_wherever_answers_are_f
     assert {end.headers["x-request-id"] for end in answered} <= set(whole)
     assert set(whole.values()) == {5 + sound.chunks}
     assert all(line["prompt"] + line["output"] <= 5 + sound.chunks for line in logged())
-    told = await asyncio.to_thread(narrow.usage)
-    (charged,) = [row[4] for row in told["counts"] if row[1:3] == ["metered", "total"]]
-    assert charged == sum(line["charged"] for line in written()) and "metered" not in told["open"]
+    reported = await asyncio.to_thread(narrow.usage)
+    (charged,) = [row[4] for row in reported["counts"] if row[1:3] == ["metered", "total"]]
+    assert charged == sum(line["charged"] for line in written()) and "metered" not in reported["open"]
 
 
-async def test_an_answer_by_an_engine_without_a_journal_is_an_estimate_whoever_had_begun_it(
+async def test_an_answer_by_an_engine_without_a_journal_is_an_estimate_whoever_had_started_it(
     stage: Stage, narrow: Gateway, namespace: str, log: Path, ask: Callable[..., asyncio.Task[httpx.Response]]
 ) -> None:
     async with JournalEngine("tear", made=0) as torn, Engine() as old:
@@ -211,10 +211,10 @@ async def test_an_answer_by_an_engine_without_a_journal_is_an_estimate_whoever_h
         wanted = [line for line in lines if line.get("request") == answer.headers["x-request-id"]]
         return [(line["prompt"], line["output"], line["exact"]) for line in wanted]
 
-    await soon(lambda: charged() == [(5, 100, False)], "prompt as told, answer as asked for")
+    await soon(lambda: charged() == [(5, 100, False)], "prompt as reported, answer as asked for")
 
 
-async def test_nobody_claims_a_better_band_and_time_in_the_queue_counts(
+async def test_nobody_claims_a_better_priority_and_time_in_the_queue_counts(
     namespace: str, engine: Engine, ask: Callable[..., asyncio.Task[httpx.Response]]
 ) -> None:
     assert (await ask(KEY, f"{namespace}/m", priority="interactive", timeout=90)).status_code == 200
@@ -240,5 +240,5 @@ async def test_every_request_is_in_the_usage_log_and_in_the_metrics_by_its_key(
     for caller, requests in (("tests", 1), ("noisy", 2)):
         series = {"caller": caller, "model": model, "outcome": "answered"}
         assert narrow.metric("topmast_gateway_caller_requests_total", **series) == requests
-    told = await asyncio.to_thread(narrow.usage)
-    assert told["replica"] == logged()[0]["replica"] and told["open"] == {}
+    reported = await asyncio.to_thread(narrow.usage)
+    assert reported["replica"] == logged()[0]["replica"] and reported["open"] == {}

@@ -165,12 +165,12 @@ async def test_rubbish_behind_a_request_does_not_get_into_its_answer(seen: Seen)
     seen.hold = asyncio.Event()
     reader, writer = await asyncio.open_connection("127.0.0.1", seen.port)
     writer.write(GET)
-    begun = await asyncio.wait_for(reader.readuntil(b"\r\n\r\no"), 30)
+    started = await asyncio.wait_for(reader.readuntil(b"\r\n\r\no"), 30)
     writer.write(b"rubbish\x00\r\n\r\n")
     (connection_,) = seen.server.connections
     await soon(lambda: connection_._deaf, "the rubbish is there")
     seen.hold.set()
-    assert begun.count(b"HTTP/1.1 ") == 1 and await asyncio.wait_for(reader.read(), 30) == b"k"
+    assert started.count(b"HTTP/1.1 ") == 1 and await asyncio.wait_for(reader.read(), 30) == b"k"
     writer.close()
 
 
@@ -264,7 +264,7 @@ async def test_who_was_refused_cannot_hold_the_connection_with_a_body_that_never
     assert await seen.seconds_until_closed(head, drip=drip) < 5
 
 
-async def test_a_connection_goes_on_after_a_refused_request_whose_body_came_late(seen: Seen) -> None:
+async def test_a_connection_stays_after_a_refused_request_whose_body_came_late(seen: Seen) -> None:
     seen.refuse = True
     reader, writer = await asyncio.open_connection("127.0.0.1", seen.port)
     writer.write(HEAD + b"content-length: 3\r\n\r\n")

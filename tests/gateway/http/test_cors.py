@@ -1,4 +1,4 @@
-"""Browsers: pages of the named origins may call, all answers tell them so, and nobody else is told anything."""
+"""Browsers: pages of the named origins may call, all answers say so, and nobody else learns anything."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def called(origins: tuple[str, ...], method: str = "POST", **headers: str)
     return client.status, dict(got)
 
 
-def told(headers: dict[str, str]) -> dict[str, str]:
+def reported(headers: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.startswith("access-control-")}
 
 
@@ -46,23 +46,23 @@ async def test_every_answer_carries_the_headers_and_never_allows_credentials() -
     for origins, allowed in (((PAGE,), PAGE), (("*",), "*"), (("https://other.example", PAGE), PAGE)):
         status, headers = await called(origins, origin=PAGE)
         assert status == 401 and headers["x-request-id"] == "r"
-        assert told(headers)["access-control-allow-origin"] == allowed
+        assert reported(headers)["access-control-allow-origin"] == allowed
         assert "access-control-allow-credentials" not in headers
 
 
 @pytest.mark.parametrize(
     "page", ["https://chat.example.org.evil.example", "https://evil.example", "null", "", PAGE + "/"]
 )
-async def test_another_origin_is_told_nothing_and_its_preflight_needs_a_key(page: str) -> None:
+async def test_another_origin_learns_nothing_and_its_preflight_needs_a_key(page: str) -> None:
     for method in ("POST", "OPTIONS"):
         status, headers = await called((PAGE,), method, origin=page, access_control_request_method="POST")
-        assert status == 401 and told(headers) == {}  # not even what an engine allows
+        assert status == 401 and reported(headers) == {}  # not even what an engine allows
 
 
 async def test_without_origins_no_page_may_read_anything() -> None:
     for method in ("POST", "OPTIONS"):
         status, headers = await called((), method, origin=PAGE, access_control_request_method="POST")
-        assert status == 401 and told(headers) == {}
+        assert status == 401 and reported(headers) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How the gateway itself goes: told first, new requests taken for a moment, streams finished, exit code 0."""
+"""How the gateway itself goes: announced first, new requests taken for a moment, streams finished, exit code 0."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def busy(stage: Stage, gateway: Gateway, namespace: str, engine: Engine) -
     return asking
 
 
-async def test_sigterm_is_told_first_and_finishes_every_stream(
+async def test_sigterm_is_announced_first_and_finishes_every_stream(
     stage: Stage, new_gateway: Callable[..., Gateway], namespace: str
 ) -> None:
     gateway = new_gateway("--drain-notice-s", "3").wait_ready()
@@ -71,7 +71,7 @@ def _listens(gateway: Gateway) -> bool:
     return False
 
 
-async def test_a_client_that_could_not_be_told_may_use_its_connection_once_more(
+async def test_a_client_that_could_not_be_asked_to_close_may_use_its_connection_once_more(
     stage: Stage, new_gateway: Callable[..., Gateway], namespace: str
 ) -> None:
     gateway = new_gateway("--drain-notice-s", "0").wait_ready()
@@ -109,7 +109,7 @@ async def test_a_stream_without_end_keeps_it_no_longer_than_allowed(
         assert 0.9 < time.monotonic() - start < 10
         with pytest.raises(httpx.TransportError):  # cut visibly, not ended as if complete
             await stream
-        await soon(lambda: bool(engine.abandoned_at), "the engine is told")
+        await soon(lambda: bool(engine.abandoned_at), "the engine knows")
 
 
 async def test_a_second_signal_ends_it_at_once(

@@ -1,4 +1,4 @@
-"""Who gets in, and what a wrong request is told: OpenAI's envelope, the right code, a sentence with a remedy."""
+"""Who gets in, and what a wrong request gets: OpenAI's envelope, the right code, a sentence with a remedy."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def test_a_long_header_is_a_431(gateway: Gateway, http: httpx.AsyncClient)
     assert response.status_code == 431 and response.json()["error"]["code"] == "headers_too_large"
 
 
-async def test_one_request_too_many_is_told_to_come_back(
+async def test_one_request_too_many_is_asked_to_come_back(
     stage: Stage, namespace: str, new_gateway: Callable[..., Gateway]
 ) -> None:
     small = new_gateway("--max-streams", "2").wait_ready()

@@ -62,7 +62,7 @@ async def test_versions_before_1_2_are_refused(seen: Seen) -> None:
         assert (await asked(seen, trusting_anybody(version)))[0]
 
 
-async def test_new_files_count_for_new_connections_and_open_ones_go_on(
+async def test_new_files_count_for_new_connections_and_open_ones_stay(
     seen: Seen, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -73,7 +73,7 @@ async def test_a_preflight_needs_no_key(https: httpx.AsyncClient) -> None:
     assert answer.status_code == 204 and answer.headers["access-control-allow-origin"] == PAGE
 
 
-async def test_guessing_from_one_address_is_429_and_others_and_valid_keys_go_on(
+async def test_guessing_from_one_address_is_429_and_others_and_valid_keys_still_work(
     guarded: Gateway, https: httpx.AsyncClient
 ) -> None:
     async def status(key: str, address: str) -> int:
@@ -86,11 +86,11 @@ async def test_guessing_from_one_address_is_429_and_others_and_valid_keys_go_on(
     assert await status(KEY, "203.0.113.8") == 200  # an address from which nobody guesses much
     assert guarded.metric("topmast_gateway_authentication_failures_total", reason="throttled") == 2
 
-    def told() -> list[str]:
+    def reported() -> list[str]:
         return [line for line in guarded.lines if "failed authentications" in line]
 
-    await soon(lambda: bool(told()), "the address is named")
-    assert len(told()) == 1 and told()[0].endswith("203.0.113.7")
+    await soon(lambda: bool(reported()), "the address is named")
+    assert len(reported()) == 1 and reported()[0].endswith("203.0.113.7")
 
 
 async def test_a_key_with_terms_is_held_to_them_within_two_seconds(

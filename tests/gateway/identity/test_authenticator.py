@@ -56,7 +56,7 @@ async def outcome(who: Authenticator, key: str | None, address: str = "10.0.0.1"
         return refusal
 
 
-async def test_an_expired_key_is_told_so() -> None:
+async def test_an_expired_key_is_called_expired() -> None:
     refused = await outcome(identity(), OLD)
     assert (refused.status, refused.code) == (401, "expired_api_key")
     assert "expired" in str(refused) and "'old'" in str(refused)
@@ -256,7 +256,7 @@ def test_a_name_of_two_namespaces_is_ambiguous_only_to_who_may_call_both() -> No
     assert refused.value.status == 404
 
 
-def test_a_name_keeps_its_meaning_while_its_model_is_made_anew() -> None:
+def test_a_name_keeps_its_meaning_while_its_model_is_created_again() -> None:
     """Requests for the first team's model were answered by the second team's meanwhile."""
     models = [Model("team-a", "chat"), Model("team-b", "chat")]
     for caller in (Caller("any"), Caller("both", ("team-a/*", "team-b/*"))):

@@ -134,9 +134,9 @@ async def test_engines_are_shown_the_gateways_token_and_never_the_callers_key(
         signing.verify(headers["authorization"], f"{namespace}/m")
         assert not any(KEY in value for value in headers.values())
         token = headers["authorization"].removeprefix("Bearer ")
-        told = [answer.text, *answer.headers.values(), *signing.gateway.lines]
-        told += [(signing.pem.parent / "access.jsonl").read_text()]
-        assert not any(token in text for text in told), "the token stays between gateway and engine"
+        reported = [answer.text, *answer.headers.values(), *signing.gateway.lines]
+        reported += [(signing.pem.parent / "access.jsonl").read_text()]
+        assert not any(token in text for text in reported), "the token stays between gateway and engine"
 
 
 async def test_without_a_key_nothing_is_shown(
@@ -160,7 +160,7 @@ async def test_a_pod_that_does_not_let_us_in_is_one_that_is_not_ready(
         shut_pod = stage.pod(namespace, "m", shut.ip)
         stage.pod(namespace, "m", good.ip)
         signing.gateway.sees(key, 2)
-        while shut.asked < 3:  # it is left alone for a second each time
+        while shut.asked < 3:  # it is avoided for a second each time
             answer = await signed.post(CHAT, json={"model": key, "stream": stream})
             assert answer.status_code == 200
         assert signing.gateway.metric("topmast_gateway_retries_total", model=key, kind="not_let_in") == shut.asked
@@ -170,7 +170,7 @@ async def test_a_pod_that_does_not_let_us_in_is_one_that_is_not_ready(
         assert signing.gateway.metric("topmast_gateway_ejected_pods", model=key) == 0
 
 
-async def test_a_caller_is_never_told_that_his_key_is_wrong_where_ours_is(
+async def test_a_caller_never_hears_that_his_key_is_wrong_where_ours_is(
     stage: Stage, signing: Signing, signed: httpx.AsyncClient, namespace: str
 ) -> None:
     key = f"{namespace}/m"

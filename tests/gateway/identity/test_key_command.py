@@ -54,7 +54,7 @@ def key(stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     return run
 
 
-def test_a_key_that_was_made_opens_and_one_that_was_revoked_does_not(key: Any, gateway: Gateway) -> None:
+def test_a_key_that_was_created_opens_and_one_that_was_revoked_does_not(key: Any, gateway: Gateway) -> None:
     def status(of: str) -> int:
         return httpx.get(f"{gateway.url}/v1/models", headers={"Authorization": f"Bearer {of}"}).status_code
 
@@ -87,7 +87,7 @@ def test_many_at_once_lose_nobodys_key(stage: Stage, own_secret: str) -> None:
 
     with ThreadPoolExecutor(4) as threads:
         refused = [failure for failure in threads.map(add, ("a", "b", "same", "same")) if failure]
-    assert len(refused) == 1 and "choose another name" in str(refused[0])  # of two who take one name, one is told so
+    assert len(refused) == 1 and "choose another name" in str(refused[0])  # of two who take one name, one is refused
     assert set(stage.core.read_namespaced_secret(own_secret, SYSTEM).data) == {"first", "a", "b", "same"}
 
 

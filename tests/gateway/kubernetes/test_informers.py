@@ -39,7 +39,7 @@ def outage(cluster: Cluster) -> Iterator[Callable[[bool], None]]:
         cluster.start_apiserver()
 
 
-async def test_traffic_goes_on_without_the_api_server_and_changes_are_seen_after_it(
+async def test_traffic_continues_without_the_api_server_and_changes_are_seen_after_it(
     stage: Stage,
     gateway: Gateway,
     new_gateway: Callable[..., Gateway],
@@ -68,14 +68,14 @@ async def test_traffic_goes_on_without_the_api_server_and_changes_are_seen_after
         await asyncio.to_thread(outage, False)
         stage.pod(namespace, "m", new.ip)
         first.delete()
-        async with asyncio.timeout(60):  # one pod before, one pod after: only an answer tells them apart
+        async with asyncio.timeout(60):  # one pod before, one pod after: only an answer shows which
             while (answer := await http.post(CHAT, json=body)).json()["served_by"] != new.ip:
                 assert answer.status_code == 200
         gateway.sees(f"{namespace}/m", 1)
         await soon(lambda: newborn.ready() == 200, "the one that started in the outage", 20)
         assert (await streaming).text.rstrip().endswith("data: [DONE]")
         complaints = [line for line in gateway.lines if "cannot watch pods" in line]
-        assert 1 <= len(complaints) <= 6, "told once per kind of trouble, not once per try"
+        assert 1 <= len(complaints) <= 6, "said once per kind of trouble, not once per try"
 
 
 async def test_a_version_that_is_too_old_leads_to_a_new_list(stage: Stage, namespace: str) -> None:

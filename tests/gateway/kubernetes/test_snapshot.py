@@ -80,7 +80,7 @@ def text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-async def test_a_restart_while_the_api_server_is_away_goes_on_serving(
+async def test_a_restart_while_the_api_server_is_away_keeps_serving(
     stage: Stage, cluster: Cluster, new_gateway: Callable[..., Gateway], namespace: str, tmp_path: Path
 ) -> None:
     flags = ("--namespace", namespace, "--snapshot", str(tmp_path / "snapshot.json"))

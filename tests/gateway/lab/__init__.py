@@ -1,1 +1,1 @@
-"""Clusters, engines and clients that the gateway's tests are made with."""
+"""Clusters, engines and clients that the gateway's tests are built of."""

@@ -1,4 +1,4 @@
-"""Certificates for tests: self-signed, for 127.0.0.1, told apart by their common name."""
+"""Certificates for tests: self-signed, for 127.0.0.1, distinguished by their common name."""
 
 from __future__ import annotations
 

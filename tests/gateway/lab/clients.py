@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from gateway.lab.scripted import Script, Told
+from gateway.lab.scripted import Reported, Script
 from gateway.lab.stage import soon
 
 PATHS = ("/v1/chat/completions", "/v1/completions")
@@ -25,8 +25,8 @@ KINDS = {
 class Client:
     """One request, and what its client has seen of it.
 
-    It leaves once `leaves_at` tokens were made: those that it has seen, where it streams. "at once" is without waiting
-    for anything, "early" before the first token, "turned away" are those who never get as far as an account.
+    It leaves once `leaves_at` tokens were generated: those that it has seen, where it streams. "at once" is without
+    waiting for anything, "early" before the first token, "turned away" are those who never get as far as an account.
     """
 
     number: int
@@ -47,7 +47,7 @@ class Client:
         """Of the request."""
         return f"budget-{self.number}"
 
-    async def ask(self, http: aiohttp.ClientSession, told: Mapping[str, Told]) -> None:
+    async def ask(self, http: aiohttp.ClientSession, reported: Mapping[str, Reported]) -> None:
         """Until the answer ends, or the client leaves."""
         asking = asyncio.create_task(self._read(http))
         if self.kind == "at once":
@@ -55,17 +55,17 @@ class Client:
         elif self.leaves_at is None:
             await asking
         else:
-            await soon(lambda: asking.done() or self._has_enough(told.get(self.id)), "the time to leave", 60)
+            await soon(lambda: asking.done() or self._has_enough(reported.get(self.id)), "the time to leave", 60)
         asking.cancel()
         await asyncio.wait([asking])
         if not asking.cancelled():
             asking.result()
 
-    def _has_enough(self, told: Told | None) -> bool:
+    def _has_enough(self, reported: Reported | None) -> bool:
         assert self.leaves_at is not None
         if self.leaves_at and self.stream:
             return self.seen >= self.leaves_at
-        return told is not None and told.tokens >= self.leaves_at
+        return reported is not None and reported.tokens >= self.leaves_at
 
     async def _read(self, http: aiohttp.ClientSession) -> None:
         headers = {"Authorization": f"Bearer {self.key}", "x-request-id": self.id}

@@ -1,6 +1,6 @@
 """What happens to pods: a model's engines behind pod objects, and the faults that strike one of them.
 
-Nobody tells the gateway more than a cluster would. Each fault has a remedy after which the pod serves again.
+The gateway hears no more than a cluster would say. Each fault has a remedy after which the pod serves again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Site:
         engine.signal_all(signal.SIGSTOP)
 
     def thaw_pod(self, engine: Served) -> None:
-        """It goes on where it was, for clients that have long gone elsewhere."""
+        """It continues where it was, for clients that have long gone elsewhere."""
         engine.signal_all(signal.SIGCONT)
 
     def restart(self, engine: Served) -> None:
@@ -63,7 +63,7 @@ class Site:
         engine.process.terminate()
 
     def scale_in(self, engine: Served) -> None:
-        """The operator's way: told to drain, then deleted."""
+        """The operator's way: asked to drain, then deleted."""
         self._pods[engine.ip].annotate(draining="true")
         self.delete_pod(engine)
 
@@ -75,9 +75,9 @@ class Site:
 
 @dataclass(frozen=True)
 class Fault:
-    """`detection_s` is how long the fault may go unnoticed; `silent` when only silence tells of it.
+    """`detection_s` is how long the fault may go unnoticed; `silent` when only silence shows it.
 
-    `by_api` is one that the API server tells of: while it is away, nobody can cause it.
+    `by_api` is one that the API server reports: while it is away, nobody can cause it.
     """
 
     strike: Callable[[Site, Served], None]

@@ -63,7 +63,7 @@ async def main(folder: Path) -> dict[str, Any]:
         engines.track(Facts(model(), 0.0, pods=(pod(model(), ip="::1"),)))
         async with asyncio.timeout(200), aiohttp.ClientSession() as client:
             said["answer"] = await first_answer(client)
-            await soon(lambda: bool(engines.states("ns", "m")), "the engine told the operator its state", 100)
+            await soon(lambda: bool(engines.states("ns", "m")), "the engine reported its state to the operator", 100)
             said["state"] = [state.phase for state in engines.states("ns", "m").values()]
             said["operator"] = await (await client.get(f"http://[::1]:{OPERATOR}/readyz")).text()
     finally:
@@ -100,11 +100,11 @@ async def first_answer(client: aiohttp.ClientSession) -> str:
         try:
             url = f"http://[::1]:{GATEWAY}/v1/chat/completions"
             async with client.post(url, json=body, headers=headers) as reply:
-                told = await reply.json()
+                reported = await reply.json()
                 if reply.status == 200:
-                    return str(told["choices"][0]["message"]["content"])
+                    return str(reported["choices"][0]["message"]["content"])
                 if reply.status < 500:
-                    raise AssertionError(told)
+                    raise AssertionError(reported)
         except aiohttp.ClientConnectionError:
             pass
         await asyncio.sleep(0.5)

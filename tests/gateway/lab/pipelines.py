@@ -34,7 +34,7 @@ Answer = Callable[[AnswerState, Model], Awaitable[None]]
 
 
 class ScriptedProxy(Proxy):
-    """Waits as the real one does, and answers as it is told."""
+    """Waits as the real one does, and answers as the test says."""
 
     answer: Answer
 

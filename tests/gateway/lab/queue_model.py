@@ -1,8 +1,8 @@
-"""A model of an engine behind a turnstile, in simulated time. No tasks, no sockets, no noise.
+"""A model of an engine behind a fair queue, in simulated time. No tasks, no sockets, no noise.
 
 The engine works in steps, as real ones do: every running answer gets a token, and prompts are computed in the order of
 their arrival as far as a step's time allows. So a step takes longer the more there is to do, and whoever is let through
-delays all others. A turnstile decides who gets the next of its places.
+delays all others. The queue decides who gets the next of its places.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ def poisson(
 
 
 class Engine:
-    """`places` answers at most, and the turnstile before them."""
+    """`places` answers at most, and the queue before them."""
 
     def __init__(self, places: int, max_waiting: int) -> None:
         self._places = places
         self._turnstile = FairQueue(max_waiting)
         self._jobs: dict[QueueEntry, Job] = {}
-        self._answers: list[_Answer] = []  # in the order of their turns
+        self._answers: list[_Answer] = []  # in the order of their slots
         self._chunks: dict[_Answer, int] = {}  # of prompts, in this step
         self.outcome = Outcome()
 

@@ -1,4 +1,4 @@
-"""Engines that follow a script, which comes in the request, and write down which tokens they have told of."""
+"""Engines that follow a script, which comes in the request, and write down which tokens they have reported."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ class Script:
 
 
 @dataclass
-class Told:
-    """One request: how many tokens of its answer some engine has begun to tell, and which engines worked on it."""
+class Reported:
+    """One request: how many tokens of its answer some engine has started to report, and which engines worked on it."""
 
     tokens: int = 0
     engines: list[str] = field(default_factory=list)
 
 
 class ScriptedEngine(Engine):
-    """`told` is shared by the engines of a model; by request id."""
+    """`reported` is shared by the engines of a model; by request id."""
 
-    def __init__(self, told: dict[str, Told]) -> None:
+    def __init__(self, reported: dict[str, Reported]) -> None:
         super().__init__(pause_s=0.001)
-        self._told = told
+        self._reported = reported
 
     async def _misbehave(self, request: web.Request) -> web.StreamResponse:
         body = self.bodies[-1]
         script = Script(**body["script"])
-        told = self._told.setdefault(request.headers["x-request-id"], Told())
-        told.engines.append(self.ip)
+        reported = self._reported.setdefault(request.headers["x-request-id"], Reported())
+        reported.engines.append(self.ip)
         if script.status != 200:
             return web.json_response({"error": {"message": "as the script says", "code": "x"}}, status=script.status)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Topmast-Journal": "1"})
@@ -64,7 +64,7 @@ class ScriptedEngine(Engine):
         brought = body.get("continuation", {"token_ids": []})["token_ids"]
         assert brought == list(range(len(brought)))
         await response.write(b": prompt %d 1700000000\n\n" % script.prompt)
-        cut = script.cuts[len(told.engines) - 1] if len(told.engines) <= len(script.cuts) else None
+        cut = script.cuts[len(reported.engines) - 1] if len(reported.engines) <= len(script.cuts) else None
         for number, tokens in enumerate(script.lines):
             before = script.tokens(number)
             if before < len(brought):
@@ -77,7 +77,7 @@ class ScriptedEngine(Engine):
                 error = {"message": "as the script says", "type": "server_error", "code": "generation_failed"}
                 await response.write(b": error 500 0\n\n" + _data({"error": error}))
                 return response
-            told.tokens = max(told.tokens, before + tokens)
+            reported.tokens = max(reported.tokens, before + tokens)
             await response.write(_line(script, number, stream=body["stream"]))
             await asyncio.sleep(self.pause_s)
         return response
@@ -96,7 +96,7 @@ def _line(script: Script, number: int, *, stream: bool) -> bytes:
 
 
 async def _cut_off(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """Text whose tokens were not told, half of an event, and no more."""
+    """Text whose tokens were not reported, half of an event, and no more."""
     await response.write(_data({"tokens": 100}) + b'data: {"tok')
     await asyncio.sleep(0.01)
     assert request.transport is not None

@@ -233,13 +233,13 @@ class Gateway:
         return total
 
     def queue(self) -> dict[str, Any]:
-        """What it tells the operator, by model."""
+        """What it reports to the operator, by model."""
         answer = httpx.get(f"{self.admin_url}/queue", headers={"Authorization": f"Bearer {SHARED_TOKEN}"})
         found: dict[str, Any] = answer.raise_for_status().json()["models"]
         return found
 
     def usage(self) -> dict[str, Any]:
-        """What it tells other gateways; its --shared-token-file must hold SHARED_TOKEN."""
+        """What it reports to other gateways; its --shared-token-file must hold SHARED_TOKEN."""
         answer = httpx.get(f"{self.admin_url}/usage", headers={"Authorization": f"Bearer {SHARED_TOKEN}"})
         return dict(answer.raise_for_status().json())
 

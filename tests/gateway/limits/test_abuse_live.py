@@ -127,7 +127,7 @@ async def test_a_frozen_pod_is_left_within_seconds_by_a_gateway_that_has_just_st
 async def test_a_pause_of_the_gateway_moves_no_answer(
     stage: Stage, new_gateway: Callable[..., Gateway], namespace: str
 ) -> None:
-    """Seven seconds without a processor, and all twenty streams of two healthy engines were begun anew elsewhere."""
+    """Seven seconds without a processor, and all twenty streams of two healthy engines were started again elsewhere."""
     async with JournalEngine(chunks=80, pause_s=0.05) as one, JournalEngine(chunks=80, pause_s=0.05) as two:
         stage.model(namespace, "m")
         for engine in (one, two):

@@ -16,23 +16,23 @@ import aiohttp
 import pytest
 
 from gateway.lab.clients import PATHS, Client, a_mix
-from gateway.lab.scripted import Script, ScriptedEngine, Told
+from gateway.lab.scripted import Reported, Script, ScriptedEngine
 from gateway.lab.stage import SECRET, SHARED_TOKEN, SYSTEM, Gateway, Stage, hashed, soon
 from topmast_gateway.limits import periods
 
 KEYS = {"monthly": "tm-" + "o" * 40, "lifelong": "tm-" + "f" * 40}
 BUDGET = 250_000
 AT_ONCE = 80
-MODELS = 8  # an engine that often breaks is left alone for a while, but only for that model
+MODELS = 8  # an engine that often breaks is ejected for a while, but only for that model
 
 
 @dataclass(frozen=True)
 class Accounts:
-    """What a gateway says of its keys, wherever it says it. `told` is what engines have told it."""
+    """What a gateway says of its keys, wherever it says it. `reported` is what engines have reported."""
 
     gateway: Gateway
     log: Path
-    told: dict[str, Told]
+    reported: dict[str, Reported]
     began: float = field(default_factory=time.time)
 
     def lines(self) -> dict[str, dict[str, Any]]:
@@ -88,9 +88,9 @@ async def accounts(
 ) -> AsyncIterator[Accounts]:
     """A gateway of its own in front of two engines, which serve all models."""
     allow(**dict.fromkeys(KEYS, BUDGET))
-    log, told = tmp_path / "usage.jsonl", dict[str, Told]()
+    log, reported = tmp_path / "usage.jsonl", dict[str, Reported]()
     async with AsyncExitStack() as stack:
-        engines = [await stack.enter_async_context(ScriptedEngine(told)) for _ in range(2)]
+        engines = [await stack.enter_async_context(ScriptedEngine(reported)) for _ in range(2)]
         for number in range(MODELS):
             stage.model(namespace, f"m{number}")
             for engine in engines:
@@ -102,7 +102,7 @@ async def accounts(
         gateway = (await asyncio.to_thread(new_gateway, *flags)).wait_ready()
         for number in range(MODELS):
             await asyncio.to_thread(gateway.sees, f"{namespace}/m{number}", 2)
-        yield Accounts(gateway, log, told)
+        yield Accounts(gateway, log, reported)
         gateway.close()
 
 
@@ -118,20 +118,24 @@ async def test_budgets_are_exact_to_the_token_over_1000_mixed_requests_with_canc
     clients = a_mix(10, list(KEYS.values()), [f"{namespace}/m{number}" for number in range(MODELS)])
     assert len(clients) == 1000
     await _all_ask(clients, accounts, http)
-    lines, told = accounts.lines(), accounts.told
+    lines, reported = accounts.lines(), accounts.reported
     exact = 0
     for client in clients:
         line = lines.get(client.id)
         _check_end(client, line)
-        least, most = _bounds(client, told.get(client.id))
-        assert least <= (line["prompt"] + line["output"] if line else 0) <= most, (client, told.get(client.id), line)
+        least, most = _bounds(client, reported.get(client.id))
+        assert least <= (line["prompt"] + line["output"] if line else 0) <= most, (
+            client,
+            reported.get(client.id),
+            line,
+        )
         exact += least == most
     assert exact > 800  # and of the others no more is known than the gateway can have read
-    assert sum(len(set(told[client.id].engines)) == 2 for client in clients if client.id in told) > 75
+    assert sum(len(set(reported[client.id].engines)) == 2 for client in clients if client.id in reported) > 75
     used = {}
     for name, key in KEYS.items():
         ((used[name],),) = [accounts.used(name)]
-        bounds = [_bounds(client, told.get(client.id)) for client in clients if client.key == key]
+        bounds = [_bounds(client, reported.get(client.id)) for client in clients if client.key == key]
         assert sum(least for least, _ in bounds) <= used[name] <= sum(most for _, most in bounds)
     await _spend_the_last_bit(accounts, allow, http, f"{namespace}/m0", used)
 
@@ -142,7 +146,7 @@ async def _all_ask(clients: list[Client], accounts: Accounts, http: aiohttp.Clie
 
     async def ask(client: Client) -> None:
         async with places:
-            await client.ask(http, accounts.told)
+            await client.ask(http, accounts.reported)
 
     await asyncio.gather(*map(ask, clients))
     await soon(lambda: accounts.reserved() == {}, "nothing is reserved")
@@ -173,14 +177,14 @@ def _check_end(client: Client, line: dict[str, Any] | None) -> None:
             assert finish in ("cancelled", "answered")
 
 
-def _bounds(client: Client, told: Told | None) -> tuple[int, int]:
+def _bounds(client: Client, reported: Reported | None) -> tuple[int, int]:
     """What the request must have been charged at least and at most, as its client and the engines know."""
     script = client.script
-    if told is None or script.status != 200:
+    if reported is None or script.status != 200:
         return 0, 0
     if script.fail is not None:
         return (script.prompt + script.tokens(script.fail),) * 2
-    return script.prompt + client.seen if client.seen else 0, script.prompt + told.tokens
+    return script.prompt + client.seen if client.seen else 0, script.prompt + reported.tokens
 
 
 async def _spend_the_last_bit(
@@ -195,15 +199,18 @@ async def _spend_the_last_bit(
             body = {"model": model, "prompt": "", "stream": False, "script": asdict(script), "max_tokens": max_tokens}
             headers = {"Authorization": f"Bearer {key}"}
             async with http.post(PATHS[1], json=body | fields, headers=headers) as answer:
-                told = {each: int(answer.headers[f"x-ratelimit-{each}-budget"]) for each in ("limit", "remaining")}
-                return answer.status, told, await answer.text()
+                reported = {each: int(answer.headers[f"x-ratelimit-{each}-budget"]) for each in ("limit", "remaining")}
+                return answer.status, reported, await answer.text()
 
         for _ in range(200):  # until the new budget is known
             if (await ask(32_768, n=8))[1]["limit"] != BUDGET:
                 break
             await asyncio.sleep(0.05)
-        status, told, why = await ask(9000)
-        assert (status, told) == (429, {"limit": used[name] + left, "remaining": left}) and f"{left} are left" in why
+        status, reported, why = await ask(9000)
+        assert (status, reported) == (
+            429,
+            {"limit": used[name] + left, "remaining": left},
+        ) and f"{left} are left" in why
         needed = re.search(r"needs about (\d+)", why)
         assert needed is not None
         fits = left - (int(needed[1]) - 9000)

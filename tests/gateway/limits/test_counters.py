@@ -17,7 +17,7 @@ from topmast_gateway.limits.counters import Counters
 NOW = 1_800_000_000.0
 DAY = periods.name("day", NOW)
 STEPS = st.lists(
-    st.tuples(st.integers(0, 2), st.sampled_from(["add", "tell"]), st.integers(0, 2), st.integers(1, 50)), max_size=40
+    st.tuples(st.integers(0, 2), st.sampled_from(["add", "report"]), st.integers(0, 2), st.integers(1, 50)), max_size=40
 )
 
 
@@ -27,7 +27,7 @@ def test_replicas_agree_on_the_exact_sum_whatever_was_exchanged_when(steps: list
     for one, what, other, amount in steps:
         if what == "add":
             replicas[one].add("alice", DAY, requests=1, charged=amount, refunded=amount // 2)
-        else:  # a page of what changed since `other` asked last, told twice
+        else:  # a page of what changed since `other` asked last, reported twice
             changes, known[one, other] = replicas[one].changes(known.get((one, other), 0), most=amount)
             replicas[other].merge(changes, NOW)
             replicas[other].merge(changes, NOW)
@@ -54,7 +54,7 @@ def test_a_restarted_gateway_gets_its_totals_back_from_a_peer() -> None:
     assert peer.tokens("alice", "total") == 751
 
 
-def test_nothing_new_is_not_told_again() -> None:
+def test_nothing_new_is_not_reported_again() -> None:
     one, other = Counters("one"), Counters("other")
     one.add("alice", DAY, charged=5)
     other.merge(one.changes()[0], NOW)

@@ -160,10 +160,10 @@ def test_requests_per_minute_slide_and_the_headers_say_where_they_stand() -> Non
     clock.now += 30
     for left in range(9, -1, -1):
         with quota.reserved(caller, 1, TokenUsage()) as reservation:
-            told = dict(reservation.headers)
-            assert told[b"x-ratelimit-limit-requests"] == b"10"
-            assert told[b"x-ratelimit-remaining-requests"] == b"%d" % left
-            assert told[b"x-ratelimit-reset-requests"] == b"1m30s"
+            reported = dict(reservation.headers)
+            assert reported[b"x-ratelimit-limit-requests"] == b"10"
+            assert reported[b"x-ratelimit-remaining-requests"] == b"%d" % left
+            assert reported[b"x-ratelimit-reset-requests"] == b"1m30s"
     refused = refusal(quota, caller)
     assert refused.code == "rate_limit_exceeded"
     wait_s = int(dict(refused.headers)[b"retry-after"])
@@ -182,14 +182,14 @@ def test_tokens_reserved_too_much_are_given_back_to_the_minute() -> None:
     assert refusal(quota, caller, 1).code == "rate_limit_exceeded"
 
 
-def test_a_request_above_the_whole_limit_is_told_that_waiting_does_not_help() -> None:
+def test_a_request_above_the_whole_limit_learns_that_waiting_does_not_help() -> None:
     quota, _, _ = a_ledger()
     headers = dict(refusal(quota, a_caller(tokens_per_minute=1000), 1001).headers)
     assert headers[b"x-should-retry"] == b"false" and b"retry-after" not in headers
 
 
 @given(st.integers(1, 500), st.integers(0, 500), st.integers(0, 119), st.integers(1, 500))
-def test_after_the_wait_that_it_was_told_a_request_fits(limit: int, first: int, gap_s: int, wanted: int) -> None:
+def test_after_the_announced_wait_a_request_fits(limit: int, first: int, gap_s: int, wanted: int) -> None:
     quota, _, clock = a_ledger()
     caller, wanted = a_caller(tokens_per_minute=limit), min(wanted, limit)
     for tokens in (min(first, limit), limit // 2):
@@ -268,17 +268,17 @@ def test_a_team_s_limits_are_shared_by_its_callers_and_each_one_s_own_count_besi
 def test_the_headers_tell_the_limit_of_which_less_is_left() -> None:
     quota, _, _ = a_ledger()
     with quota.reserved(ALICE, 10, TokenUsage()) as reservation:
-        told = dict(reservation.headers)
-    assert told[b"x-ratelimit-limit-budget"] == b"800" and told[b"x-ratelimit-limit-requests"] == b"3"
+        reported = dict(reservation.headers)
+    assert reported[b"x-ratelimit-limit-budget"] == b"800" and reported[b"x-ratelimit-limit-requests"] == b"3"
     use(quota, BOB, 500, 500, 0)
     quota._clock.now += 120  # type: ignore[attr-defined]
     with quota.reserved(ALICE, 10, TokenUsage()) as reservation:
-        told = dict(reservation.headers)
-    assert (told[b"x-ratelimit-limit-budget"], told[b"x-ratelimit-remaining-budget"]) == (b"1000", b"490")
-    assert len(told) == len(reservation.headers)
+        reported = dict(reservation.headers)
+    assert (reported[b"x-ratelimit-limit-budget"], reported[b"x-ratelimit-remaining-budget"]) == (b"1000", b"490")
+    assert len(reported) == len(reservation.headers)
 
 
-def test_a_caller_is_told_its_own_use_and_its_team_s_and_nobody_else_s() -> None:
+def test_a_caller_sees_its_own_use_and_its_team_s_and_nobody_else_s() -> None:
     quota, _, _ = a_ledger()
     use(quota, ALICE, 300, 100, 200)
     use(quota, BOB, 50, 25, 25)

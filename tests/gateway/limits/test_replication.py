@@ -1,4 +1,4 @@
-"""Gateways that tell each other what was used: over real HTTP on loopback addresses."""
+"""Gateways that report to each other what was used: over real HTTP on loopback addresses."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_budgets_and_places_hold_over_all_gateways_and_outlive_a_restart(f
                 assert refused.value.code == "insufficient_quota"
             await soon(lambda: two.quota.held("alice").tokens == 0, "and their end")
         async with Replica("one-again", addresses, addresses[0], token_file).running() as one:
-            await soon(lambda: one.quota.used(ALICE) == 500, "the restarted one is told")
+            await soon(lambda: one.quota.used(ALICE) == 500, "the restarted one knows")
             one.use(7)
             await soon(lambda: two.quota.used(ALICE) == 507, "and counts on")
 
@@ -138,14 +138,14 @@ async def test_nonsense_of_a_peer_changes_nothing(fast: None, token_file: Path, 
     one, two = Replica("one", addresses, addresses[0], token_file), Replica("two", [], addresses[1], token_file)
     two.garbage = garbage
     async with one.running(), two.running():
-        await soon(lambda: two.answered >= 3, "it was told nonsense")
+        await soon(lambda: two.answered >= 3, "it got nonsense")
         assert len(one.counters) == 0 and one.quota.peers == {}
         two.garbage = b""
         two.use(5)
-        await soon(lambda: one.quota.used(ALICE) == 5, "it goes on asking")
+        await soon(lambda: one.quota.used(ALICE) == 5, "it keeps asking")
 
 
-def test_only_what_changed_is_told_to_those_who_asked_before() -> None:
+def test_only_what_changed_is_reported_to_those_who_asked_before() -> None:
     counters = Counters("one")
     asked = CounterReplication(counters, QuotaEnforcer(counters, time.time))
     counters.add("alice", "total", charged=1)
@@ -163,7 +163,7 @@ def rewrite(file: Path, content: bytes | None) -> None:
     time.sleep(0.03)
 
 
-async def test_usage_is_told_to_those_alone_who_know_the_token_as_it_is_now(token_file: Path) -> None:
+async def test_usage_is_given_to_those_alone_who_know_the_token_as_it_is_now(token_file: Path) -> None:
     asked = Replica("one", [], free_address(), token_file)
     url, right = f"http://{asked.ip}:{PORT}/usage", {"Authorization": "Bearer a token that all gateways have"}
     asked.use(5)
@@ -188,7 +188,7 @@ async def test_usage_is_told_to_those_alone_who_know_the_token_as_it_is_now(toke
 
 
 @pytest.mark.parametrize("route", ["usage", "queue"])
-async def test_without_a_token_nobody_is_told_and_the_answer_says_what_to_set(route: str) -> None:
+async def test_without_a_token_nobody_gets_it_and_the_answer_says_what_to_set(route: str) -> None:
     asked = Replica("one", [], free_address(), None)
     async with asked.running(), aiohttp.ClientSession() as client:
         for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer x"}):
@@ -196,7 +196,7 @@ async def test_without_a_token_nobody_is_told_and_the_answer_says_what_to_set(ro
                 assert answer.status == 404 and "--shared-token-file" in await answer.text()
 
 
-async def test_the_queue_is_told_to_those_who_know_the_token(token_file: Path) -> None:
+async def test_the_queue_is_given_to_those_who_know_the_token(token_file: Path) -> None:
     asked = Replica("one", [], free_address(), token_file)
     url = f"http://{asked.ip}:{PORT}/queue"
     async with asked.running(), aiohttp.ClientSession() as client:
@@ -206,9 +206,9 @@ async def test_the_queue_is_told_to_those_who_know_the_token(token_file: Path) -
             assert answer.status == 401 and "ns/m" not in await answer.text()
 
 
-async def test_gateways_go_on_adding_up_after_the_token_was_replaced(fast: None, token_file: Path) -> None:
+async def test_gateways_keep_adding_up_after_the_token_was_replaced(fast: None, token_file: Path) -> None:
     addresses = [free_address(), free_address()]
-    late = token_file.with_name("late")  # the file of a pod that is told last
+    late = token_file.with_name("late")  # the file of a pod that gets the token last
     late.write_text("an older token")
     one, two = (Replica(name, addresses, ip, file) for name, ip, file in zip(
         ("one", "two"), addresses, (token_file, late), strict=True))  # fmt: skip

@@ -1,4 +1,4 @@
-"""What engines without a journal tell of their use is believed; nonsense changes nothing."""
+"""What engines without a journal report of their use is believed; nonsense changes nothing."""
 
 from __future__ import annotations
 

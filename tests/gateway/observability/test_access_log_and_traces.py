@@ -1,4 +1,4 @@
-"""What a gateway tells of its requests: a line in its log and a span in a trace, and never what people wrote."""
+"""What a gateway records of its requests: a line in its log and a span in a trace, and never what people wrote."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def collector() -> Iterator[Collector]:
     collector.server.server_close()
 
 
-async def test_a_request_is_a_line_and_a_span_and_neither_tells_what_was_written(
+async def test_a_request_is_a_line_and_a_span_and_neither_shows_what_was_written(
     stage: Stage,
     new_gateway: Callable[..., Gateway],
     namespace: str,
@@ -88,9 +88,9 @@ async def test_a_request_is_a_line_and_a_span_and_neither_tells_what_was_written
         span = next(span for span in collector.spans if span.name == f"POST {CHAT}")
         assert span.trace_id.hex() == PARENT.split("-")[1]
         assert span.parent_span_id.hex() == PARENT.split("-")[2]
-        told = {each.key: each.value for each in span.attributes}
-        assert told["gen_ai.usage.output_tokens"].int_value == 6
-        assert told["topmast.pod"].string_value == answered["pod"]
+        reported = {each.key: each.value for each in span.attributes}
+        assert reported["gen_ai.usage.output_tokens"].int_value == 6
+        assert reported["topmast.pod"].string_value == answered["pod"]
         assert engine.headers[-1]["traceparent"].split("-")[2] == span.span_id.hex()  # the engine's part hangs below
         lines = where.read_text().replace(f"/{SECRET}", "")  # a path is the caller's own choice, and is logged
         assert SECRET not in lines + collector.raw.decode("latin-1")

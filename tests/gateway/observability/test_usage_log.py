@@ -64,7 +64,7 @@ def test_a_team_s_budget_is_taken_up_again_too(tmp_path: Path) -> None:
     assert [counters.tokens(name, month) for name in ("team:research", "alice", "bob", "carol")] == [30, 15, 15, 15]
 
 
-def test_a_log_that_was_moved_away_goes_on_in_a_new_file(tmp_path: Path) -> None:
+def test_a_log_that_was_moved_away_continues_in_a_new_file(tmp_path: Path) -> None:
     path, moved = tmp_path / "usage.jsonl", tmp_path / "usage.jsonl.1"
     log = UsageLog(str(path), "r1")
     log.write(a_use("before"))
@@ -99,7 +99,7 @@ def test_a_full_disk_is_said_once_and_costs_nothing_but_lines(caplog: pytest.Log
         log.close()
     assert log.lost == 5
     assert [record.getMessage() for record in caplog.records].count(caplog.records[0].getMessage()) == 1
-    assert "No space left" in caplog.text and "requests go on" in caplog.text
+    assert "No space left" in caplog.text and "requests are still served" in caplog.text
 
 
 def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path) -> None:

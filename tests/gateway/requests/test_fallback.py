@@ -71,7 +71,7 @@ async def test_what_is_about_the_request_or_its_caller_goes_nowhere_else(status:
     assert refused.value.status == status and len(pods.asked) == 1
 
 
-async def test_an_answer_that_was_begun_is_not_begun_again_by_another_model() -> None:
+async def test_an_answer_that_was_started_is_not_started_again_by_another_model() -> None:
     async def breaks(state: AnswerState, model: Model) -> None:
         state.writer.stream([], b"data: {}\n\n")
         raise full()

@@ -97,7 +97,7 @@ def test_a_stream_is_asked_for_by_true(value: bytes, stream: bool) -> None:
 
 
 def test_each_tenant_has_cached_prompts_of_its_own() -> None:
-    """Guessing a prompt bit by bit told what another key had sent: by cached tokens and by the route."""
+    """Guessing a prompt bit by bit showed what another key had sent: by cached tokens and by the route."""
     text = "x" * 2000
 
     def asked(tenant: str, **more: str) -> parse.CompletionRequest:

@@ -55,7 +55,7 @@ async def test_who_leaves_before_an_answer_without_a_journal_pays_for_what_may_h
 async def test_what_no_engine_worked_on_and_what_failed_is_free() -> None:
     assert await charged(ClientDisconnected, tries=0) == 0
     assert await charged(ApiError) == 0
-    assert await charged(ClientDisconnected, journal=True) == 0, "its journal said that nothing was made"
+    assert await charged(ClientDisconnected, journal=True) == 0, "its journal said that nothing was generated"
 
 
 async def test_a_callers_bodies_that_are_being_read_count_against_its_limits() -> None:

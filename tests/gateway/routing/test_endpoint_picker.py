@@ -27,7 +27,7 @@ SYSTEM = "You are the assistant of a shop that sells everything. " * 100  # 5500
 
 
 def request(tokens: int = 300, *turns: str, system: str = SYSTEM, session: str = "") -> CompletionRequest:
-    """A chat with these turns, the user's and the assistant's in turn; without turns a request without a prompt."""
+    """A chat with these turns, the user's and the assistant's alternating; without turns a request without a prompt."""
     roles = ("user", "assistant")
     messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(turns)]
     text = json.dumps([{"role": "system", "content": system}, *messages]).encode()
@@ -78,7 +78,7 @@ def test_whatever_ends_and_however_everything_is_given_back_once(steps: list[tup
     assert list(loads) == []
 
 
-def test_idle_pods_take_turns() -> None:
+def test_idle_pods_alternate() -> None:
     loads, order = EndpointLoads(), []
     for _ in range(8):
         pod = least(loads)

@@ -1,4 +1,4 @@
-"""What engines tell of their load, and what is made of it."""
+"""What engines report of their load, and what the gateway reads in it."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_the_time_out_doubles_to_a_minute_and_is_forgiven_after_a_good_one() -> 
     assert out_s() == FIRST_EJECTION_S
 
 
-def test_a_pod_that_fails_for_days_is_still_only_left_alone() -> None:
+def test_a_pod_that_fails_for_days_is_still_only_ejected() -> None:
     outliers = Watched()
     outliers.fail(BAD)
     for _ in range(2000):  # a probe a minute: the doubled time has long been too large for a float

@@ -31,7 +31,7 @@ async def served_by(http: httpx.AsyncClient, model: str, requests: int = 6) -> C
 LEAVING = {
     "not ready": lambda pod: pod.set_ready(False),
     "being deleted": lambda pod: pod.delete(),
-    "told to drain": lambda pod: pod.annotate(draining="true"),
+    "about to drain": lambda pod: pod.annotate(draining="true"),
 }
 
 
@@ -176,11 +176,11 @@ async def test_nobody_waits_for_a_suspended_or_a_deleted_model(
     waiting = asyncio.create_task(http.post(CHAT, json={"model": f"{namespace}/doomed"}))
     await soon(lambda: gateway.metric("topmast_gateway_requests_held") == 1, "it waits")
     stage.delete_model(namespace, "doomed")
-    await soon(waiting.done, "it is told", 2)
+    await soon(waiting.done, "it is answered", 2)
     assert (await waiting).status_code == 404
 
 
-async def test_a_conversation_stays_at_its_pod_and_who_debugs_is_told_why(
+async def test_a_conversation_stays_at_its_pod_and_who_debugs_sees_why(
     stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
     wanted = {"x-topmast-debug": "1"}
@@ -234,7 +234,7 @@ async def test_a_session_stays_at_its_pod_whatever_it_asks(
         assert not any("x-session-id" in headers for engine in (one, two) for headers in engine.headers)
 
 
-async def test_a_pod_that_answers_500_is_left_alone_while_another_works(
+async def test_a_pod_that_answers_500_is_ejected_while_another_works(
     stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
     async with Engine("broken") as bad, Engine() as good:

@@ -43,7 +43,7 @@ async def test_another_pod_takes_what_one_cannot(
         assert bad.asked >= 1 and good.asked == 4
 
 
-async def test_a_pod_that_refuses_connections_is_left_alone_for_a_while(
+async def test_a_pod_that_refuses_connections_is_avoided_for_a_while(
     stage: Stage, gateway: Gateway, namespace: str, http: httpx.AsyncClient
 ) -> None:
     async with Engine() as good:
@@ -166,7 +166,7 @@ async def test_a_silent_stream_ends_after_the_progress_timeout(
         assert never.asked == stalls.asked == 1
         for response in (unanswered, stalled):
             assert 2.9 < response.elapsed.total_seconds() < 10
-        await soon(lambda: len(never.abandoned_at) == len(stalls.abandoned_at) == 1, "both engines are told to stop")
+        await soon(lambda: len(never.abandoned_at) == len(stalls.abandoned_at) == 1, "both engines are asked to stop")
 
 
 async def test_a_slow_stream_that_moves_is_not_cut(

@@ -1,4 +1,4 @@
-"""Real engines die, hang, freeze and leave under continuous traffic, and no client can tell.
+"""Real engines die, hang, freeze and leave under continuous traffic, and no client notices.
 
 Every answer is compared with an undisturbed one, and no stream pauses for longer than detection and a new start take.
 """
@@ -26,7 +26,7 @@ ASKS, FIRST = mixed(24, seed=6), long(2, tokens=150)
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
-    """Two engines of one model, which leave quickly when told to."""
+    """Two engines of one model, which leave quickly when asked to."""
     with two_engines(tmp_path_factory.mktemp("engines"), MODEL, flags=(*FLAGS, *SHORT_DRAIN)) as served:
         yield served
 
@@ -54,10 +54,10 @@ def site(stage: Stage, front: Gateway, engines: list[Served]) -> Site:
 
 @pytest.fixture(scope="module")
 def load(front: Gateway, expected: Mapping[int, Answer]) -> Callable[..., OpenLoop]:
-    """Traffic through the gateway, or through the given doors."""
+    """Traffic through the gateway, or at the given URLs."""
 
-    def start(seed: int, doors: list[str] | None = None, per_s: float = 3.0) -> OpenLoop:
-        return OpenLoop(doors or [f"{front.url}/v1"], KEY, MODEL, ASKS, expected, per_s=per_s, seed=seed, first=FIRST)
+    def start(seed: int, urls: list[str] | None = None, per_s: float = 3.0) -> OpenLoop:
+        return OpenLoop(urls or [f"{front.url}/v1"], KEY, MODEL, ASKS, expected, per_s=per_s, seed=seed, first=FIRST)
 
     return start
 
@@ -118,14 +118,14 @@ def test_no_client_notices_when_a_gateway_is_restarted(
 ) -> None:
     other = new_gateway(*GATEWAY).wait_ready()
     other.sees(f"{NAMESPACE}/{MODEL}", 2)
-    doors = [f"{other.url}/v1", f"{front.url}/v1"]
-    with load(seed=2, doors=doors) as log, ThreadPoolExecutor(1) as pool:  # both long answers begin at the other one
+    urls = [f"{other.url}/v1", f"{front.url}/v1"]
+    with load(seed=2, urls=urls) as log, ThreadPoolExecutor(1) as pool:  # both long answers begin at the other one
         eventually(lambda: other.metric("topmast_gateway_requests_in_flight") >= 2, "both gateways have streams", 30)
         leaving = pool.submit(other.stop)
         eventually(lambda: other.ready() != 200, "it says that it leaves")
-        doors.remove(f"{other.url}/v1")  # what a Service does with a pod that is not ready
+        urls.remove(f"{other.url}/v1")  # what a Service does with a pod that is not ready
         assert leaving.result(40) == 0
-        doors.append(f"{new_gateway(*GATEWAY).wait_ready().url}/v1")
+        urls.append(f"{new_gateway(*GATEWAY).wait_ready().url}/v1")
         until_more(log, 4)
         until(log, 8)
     log.assert_clean(at_least=8)
@@ -150,7 +150,7 @@ def test_no_client_notices_when_a_server_dies_while_the_api_server_is_away(
     assert log.longest_gaps_s()[-1] <= MOVE_S, log.report()
 
 
-def test_answers_of_a_model_with_one_pod_wait_for_its_restart_and_go_on(
+def test_answers_of_a_model_with_one_pod_wait_for_its_restart_and_continue(
     site: Site, front: Gateway, engines: list[Served], load: Callable[..., OpenLoop]
 ) -> None:
     only, spare = engines

@@ -128,7 +128,7 @@ async def test_a_connection_is_used_again_and_again() -> None:
         ([SIZED + SIZED], False),
         ([SIZED, b"more"], False),
     ],
-    ids=["told", "1.0", "closed", "two-answers", "more"],
+    ids=["announced", "1.0", "closed", "two-answers", "more"],
 )
 async def test_a_connection_that_is_over_or_out_of_step_is_not_used_again(answers: list[bytes], close: bool) -> None:
     peer = Peer(*answers, close=close)
@@ -193,7 +193,7 @@ async def test_nobody_there_is_refused() -> None:
         await ask(ConnectionPool(), peer)
 
 
-async def test_leaving_before_the_end_tells_the_engine() -> None:
+async def test_leaving_before_the_end_reaches_the_engine() -> None:
     peer = Peer(CHUNKED + b"4\r\nbody\r\n")
     async with listening(peer) as engines:
         async with engines.posted(peer.pod, "/v1/completions", b"{}", {}) as response:

@@ -84,7 +84,7 @@ def test_a_killed_engine_costs_no_client_its_answer(stage: Stage, real_gateway: 
     real_gateway.sees("real/smollm2", 2)
     with Traffic(f"{real_gateway.url}/v1", KEY, "smollm2", clients=4, max_tokens=24) as flow:
         eventually(lambda: flow.finished >= 6, "traffic flows", 30)
-        engines[1].process.kill()  # and nobody tells the gateway
+        engines[1].process.kill()  # and the gateway gets no notice
         before = flow.finished
         eventually(lambda: flow.finished >= before + 16, "traffic flows on", 60)
     flow.assert_clean(at_least=22)

@@ -1,4 +1,4 @@
-"""Streams pass as they are made, and end at both sides when they end at one."""
+"""Streams pass as they are generated, and end at both sides when they end at one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_the_first_event_arrives_before_the_last_is_made(
             async for line in response.aiter_lines():
                 if line:
                     seen.append((time.monotonic(), line))
-                    engine.gate.set()  # the next one is made only now: were this one held back, nothing would come
+                    engine.gate.set()  # the next one is generated only now: were this one held back, nothing would come
         assert [json.loads(line[6:])["number"] for _, line in seen[:-1]] == list(range(20))
         assert seen[-1][1] == "data: [DONE]"
         assert min(came - sent for sent, (came, _) in zip(engine.sent_at, seen, strict=False)) < 0.05
@@ -47,7 +47,7 @@ async def test_a_client_that_leaves_stops_the_engine_at_once(
             async with http.stream("POST", CHAT, json={"model": f"{namespace}/m", "stream": True}) as response:
                 await anext(response.aiter_lines())
             left = time.monotonic()
-            await soon(lambda turn=turn: len(engine.abandoned_at) > turn, "the engine is told")
+            await soon(lambda turn=turn: len(engine.abandoned_at) > turn, "the engine knows")
             took.append(engine.abandoned_at[turn] - left)
         assert min(took) < 0.1, took  # the best of three: other tests share this machine
         model = f"{namespace}/m"
@@ -71,7 +71,7 @@ async def test_a_client_that_leaves_before_the_first_byte_stops_the_engine_too(
             await soon(lambda: engine.running == 1, "the engine works")
             left = time.monotonic()
             asking.cancel()
-            await soon(lambda turn=turn: len(engine.abandoned_at) > turn, "the engine is told")  # type: ignore[misc]
+            await soon(lambda turn=turn: len(engine.abandoned_at) > turn, "the engine knows")  # type: ignore[misc]
             took.append(engine.abandoned_at[turn] - left)
         assert min(took) < 0.1, took  # the best of three: other tests share this machine
         count = "topmast_gateway_requests_total"
@@ -140,7 +140,7 @@ async def test_a_client_that_stops_reading_is_dropped_and_fills_no_memory(
         head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write((head + body).encode())
         assert b"200" in await reader.readline()  # and nothing more
-        await soon(lambda: bool(engine.abandoned_at), "the engine is told to stop", 20)
+        await soon(lambda: bool(engine.abandoned_at), "the engine is asked to stop", 20)
         assert gateway.resident_bytes() - before < 32 * 1024 * 1024
         await soon(lambda: gateway.metric("topmast_gateway_requests_in_flight") == 0, "the place is given back")
         writer.transport.abort()
