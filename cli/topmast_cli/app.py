@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from topmast_cli import commands
 from topmast_cli.keys.command import app as keys
+from topmast_cli.keys.team_command import app as teams
 
 
 def run(arguments: Sequence[str], program: str) -> int:
@@ -37,6 +38,7 @@ def application(*, completion: bool) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.add_typer(keys, name="key")
+    app.add_typer(teams, name="team")
     for name, about in commands.ABOUT.items():
         anything = {"allow_extra_args": True, "ignore_unknown_options": True}
         app.command(name, help=about.sentence, add_help_option=False, context_settings=anything)(_hand_over)

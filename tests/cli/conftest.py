@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from topmast_cli.keys import command
+from topmast_cli.keys import options
+from topmast_cli.keys.secret import Check
 from topmast_cli.main import main
 
 
@@ -36,18 +37,23 @@ class SecretOfKeys(dict[str, str]):
     """What `KeySecret` does, without a cluster."""
 
     def entries(self) -> dict[str, str]:
-        return dict(self)
+        return dict(sorted(self.items()))
 
-    def add(self, name: str, entry: str) -> None:
+    def add(self, name: str, entry: str, check: Check) -> None:
+        self.put(name, entry, check)
+
+    def put(self, name: str, entry: str, check: Check) -> None:
+        check(self)
         self[name] = entry
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, check: Check) -> None:
+        check(self)
         del self[name]
 
 
 @pytest.fixture
 def secret(monkeypatch: pytest.MonkeyPatch) -> SecretOfKeys:
-    """Takes the place of every Secret that `topmast key` would open."""
+    """Takes the place of every Secret that `topmast key` and `topmast team` would open."""
     keys = SecretOfKeys()
-    monkeypatch.setattr(command, "_key_secret", lambda namespace, name, kubeconfig: keys)
+    monkeypatch.setattr(options, "key_secret", lambda namespace, name, kubeconfig: keys)
     return keys

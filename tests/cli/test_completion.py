@@ -12,10 +12,12 @@ from topmast_cli import kubectl_complete, main
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (("",), {"serve", "check", "gateway", "operator", "version", "key"}),
+        (("",), {"serve", "check", "gateway", "operator", "version", "key", "team"}),
         (("key", "cr"), {"create"}),
         (("key", "create", "x", "--budget-"), {"--budget-tokens", "--budget-period"}),
         (("key", "create", "x", "--priority", ""), {"interactive", "normal", "batch"}),
+        (("team", "s"), {"set"}),
+        (("team", "set", "x", "--budget-period", ""), {"day", "month", "total"}),
         (("serve", "--po"), set()),
     ],
 )

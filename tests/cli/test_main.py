@@ -49,6 +49,7 @@ def test_the_help_says_in_a_line_what_each_command_does(topmast: Callable[..., A
     for name, about in commands.ABOUT.items():
         assert f"  {name:<10}{about.sentence}\n" in shown.output  # whole: a long sentence would be cut off
     assert "  key       Make, list and revoke API keys" in shown.output
+    assert "  team      Make, list and remove teams, whose keys share limits.\n" in shown.output
     assert topmast() == topmast("help") == topmast("-h") == shown
 
 

@@ -1,4 +1,4 @@
-"""What the pages say to type exists: targets, files, values of the chart, flags of `topmast key`."""
+"""What the pages say to type exists: targets, files, values of the chart, flags of `topmast key` and `team`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from typer import Typer
 from typer.main import get_command
 
-from topmast_cli.keys.command import app
+from topmast_cli.keys import command, team_command
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "charts/topmast/templates/NOTES.txt"])
@@ -55,16 +56,17 @@ def test_every_value_of_the_chart_exists() -> None:
             found = found[part]
 
 
-def test_topmast_key_takes_every_line_that_is_shown() -> None:
-    command: Any = get_command(app)
-    shown = [line for _, line in lines() if re.match(r"(\S*/)?topmast key [a-z]", line)]
-    assert len(shown) >= 6
+@pytest.mark.parametrize(("group", "app"), [("key", command.app), ("team", team_command.app)])
+def test_topmast_takes_every_line_that_is_shown(group: str, app: Typer) -> None:
+    actions: Any = get_command(app)
+    shown = [line for _, line in lines() if re.match(rf"(\S*/)?topmast {group} [a-z]", line)]
+    assert len(shown) >= 3
     for line in shown:
         words = shlex.split(re.sub(r"\{\{.*?\}\}", "x", line), comments=True)[2:]
-        command.commands[words[0]].make_context(words[0], words[1:])
+        actions.commands[words[0]].make_context(words[0], words[1:])
 
 
 def test_a_flag_that_is_not_there_would_be_noticed() -> None:
-    command: Any = get_command(app)
+    actions: Any = get_command(command.app)
     with pytest.raises(Exception, match="No such option: --tokens"):
-        command.commands["create"].make_context("create", ["alice", "--tokens", "3"])
+        actions.commands["create"].make_context("create", ["alice", "--tokens", "3"])

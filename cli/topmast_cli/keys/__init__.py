@@ -1,1 +1,1 @@
-"""`topmast key`: the API keys of the gateway, which are the entries of one Secret."""
+"""`topmast key` and `topmast team`: the API keys of the gateway and their teams, the entries of one Secret."""

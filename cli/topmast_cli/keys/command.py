@@ -4,42 +4,42 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from topmast_cli import commands
-from topmast_cli.keys import flags
+from topmast_cli.keys import flags, options, teams
 from topmast_cli.keys.entry import described, entry, new_key
-
-if TYPE_CHECKING:
-    from topmast_cli.keys.secret import KeySecret
+from topmast_cli.keys.options import (
+    NAMESPACE,
+    SECRET,
+    BudgetPeriod,
+    BudgetTokens,
+    Kubeconfig,
+    MaxStreams,
+    Namespace,
+    RequestsPerMinute,
+    Secret,
+    TokensPerMinute,
+    flag,
+)
 
 app = typer.Typer(help="Make, list and revoke API keys of the gateway.")
 
-
-def _flag(help: str, **of_typer: Any) -> Any:
-    return typer.Option(help=help, show_default=False, **of_typer)
-
-
 Name = Annotated[str, typer.Argument(metavar="NAME", parser=flags.key_name, help="Whose it is, in logs and metrics.")]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", metavar="NS", help="Where the Secret is.")]
-Secret = Annotated[str, typer.Option(metavar="NAME", help="The Secret that holds the keys.")]
-Kubeconfig = Annotated[str | None, _flag("Default: $KUBECONFIG, then ~/.kube/config.", metavar="FILE")]
-
-NAMESPACE = "topmast-system"
-SECRET = "topmast-api-keys"
 
 
 @app.command("list")
 def list_keys(namespace: Namespace = NAMESPACE, secret: Secret = SECRET, kubeconfig: Kubeconfig = None) -> None:
-    """Show names, models, expiry and limits."""
-    entries = _key_secret(namespace, secret, kubeconfig).entries()
+    """Show names, models, expiry, teams and limits."""
+    entries = options.key_secret(namespace, secret, kubeconfig).entries()
     now = datetime.now(UTC)
-    rows = [("NAME", "MODELS", "EXPIRES", "LIMITS"), *((name, *described(text, now)) for name, text in entries.items())]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        print("  ".join([*(word.ljust(width) for word, width in zip(row, widths, strict=False)), row[3]]))
+    rows = [("NAME", "MODELS", "EXPIRES", "TEAM", "LIMITS")]
+    for name, text in entries.items():
+        if not teams.is_team(name, text):
+            models, expires, limits = described(text, now)
+            rows.append((name, models, expires, teams.shown_of(text, entries), limits))
+    options.print_table(rows)
 
 
 @app.command()
@@ -47,7 +47,7 @@ def revoke(
     name: Name, namespace: Namespace = NAMESPACE, secret: Secret = SECRET, kubeconfig: Kubeconfig = None
 ) -> None:
     """Take a key back."""
-    _key_secret(namespace, secret, kubeconfig).remove(name)
+    options.key_secret(namespace, secret, kubeconfig).remove(name, teams.key_may_go(name))
     print(f"revoked: {name}; the gateways refuse it within two seconds", file=sys.stderr)
 
 
@@ -56,27 +56,26 @@ def create(
     name: Name,
     model: Annotated[
         list[str] | None,
-        _flag("Such as team-a/*; repeatable; default: all.", metavar="PATTERN", parser=flags.model_pattern),
+        flag("Such as team-a/*; repeatable; default: all.", metavar="PATTERN", parser=flags.model_pattern),
     ] = None,
     expires: Annotated[
-        str | None, _flag("90d, 12h, or a time such as 2027-01-31T00:00:00Z.", metavar="WHEN", parser=flags.expiry)
+        str | None, flag("90d, 12h, or a time such as 2027-01-31T00:00:00Z.", metavar="WHEN", parser=flags.expiry)
     ] = None,
     weight: Annotated[
-        float | None, _flag("Its share when models are busy (default 1).", metavar="W", parser=flags.weight)
+        float | None, flag("Its share when models are busy (default 1).", metavar="W", parser=flags.weight)
     ] = None,
     priority: Annotated[
-        Literal["interactive", "normal", "batch"] | None, _flag("The best that it may ask for (default normal).")
+        Literal["interactive", "normal", "batch"] | None, flag("The best that it may ask for (default normal).")
     ] = None,
-    requests_per_minute: Annotated[int | None, _flag("", metavar="N", parser=flags.count)] = None,
-    tokens_per_minute: Annotated[
-        int | None, _flag("Prompt and answer together.", metavar="N", parser=flags.count)
+    team: Annotated[
+        str | None, flag("Whose limits hold, too: `topmast team set`.", metavar="TEAM", parser=flags.team_name)
     ] = None,
-    budget_tokens: Annotated[int | None, _flag("Per --budget-period.", metavar="N", parser=flags.count)] = None,
-    budget_period: Annotated[
-        Literal["day", "month", "total"] | None, _flag("Calendar days or months, UTC (default month).")
-    ] = None,
-    max_streams: Annotated[int | None, _flag("Requests at once.", metavar="N", parser=flags.count)] = None,
-    debug: Annotated[bool, _flag("Let it see which pod answered, and why that one.")] = False,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    budget_tokens: BudgetTokens = None,
+    budget_period: BudgetPeriod = None,
+    max_streams: MaxStreams = None,
+    debug: Annotated[bool, flag("Let it see which pod answered, and why that one.")] = False,
     namespace: Namespace = NAMESPACE,
     secret: Secret = SECRET,
     kubeconfig: Kubeconfig = None,
@@ -87,6 +86,7 @@ def create(
         "expires": expires,
         "weight": weight,
         "priority": priority,
+        "team": team,
         "requestsPerMinute": requests_per_minute,
         "tokensPerMinute": tokens_per_minute,
         "budgetTokens": budget_tokens,
@@ -96,14 +96,6 @@ def create(
     }
     key = new_key()
     made = entry(key, {field: value for field, value in terms.items() if value is not None})
-    _key_secret(namespace, secret, kubeconfig).add(name, made)
+    options.key_secret(namespace, secret, kubeconfig).add(name, made, teams.key_may_come(team))
     print(f"the key of {name}; keep it now, it is stored nowhere and never shown again:", file=sys.stderr)
     print(key)
-
-
-def _key_secret(namespace: str, name: str, kubeconfig: str | None) -> KeySecret:
-    with commands.needs("cli"):
-        # Late, because the client takes a third of a second: too long for help and for completion.
-        from topmast_cli.cluster import core_api
-        from topmast_cli.keys.secret import KeySecret
-    return KeySecret(core_api(kubeconfig), namespace, name)

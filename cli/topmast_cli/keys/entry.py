@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 _RANDOM_BYTES = 30  # 240 bits, 40 characters in URL-safe base64
+_UNREADABLE = "not readable: the gateway's log says why"
 
 
 def new_key() -> str:
@@ -26,16 +27,33 @@ def entry(key: str, terms: Mapping[str, Any]) -> str:
     return json.dumps({"hash": hashed, **terms}) if terms else hashed
 
 
+def fields_of(text: str) -> dict[str, Any] | None:
+    """The fields of an entry that is a JSON object."""
+    if not text.strip().startswith("{"):
+        return None
+    try:
+        fields: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return fields
+
+
 def described(text: str, now: datetime) -> tuple[str, str, str]:
     """Models, expiry and limits of an entry in words, and never its hash."""
     if not text.strip().startswith("{"):
         return "*", "never", "none"
     try:
-        terms = json.loads(text)
+        terms = fields_of(text) or {}
         models = " ".join(terms.get("models", ["*"]))
-        return models, _expiry(terms.get("expires"), now), ", ".join(_limits(terms)) or "none"
-    except (ValueError, TypeError, AttributeError):
-        return "?", "?", "not readable: the gateway's log says why"
+        return models, _expiry(terms.get("expires"), now), limits_in_words(text)
+    except (ValueError, TypeError):
+        return "?", "?", _UNREADABLE
+
+
+def limits_in_words(text: str) -> str:
+    """The limits of a key's entry or a team's."""
+    fields = fields_of(text)
+    return _UNREADABLE if fields is None else ", ".join(_limits(fields)) or "none"
 
 
 def _expiry(text: str | None, now: datetime) -> str:

@@ -1,4 +1,4 @@
-"""What the flags of `topmast key` take: each function reads one value, or says how it is written."""
+"""What the flags of `topmast key` and `topmast team` take: each function reads one value, or says how it is written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typer import BadParameter
 
 _NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,62}")
+_TEAM = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,57}")
 _PATTERN = re.compile(r"\*|[a-z0-9.*?-]+/[a-z0-9.*?-]+")
 _AGE = re.compile(r"([0-9]{1,5})([hd])")
 _COUNT = re.compile(r"0*[1-9][0-9]{0,14}")
@@ -16,6 +17,12 @@ _COUNT = re.compile(r"0*[1-9][0-9]{0,14}")
 def key_name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise BadParameter(f"{text!r} is no name: use up to 63 letters, digits, '-', '_' and '.'")
+    return text
+
+
+def team_name(text: str) -> str:
+    if not _TEAM.fullmatch(text):
+        raise BadParameter(f"{text!r} is no team: use up to 58 letters, digits, '-', '_' and '.'")
     return text
 
 

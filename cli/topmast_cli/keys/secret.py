@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kubernetes import client
@@ -18,6 +18,9 @@ _TRIES = 5
 _MANAGER = "topmast-cli"
 _MERGE = "application/merge-patch+json"
 
+# Called with all entries of the version that is about to be changed; Failure where the change is not allowed by them.
+Check = Callable[[Mapping[str, str]], None]
+
 
 class KeySecret:
     """Entries by key name. Failure says why nothing was read or changed, and what to do."""
@@ -29,24 +32,36 @@ class KeySecret:
 
     def entries(self) -> dict[str, str]:
         """Every entry as text; one that is none is empty."""
-        return {name: _text(encoded) for name, encoded in sorted((self._read().data or {}).items())}
+        return _entries(self._read())
 
-    def add(self, name: str, entry: str) -> None:
+    def add(self, name: str, entry: str, check: Check | None = None) -> None:
         """Write a new entry; Failure when the name is taken."""
-        self._change(name, base64.b64encode(entry.encode()).decode())
 
-    def remove(self, name: str) -> None:
+        def is_free(entries: Mapping[str, str]) -> None:
+            if name in entries:
+                raise Failure(f"{self._named} has a key {name!r} already: choose another name, or revoke it")
+
+        self._change(name, entry, check, is_free)
+
+    def put(self, name: str, entry: str, check: Check) -> None:
+        """Write an entry, in place of the one of this name."""
+        self._change(name, entry, check)
+
+    def remove(self, name: str, check: Check | None = None) -> None:
         """Remove an entry; Failure when there is none."""
-        self._change(name, None)
 
-    def _change(self, name: str, encoded: str | None) -> None:
+        def is_there(entries: Mapping[str, str]) -> None:
+            if name not in entries:
+                raise Failure(f"{self._named} has no key {name!r}: `topmast key list` shows those it has")
+
+        self._change(name, None, check, is_there)
+
+    def _change(self, name: str, entry: str | None, *checks: Check | None) -> None:
+        encoded = None if entry is None else base64.b64encode(entry.encode()).decode()
         for _ in range(_TRIES):
             secret = self._read()
-            present = name in (secret.data or {})
-            if present and encoded is not None:
-                raise Failure(f"{self._named} has a key {name!r} already: choose another name, or revoke it")
-            if not present and encoded is None:
-                raise Failure(f"{self._named} has no key {name!r}: `topmast key list` shows those it has")
+            for check in filter(None, checks):
+                check(_entries(secret))
             # With the version that was looked at, so that of two who take one name at once only one gets it.
             version = secret.metadata.resource_version
             patch = {"metadata": {"resourceVersion": version}, "data": {name: encoded}}
@@ -78,6 +93,10 @@ class KeySecret:
         if error.status in (401, 403):
             return f"you may not {verb} {self._named}: ask for the verbs get and patch on it ({said})"
         return f"the API server refused to {verb} {self._named}: {said}"
+
+
+def _entries(secret: Any) -> dict[str, str]:
+    return {name: _text(encoded) for name, encoded in sorted((secret.data or {}).items())}
 
 
 def _sentence(error: client.ApiException) -> str:

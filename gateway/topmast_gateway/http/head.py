@@ -13,12 +13,15 @@ from topmast_gateway.messages.request import Header
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 128
+_AROUND_A_HEADER: Final = len(b": " + b"\r\n")
+_AROUND_A_URL: Final = len(b"GET " + b" HTTP/1.1\r\n" + b"\r\n")
 _ONLY_ONCE: Final = (b"host", b"authorization", b"x-api-key")
 
 
 def is_too_large(url: bytes, headers: list[Header]) -> bool:
-    """Whether a complete head has more bytes than a head may have."""
-    return len(url) + sum(len(name) + len(value) for name, value in headers) > MAX_HEAD_BYTES
+    """Whether a complete head has more bytes than a head may have, with what stands around names and values."""
+    bytes_of_headers = sum(len(name) + len(value) + _AROUND_A_HEADER for name, value in headers)
+    return len(url) + _AROUND_A_URL + bytes_of_headers > MAX_HEAD_BYTES
 
 
 def refusal(status: int, code: str, message: str) -> bytes:

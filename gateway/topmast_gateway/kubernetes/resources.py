@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from topmast_gateway.identity.api_keys import ApiKeys, from_secret
@@ -26,6 +27,9 @@ _TIMEOUTS = {
     "progressSeconds": "progress_s",
     "answerSeconds": "answer_s",
 }
+_MOST_NAMES = 64  # of a list in spec.access; the CRD lets in 16, and a later one perhaps more
+_MOST_REVISIONS = 1000
+_LARGEST_COUNT = 2**31
 _FULL_NAME = re.compile(r"[a-z0-9-]+/[a-z0-9-]+")  # of a model, which no alias may look like
 
 
@@ -46,7 +50,8 @@ def model_of(resource: Json) -> Model:
 
 
 def pod_of(pod: Json) -> Pod | None:
-    """An engine pod, or None while nothing may be sent to it: not ready, leaving, or about to drain.
+    """An engine pod, or None while nothing may be sent to it: not ready, leaving, or about to drain. ValueError where
+    what is needed of it is no text.
 
     A kubelet that cannot report makes the node controller set Ready to False while ContainersReady stays True. After
     an outage of the API server that hits every pod at once although all of them work: such a pod is only doubted.
@@ -61,15 +66,18 @@ def pod_of(pod: Json) -> Pod | None:
     ip = status.get("podIP")
     if not name or not ip or draining or meta.get("deletionTimestamp") or not (is_ready or doubted):
         return None
+    ready_since, revision = ready.get("lastTransitionTime") or "", labels.get(REVISION_LABEL, "")
+    if not all(isinstance(text, str) for text in (name, ip, ready_since, revision)):
+        raise ValueError("a field of the pod is no text")
     return Pod(
         uid=meta["uid"],
         namespace=meta["namespace"],
         name=meta["name"],
         model=f"{meta['namespace']}/{name}",
         address=f"[{ip}]:{ENGINE_PORT}" if ":" in ip else f"{ip}:{ENGINE_PORT}",
-        ready_since=ready.get("lastTransitionTime") or "",
+        ready_since=ready_since,
         doubted=doubted,
-        revision=labels.get(REVISION_LABEL, ""),
+        revision=revision,
     )
 
 
@@ -80,7 +88,7 @@ def keys_of(secret: Json) -> ApiKeys:
 
 def _access(access: Json, namespace: str) -> dict[str, Any]:
     """What `spec.access` says, as Model's fields; ValueError where it says what the CRD does not let in."""
-    aliases, fallbacks = access.get("aliases") or (), access.get("fallbacks") or ()
+    aliases, fallbacks = (tuple(islice(access.get(field) or (), _MOST_NAMES)) for field in ("aliases", "fallbacks"))
     timeouts, retries = access.get("timeouts") or {}, access.get("retries", DEFAULT_RETRIES)
     numbers = [*timeouts.values(), retries]
     if not all(isinstance(name, str) for name in (*aliases, *fallbacks)) or not all(map(_is_count, numbers)):
@@ -94,13 +102,14 @@ def _access(access: Json, namespace: str) -> dict[str, Any]:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST_COUNT
 
 
 def _weights(status: Json) -> tuple[tuple[str, int], ...]:
     """By revision, from `status.revisions`. A revision without a weight gets requests only when no other can."""
-    listed = [(one.get("name"), one.get("weight")) for one in status.get("revisions") or ()]
-    return tuple((name, weight) for name, weight in listed if isinstance(name, str) and isinstance(weight, int))
+    revisions = islice(status.get("revisions") or (), _MOST_REVISIONS)
+    listed = [(one.get("name"), one.get("weight")) for one in revisions]
+    return tuple((name, weight) for name, weight in listed if isinstance(name, str) and _is_count(weight))
 
 
 def _condition(status: Json, kind: str) -> Json:

@@ -87,7 +87,7 @@ class Snapshot:
     async def _try(self, write: Callable[[], None]) -> None:
         try:
             await asyncio.to_thread(write)
-        except OSError as error:
+        except (OSError, msgspec.MsgspecError, ValueError, TypeError, OverflowError) as error:
             if str(error) != self._trouble:
                 log.warning("the snapshot %s cannot be written (%s): a restart needs the API server", self._path, error)
             self._trouble = str(error)

@@ -10,12 +10,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 # In the order of a start. Only the first one to be ready matters to somebody who waits.
 _WORDS = {"Unschedulable": "waiting for a node", "Starting": "starting", "Loading": "loading weights"}
 _WORDS |= {"Warming up": "warming up"}
 _ORDER = list(_WORDS.values())
+_MOST_PODS = 1000  # are looked at for the first one to be ready; an object has room for half a million
+_LARGEST = 2**31  # the CRD's numbers are below
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +58,20 @@ UNKNOWN_STATUS = ModelStatus()
 def model_status(status: Mapping[str, Any]) -> ModelStatus:
     """From an LLMDeployment's status. What is missing there is missing here."""
     sleep: Mapping[str, Any] = status.get("sleep") or {}
-    usual_s = (status.get("start") or {}).get("p90Seconds")
+    usual_s = _number((status.get("start") or {}).get("p90Seconds"))
     if sleep.get("state") == "Asleep":
         return ModelStatus("asleep", usual_s=usual_s, asleep=True)
     waking = sleep.get("state") == "Waking"
     began = _unix(sleep.get("since")) if waking else None
     due = began + usual_s if began and usual_s else None
-    pods = [pod for pod in status.get("pods") or () if pod.get("phase") not in ("Draining", "Ready")]
+    listed = islice(status.get("pods") or (), _MOST_PODS)
+    pods = [pod for pod in listed if pod.get("phase") not in ("Draining", "Ready")]
     first = max(pods, key=_nearness, default=None)
     if first is None and _is_stalled(status):
         return ModelStatus("it cannot start", stalled=True)
     if first is None:
         return ModelStatus("waking" if waking else "", due=due)
-    return ModelStatus(_word(first), first.get("percent"), first.get("etaSeconds"), due)
+    return ModelStatus(_word(first), _percent(first), _number(first.get("etaSeconds")), due)
 
 
 def _is_stalled(status: Mapping[str, Any]) -> bool:
@@ -80,7 +84,18 @@ def _word(pod: Mapping[str, Any]) -> str:
 
 
 def _nearness(pod: Mapping[str, Any]) -> tuple[int, int]:
-    return _ORDER.index(_word(pod)), pod.get("percent") or 0
+    return _ORDER.index(_word(pod)), _percent(pod) or 0
+
+
+def _percent(pod: Mapping[str, Any]) -> int | None:
+    percent = _number(pod.get("percent"))
+    return None if percent is None else int(percent)
+
+
+def _number(value: object) -> float | None:
+    """What may be told to clients and reckoned with; anything else is missing."""
+    is_one = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _LARGEST
+    return value if is_one else None  # type: ignore[return-value]
 
 
 def _unix(timestamp: str | None) -> float | None:

@@ -87,10 +87,10 @@ class ModelTable:
             for key, model in sorted(known.items())
         }
         self._keys = _full_names(known.values(), gone)
-        self._named: dict[str, set[str]] = defaultdict(set)
+        self._named: dict[str, list[str]] = defaultdict(list)  # a key once: each namespace has a name once
         self._aliases: dict[str, list[str]] = defaultdict(list)
         for full_name, key in self._keys.items():
-            self._named[full_name.partition("/")[2]].add(key)
+            self._named[full_name.partition("/")[2]].append(key)
             if full_name != key:
                 self._aliases[key].append(full_name)
 

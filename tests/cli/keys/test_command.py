@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from topmast_cli.keys import command
+from topmast_cli.keys import options
 
 TERMS = [
     "--model", "team-a/*", "--model", "ns/name", "--expires", "30d", "--weight", "2", "--priority", "interactive",
@@ -55,9 +55,9 @@ def test_keys_are_listed_in_columns_without_their_hashes(topmast: Callable[..., 
     shown = topmast("key", "list")
     assert shown == (
         0,
-        "NAME         MODELS    EXPIRES               LIMITS\n"
-        "a-long-name  team-a/*  2099-01-31T00:00:00Z  none\n"
-        "b            *         never                 8 at once\n",
+        "NAME         MODELS    EXPIRES               TEAM  LIMITS\n"
+        "a-long-name  team-a/*  2099-01-31T00:00:00Z  -     none\n"
+        "b            *         never                 -     8 at once\n",
         "",
     )
 
@@ -79,13 +79,17 @@ def test_flags_say_where_the_secret_is(topmast: Callable[..., Any], monkeypatch:
         asked.append(place)
         return Nothing()
 
-    monkeypatch.setattr(command, "_key_secret", key_secret)
+    monkeypatch.setattr(options, "key_secret", key_secret)
     topmast("key", "list")
     topmast("key", "list", "-n", "team", "--secret", "keys", "--kubeconfig", "file")
     topmast("key", "list", "--namespace", "team")
+    topmast("team", "list", "--namespace", "team")
     assert asked == [
-        ("topmast-system", "topmast-api-keys", None), ("team", "keys", "file"), ("team", "topmast-api-keys", None)
-    ]  # fmt: skip
+        ("topmast-system", "topmast-api-keys", None),
+        ("team", "keys", "file"),
+        ("team", "topmast-api-keys", None),
+        ("team", "topmast-api-keys", None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +107,7 @@ def test_flags_say_where_the_secret_is(topmast: Callable[..., Any], monkeypatch:
         (("x", "--weight", "-1"), "'-1' is not a number above 0"),
         (("x", "--weight", "nan"), "'nan' is not a number above 0"),
         (("x", "--priority", "urgent"), "'--priority': 'urgent' is not one of 'interactive', 'normal', 'batch'"),
+        (("x", "--team", "a/b"), "'--team': 'a/b' is no team: use up to 58"),
         (("x", "--max-streams", "0"), "'--max-streams': '0' is not a whole number above 0"),
         (("x", "--budget-tokens", "1e6"), "'--budget-tokens': '1e6' is not a whole number"),
         (("x", "--budget-period", "week"), "'--budget-period': 'week' is not one of 'day', 'month', 'total'"),

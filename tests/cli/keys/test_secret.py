@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,6 +78,22 @@ def test_a_name_is_taken_once_and_removed_once() -> None:
         keys(core).remove("carol")
     keys(core).remove("alice")
     assert core.data == {"bob": encoded("b")}
+
+
+def test_a_check_is_made_on_the_version_that_is_changed() -> None:
+    """A team that was removed as its key was made would have left a key that opens nothing."""
+    core, looked = Core({"first": encoded("mine")}, others=1), list[set[str]]()
+
+    def check(entries: Mapping[str, str]) -> None:
+        looked.append(set(entries))
+        if "others-2" in entries:
+            raise Failure("no more")
+
+    with pytest.raises(Failure, match="no more"):
+        keys(core).put("team.core", "{}", check)
+    assert looked == [{"first"}, {"first", "others-2"}] and "team.core" not in core.data
+    keys(core).put("first", "yours", lambda entries: None)
+    assert core.data["first"] == encoded("yours")
 
 
 def test_entries_are_sorted_and_unreadable_ones_are_empty() -> None:

@@ -1,8 +1,10 @@
 """The routing table, for every combination of models and pods."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.lab.growth import assert_growth
 from topmast_gateway.routing.model_table import Model, ModelTable, Pod
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -66,3 +68,25 @@ def test_an_alias_of_a_model_that_is_just_gone_is_kept_unless_another_model_ther
     routes = ModelTable([stays, Model("other", "m", aliases=("chat",))], gone=[gone])
     assert routes.named("chat") == ["ns/gone", "other/m"], "nobody else's model answers for it meanwhile"
     assert routes.key_of("ns/code") == "ns/stays"
+
+
+@pytest.mark.parametrize("shape", ["every alias once", "the same aliases in one namespace", "and in every namespace"])
+def test_a_thousand_models_with_all_aliases_they_may_have_take_time_by_their_number(shape: str) -> None:
+    def make(count: int) -> list[Model]:
+        return [
+            Model(
+                f"ns{number}" if shape == "and in every namespace" else "ns",
+                f"m{number}",
+                created=-number,
+                aliases=tuple(f"{number if shape == 'every alias once' else ''}a{alias}" for alias in range(16)),
+            )
+            for number in range(count)
+        ]
+
+    def look(models: list[Model]) -> None:
+        table = ModelTable(models, gone=models[::2])
+        for model in models:
+            table.public_name(model)
+            table.aliases(model)
+
+    assert_growth(make, look, 1000)
