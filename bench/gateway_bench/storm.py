@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.lab.charges import Charges
-from gateway.lab.engine_accounts import Meter
+from gateway.lab.accounts.charges import Charges
+from gateway.lab.accounts.engine_accounts import Meter
 from gateway.lab.faults import FAULTS, FLAGS, SHORT_DRAIN, Site
 from gateway.lab.replica import Replica, spender, two_gateways
 from gateway.lab.served import Served

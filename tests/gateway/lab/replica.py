@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from gateway.lab.charges import lines_of
+from gateway.lab.accounts.charges import lines_of
 from gateway.lab.engines import free_address
 from gateway.lab.stage import SECRET, SHARED_TOKEN, SYSTEM, Gateway, Stage, hashed
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gateway.lab.charges import Charges
-from gateway.lab.engine_accounts import Meter
+from gateway.lab.accounts.charges import Charges
+from gateway.lab.accounts.engine_accounts import Meter
 from gateway.lab.replica import Replica, spender, two_gateways
 from gateway.lab.served import two_engines
 from gateway.lab.stage import SECRET, SYSTEM, Stage, eventually

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gateway.lab.engine_accounts import Tokens, by_request
+from gateway.lab.accounts.engine_accounts import Tokens, by_request
 from traffic import Answer, Log, Visit
 
 _UNWRITTEN_S = 1.0  # an answer's line is written after its last byte is sent; a kill so soon may come between them

@@ -1,0 +1,1 @@
+"""Who used what, as gateways, engines and clients say it, and whether they agree."""
