@@ -99,7 +99,8 @@ class Connection(asyncio.Protocol):
 async def connect(target: Target, *, keep: bool) -> Connection:
     """A connection that is ready before the clock starts."""
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(lambda: Connection(keep=keep), target.host, target.port, ssl=target.tls)
+    where = (target.host, target.port)
+    _, connection = await loop.create_connection(lambda: Connection(keep=keep), *where, ssl=target.tls)
     return connection
 
 

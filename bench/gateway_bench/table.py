@@ -26,6 +26,13 @@ _FIGURES: Final = (
     ("throughput", "us_per_event", "CPU of the gateway per event, µs"),
     ("throughput", "events_per_read", "events that came in one read"),
     ("throughput", "gateway_cpu_share", "of one core used meanwhile"),
+    ("throughput", "relay.us_per_event", "CPU of the raw relay per event, same load, µs"),
+    ("throughput", "relay.events_per_read", "events that came in one read through the relay"),
+    ("throughput", "busy.gateway.us_per_event", "CPU of the gateway per event, µs, busy"),
+    ("throughput", "busy.gateway.events_per_read", "events that came in one read, busy"),
+    ("throughput", "busy.relay.us_per_event", "CPU of the raw relay per event, µs, busy"),
+    ("throughput", "busy.relay.events_per_read", "events that came in one read through the relay, busy"),
+    ("throughput", "busy.ratio.median", "ratio to a raw relay, CPU per event, busy (no bar: batching differs)"),
     ("streams", "kib_per_stream", "memory of an open stream, KiB"),
 )
 
