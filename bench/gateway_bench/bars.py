@@ -62,4 +62,8 @@ def wrong(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     found = [f"{run['streams'] - run['alive']} open streams ended" for run in runs.get("streams", ())]
     found += [f"{run['bodies'] - run['refused']} large bodies were not refused" for run in runs.get("bodies", ())]
     found += [f"{run['refused']} streams beside an abusive key were refused" for run in runs.get("abuse", ())]
+    for run in runs.get("large", ()):
+        found.append(f"{run['large'] - run['accepted']} large bodies did not reach the engine")
+        found.append(f"{run['failed']} answers to large bodies were not whole")
+        found.append(f"{run['refused']} streams beside large bodies were refused")
     return [line for line in found if not line.startswith("0 ")]

@@ -47,8 +47,8 @@ class Front:
         return self.ways[number % len(self.ways)]
 
     def cpu_s(self) -> float:
-        """User and system time so far. /proc counts it in ticks of 10 ms, too coarse for a second of events."""
-        return sum(time.clock_gettime(~pid << 3 | _SCHEDULED) for pid in self.pids)
+        """User and system time so far."""
+        return sum(map(process_cpu_s, self.pids))
 
     def waited_s(self) -> float:
         """How long main threads were ready to run and had no core: other people's noise, not its own slowness."""
@@ -69,6 +69,11 @@ class Front:
 
     def _status(self, name: str) -> float:
         return sum(memory_mib(pid, "status", name) for pid in self.pids)
+
+
+def process_cpu_s(pid: int) -> float:
+    """User and system time of a process so far. /proc has it in ticks of 10 ms, too coarse for a second of events."""
+    return time.clock_gettime(~pid << 3 | _SCHEDULED)
 
 
 def memory_mib(pid: int, file: str, name: str) -> float:

@@ -135,12 +135,18 @@ async def _client(target: Target, requests: int, seen: Seen, step: int) -> None:
 
 
 async def carry(front: Front, streams: int, pace_s: float, seconds: float) -> Carried:
-    """Streams that go on for so long; they are open, and the first events are past, when the counting begins."""
+    """Streams that go on for so long; they are open, and the first events are past, when the counting begins.
+
+    On a machine that stands still meanwhile it takes longer: until at least one event of each stream has come.
+    """
     connections = await opened(front, streams, _LONG, pace_s)
     await asyncio.sleep(min(_SETTLE_S, seconds))
     before, cpu_s, at_s = _count(connections), front.cpu_s(), time.monotonic()
-    await asyncio.sleep(seconds)
-    events, reads = (after - earlier for after, earlier in zip(_count(connections), before, strict=True))
+    events = reads = 0
+    async with asyncio.timeout(60):
+        while events < streams:
+            await asyncio.sleep(seconds)
+            events, reads = (after - earlier for after, earlier in zip(_count(connections), before, strict=True))
     found = Carried(events, reads, front.cpu_s() - cpu_s, time.monotonic() - at_s)
     closed(connections)
     return found

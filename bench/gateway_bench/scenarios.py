@@ -7,8 +7,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from gateway_bench import variants
 from gateway_bench.client import refused
 from gateway_bench.front import Front, abused, pinned, relayed
+from gateway_bench.large import large
 from gateway_bench.load import (
     FAST_PACE_S,
     Carried,
@@ -23,6 +25,7 @@ from gateway_bench.load import (
     small_streams,
     spread,
 )
+from gateway_bench.processes import processes
 
 _BUSY_PACE_S: Final = 0.002
 _BODY_BYTES: Final = 10 * 1024 * 1024
@@ -183,4 +186,7 @@ SCENARIOS: dict[str, Callable[[Front, float], Awaitable[dict[str, Any]]]] = {
     "streams": open_streams,
     "bodies": large_bodies,
     "abuse": abuse,
+    "large": large,
+    **{name: variants.scenario(name) for name in variants.VARIANTS},
+    "processes": processes,
 }
