@@ -21,7 +21,7 @@ from gateway_bench.load import Small, alternating, shares, small_streams
 
 async def large(front: Front, scale: float, streams: int = 32) -> dict[str, Any]:
     """Small streams alone, and as long beside another key's long conversations of three sizes, alternating."""
-    turns, seconds = max(1, round(2 * scale)), max(1.0, 15 * scale)
+    turns, seconds = max(1, round(2 * scale)), max(0.5, 15 * scale)
     small: dict[str, list[Small]] = {"alone": [], "beside": []}
     chats: list[dict[str, Any]] = []
     peaks_mib = []

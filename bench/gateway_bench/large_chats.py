@@ -20,7 +20,7 @@ from gateway_bench.client import Connection, Target, connect
 
 SIZES_KIB: Final = (128, 1024, 7680)
 _EVENTS, _PACE_S = 5, 0.02
-_TURN_CHARACTERS: Final = 2000
+_TURN_WORDS: Final = 350
 # The gateway lets a caller's bodies of 1 MiB and more wait a hundred times as long as the last one took it to parse,
 # 0.2 s for the largest one here. That is a choice, and is not measured: this rest is longer.
 _REST_S: Final = 0.5
@@ -34,11 +34,10 @@ _WORDS: Final = _TEXT.split(" ")
 
 def conversation(kib: int) -> list[dict[str, str]]:
     """Messages of about this size as JSON: prose with quotes, line breaks and letters that JSON escapes."""
-    draw, messages, left = random.Random(kib), [], kib * 1024 - 400
-    while left > 0:
-        text = ""
-        while len(text) < min(_TURN_CHARACTERS, left - 60):
-            text += draw.choice(_WORDS) + " "
+    draw, left = random.Random(kib), kib * 1024 - 400
+    messages: list[dict[str, str]] = []
+    while left > 100:
+        text = " ".join(draw.choices(_WORDS, k=_TURN_WORDS))[: left - 60]
         messages.append({"role": "assistant" if len(messages) % 2 else "user", "content": text})
         left -= len(json.dumps(messages[-1])) + 2
     return messages

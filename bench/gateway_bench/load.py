@@ -21,6 +21,7 @@ FAST_PACE_S: Final = 0.005
 _PAUSE_S: Final = 0.1
 _SETTLE_S: Final = 0.5
 _EVENTS: Final = 25
+_QUICK_SCALE, _QUICK_EVENTS = 0.1, 5
 _LONG: Final = 30_000  # at the fast pace 150 s; the client leaves before
 
 Way = TypeVar("Way")
@@ -107,17 +108,24 @@ def alternating(ways: Sequence[Way], turns: int) -> Iterator[Way]:
         yield from ways if turn % 2 else reversed(ways)
 
 
-async def ask_in_turns(targets: Sequence[Target], streams: int, requests: int, seen: Seen, *, in_step: bool) -> None:
-    """Closed-loop clients; all get their events in the same instant, or each at a time of its own."""
+def events_of_an_answer(scale: float, streams: int) -> int:
+    """Fewer where it only has to work and there are streams enough for a percentile."""
+    return _EVENTS if scale > _QUICK_SCALE or streams == 1 else _QUICK_EVENTS
+
+
+async def ask_in_turns(
+    targets: Sequence[Target], streams: int, requests: int, events: int, seen: Seen, *, in_step: bool = False
+) -> None:
+    """Closed-loop clients, each with so many requests; `in_step` they all get their events in the same instant."""
     targets = [targets[number % len(targets)] for number in range(streams)]
-    clients = (_client(target, requests, seen, 0 if in_step else at) for at, target in enumerate(targets))
+    clients = (_client(each, requests, events, seen, 0 if in_step else at) for at, each in enumerate(targets))
     await asyncio.gather(*clients)
 
 
-async def _client(target: Target, requests: int, seen: Seen, step: int) -> None:
+async def _client(target: Target, requests: int, events: int, seen: Seen, step: int) -> None:
     """Requests one after the other on one connection."""
     connection = await connect(target, keep=True)
-    request = target.request(_EVENTS, PACE_S, step)
+    request = target.request(events, PACE_S, step)
     for turn in range(requests + 1):
         # An answer ends with a tick; the next request must not meet everybody else's events for that reason alone.
         await asyncio.sleep(random.random() * _PAUSE_S)
@@ -126,8 +134,8 @@ async def _client(target: Target, requests: int, seen: Seen, step: int) -> None:
         connection.transport.write(request)
         await connection.done
         latencies_ns = connection.latencies_ns()
-        if len(latencies_ns) != _EVENTS:
-            raise RuntimeError(f"an answer had {len(latencies_ns)} events instead of {_EVENTS}: {connection.parts}")
+        if len(latencies_ns) != events:
+            raise RuntimeError(f"an answer had {len(latencies_ns)} events instead of {events}: {connection.parts}")
         if turn:  # the first one warms connections and code
             seen.first.append(connection.first_event_ns() - sent_ns)
             seen.events += latencies_ns[1:]

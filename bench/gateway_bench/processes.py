@@ -17,7 +17,7 @@ from gateway_bench.front import Front, memory_mib, process_cpu_s
 
 async def processes(front: Front, scale: float) -> dict[str, Any]:
     """Without models, and with a thousand that have no pods."""
-    models, seconds = max(10, round(1000 * scale)), max(1.0, 10 * scale)
+    models, seconds = max(10, round(1000 * scale)), max(0.2, 10 * scale)
     return await asyncio.to_thread(_measure, front.stage, models, seconds)
 
 

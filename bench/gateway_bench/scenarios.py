@@ -20,6 +20,7 @@ from gateway_bench.load import (
     ask_in_turns,
     carry,
     closed,
+    events_of_an_answer,
     opened,
     shares,
     small_streams,
@@ -38,11 +39,11 @@ async def latency(front: Front, scale: float, streams: int, *, in_step: bool = F
     """
     seen = {"direct": Seen(), "through": Seen()}
     requests = max(1, round((320 if streams > 1 else 10) * scale / streams))  # of each stream in each round
-    rounds = max(1, round(4 * scale))
+    rounds, events = max(1, round(4 * scale)), events_of_an_answer(scale, streams)
     waited_s, began_s = front.waited_s(), time.monotonic()
     for way in alternating(("direct", "through"), rounds):
         targets = front.ways if way == "through" else (front.direct,)
-        await ask_in_turns(targets, streams, requests, seen[way], in_step=in_step)
+        await ask_in_turns(targets, streams, requests, events, seen[way], in_step=in_step)
     ways = {way: each.in_ms() for way, each in seen.items()}
     added = {
         kind: {share: round(ways["through"][kind][share] - ways["direct"][kind][share], 3) for share in ("p50", "p99")}
@@ -61,7 +62,7 @@ async def throughput(front: Front, scale: float, streams: int = 64) -> dict[str,
     which the faster relay, with one event each time, does not. So a front would look better there for being slower.
     Reads are counted at the client: about one event in each says that nobody on the way was late.
     """
-    turns, seconds = max(1, round(4 * scale)), max(0.5, 3 * scale)
+    turns, seconds = max(1, round(4 * scale)), max(0.2, 3 * scale)
     with relayed(front) as relay:
         even, alone = await _beside_the_relay(front, relay, (turns, streams, FAST_PACE_S, seconds))
         busy, _ = await _beside_the_relay(front, relay, (turns, streams, _BUSY_PACE_S, seconds))
@@ -98,7 +99,7 @@ async def _beside_the_relay(
 async def requests(front: Front, scale: float, clients: int = 8) -> dict[str, Any]:
     """What a request costs the gateway beside its events."""
     with pinned(front) as alone:
-        answered = await answer(front, clients, max(0.5, 6 * scale))
+        answered = await answer(front, clients, max(0.2, 6 * scale))
     return {
         "clients": clients,
         "requests_per_s": round(answered.requests / answered.passed_s),
@@ -141,7 +142,7 @@ async def large_bodies(front: Front, scale: float) -> dict[str, Any]:
 
 async def abuse(front: Front, scale: float, streams: int = 32) -> dict[str, Any]:
     """Streams of one key, alone and then beside another one with every trick: the time between two of their events."""
-    seconds = max(1.0, 10 * scale)
+    seconds = max(0.5, 10 * scale)
     with pinned(front):
         alone = await small_streams(front, streams, _for(seconds))
         front.forget_peak()

@@ -24,7 +24,7 @@ _RATIOS: Final = (
     ("ratio.us_per_request.median", "CPU per request"),
     ("ratio.us_per_connection.median", "CPU per connection and its first request"),
 )
-_FIGURES: Final = (
+FIGURES: Final = (
     ("latency1", "direct.first_event.p50", "first event, direct, 1 stream, p50 ms"),
     ("latency1", "added.first_event.p50", "added to it, p50 ms"),
     ("latency1", "added.event.p50", "added to an event, 1 stream, p50 ms"),
@@ -81,7 +81,7 @@ def table(report: dict[str, Any]) -> str:
     for bar in report["bars"]:
         measured = f"{bar['median']:g} ({bar['least']:g} to {bar['most']:g})"
         lines.append(f"| {bar['text']} | {bar['wanted']} | {measured} | {'met' if bar['met'] else '**no**'} |")
-    for scenario, figure, text in _FIGURES:
+    for scenario, figure, text in FIGURES:
         values = [value for run in report["runs"].get(scenario, ()) if (value := look_up(run, figure)) is not None]
         if values:
             lines.append(f"| {text} | | {statistics.median(values):g} ({min(values):g} to {max(values):g}) | |")

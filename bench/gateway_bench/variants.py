@@ -25,7 +25,18 @@ from gateway.lab.stage import KEY, SHARED_TOKEN, Gateway, eventually, hashed
 from gateway_bench import front as fronts
 from gateway_bench.client import connect
 from gateway_bench.front import Front, pinned
-from gateway_bench.load import FAST_PACE_S, Answered, Carried, Seen, alternating, answer, ask_in_turns, carry, spread
+from gateway_bench.load import (
+    FAST_PACE_S,
+    Answered,
+    Carried,
+    Seen,
+    alternating,
+    answer,
+    ask_in_turns,
+    carry,
+    events_of_an_answer,
+    spread,
+)
 
 _STREAMS, _FAST_STREAMS, _CLIENTS = 32, 64, 8
 _LIMITED: Final = "tm-" + "m" * 40
@@ -114,12 +125,12 @@ class _Found:
 
 
 async def _beside(plain: Front, variant: Front, scale: float) -> dict[str, Any]:
-    turns, seconds = max(1, round(4 * scale)), max(0.3, 2 * scale)
-    requests = max(1, round(4 * scale))  # of each stream in each turn
+    turns, seconds = max(1, round(4 * scale)), max(0.1, 2 * scale)
+    requests, events = max(1, round(4 * scale)), events_of_an_answer(scale, _STREAMS)  # of each stream in each turn
     ways = {"plain": (plain, _Found()), "variant": (variant, _Found())}
     for front, found in alternating(tuple(ways.values()), turns):
         with pinned(front):
-            await ask_in_turns(front.ways, _STREAMS, requests, found.seen, in_step=False)
+            await ask_in_turns(front.ways, _STREAMS, requests, events, found.seen)
             found.carried.append(await carry(front, _FAST_STREAMS, FAST_PACE_S, seconds))
             found.answered.append(await answer(front, _CLIENTS, seconds))
             found.us_per_connection.append(await _connections(front, max(10, round(200 * scale))))
