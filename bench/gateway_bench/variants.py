@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -184,9 +185,9 @@ def _know_each_other(one: Gateway, other: Gateway) -> None:
         httpx.post(f"{here.url}/v1/chat/completions", json=fields, headers=headers).raise_for_status()
     replicas = {gateway.usage()["replica"] for gateway in (one, other)}
     for gateway in (one, other):
-        eventually(lambda gateway=gateway: replicas <= _counted(gateway), "the gateways know each other")
+        eventually(partial(_counts, gateway, replicas), "the gateways know each other")
 
 
-def _counted(gateway: Gateway) -> set[str]:
-    """The replicas whose counts it has."""
-    return {row[0] for row in gateway.usage()["counts"]}
+def _counts(gateway: Gateway, replicas: set[str]) -> bool:
+    """Whether it has the counts of all of these."""
+    return replicas <= {row[0] for row in gateway.usage()["counts"]}
