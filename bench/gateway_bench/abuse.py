@@ -13,6 +13,7 @@ import itertools
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 import uvloop
@@ -59,7 +60,7 @@ class Abuser:
     async def large_heads(self) -> None:
         """Just below the bound, and above it."""
         for size in itertools.cycle((30_000, 40_000)):
-            await self._post(b"{}", more=f"x-filler: {'y' * size}\r\n")
+            await self._post(b"{}", f"x-filler: {'y' * size}")
 
     async def silent_connections(self) -> None:
         """Opened, and not a word."""
@@ -92,16 +93,14 @@ class Abuser:
 
     async def _opened(self, framing: str) -> asyncio.StreamWriter:
         _, writer = await asyncio.open_connection(self._target.host, self._target.port)
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {self._target.key}\r\n"
-        writer.write(f"{head}{framing}\r\n\r\n".encode())
+        writer.write(self._target.head(framing))
         return writer
 
-    async def _post(self, body: bytes, *, key: str = "", more: str = "") -> None:
+    async def _post(self, body: bytes, *fields: str, key: str = "") -> None:
+        target = replace(self._target, key=key or self._target.key)
         with contextlib.suppress(*_COMPLAINTS):
-            reader, writer = await asyncio.open_connection(self._target.host, self._target.port)
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\n{more}connection: close\r\n"
-            head += f"authorization: Bearer {key or self._target.key}\r\ncontent-length: {len(body)}\r\n\r\n"
-            writer.write(head.encode() + body)
+            reader, writer = await asyncio.open_connection(target.host, target.port)
+            writer.write(target.post(body, "connection: close", *fields))
             await asyncio.wait_for(reader.read(), 10)
             writer.close()
 

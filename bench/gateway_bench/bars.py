@@ -32,6 +32,7 @@ BARS: Final = (
     Bar("latency32", "added.event.p50", "added to an event, p50 ms, 32 streams", 1.0),
     Bar("latency32", "added.event.p99", "added to an event, p99 ms, 32 streams", 6),
     Bar("throughput", "events_per_cpu_s", "events a second and core of the gateway's CPU time", 8000, least=True),
+    Bar("throughput", "ratio.median", "ratio to a raw relay, CPU per event", 1.5),
     Bar("streams", "rss_mib", "memory with 1,000 open streams, MiB", 250),
     Bar("bodies", "growth_mib", "growth of memory while 50 bodies of 10 MB are refused, MiB", 2),
     Bar("abuse", "gap_p99_ratio", "time between events, p99, beside one abusive key, times alone", 1.5),
@@ -61,4 +62,8 @@ def wrong(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     found = [f"{run['streams'] - run['alive']} open streams ended" for run in runs.get("streams", ())]
     found += [f"{run['bodies'] - run['refused']} large bodies were not refused" for run in runs.get("bodies", ())]
     found += [f"{run['refused']} streams beside an abusive key were refused" for run in runs.get("abuse", ())]
+    for run in runs.get("large", ()):
+        found.append(f"{run['large'] - run['accepted']} large bodies did not reach the engine")
+        found.append(f"{run['failed']} answers to large bodies were not whole")
+        found.append(f"{run['refused']} streams beside large bodies were refused")
     return [line for line in found if not line.startswith("0 ")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import time
 from dataclasses import dataclass
 from typing import Final, cast
@@ -18,24 +19,33 @@ _END: Final = b"0\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to ask, and as whom."""
+    """Where to ask, and as whom. The only place that writes requests."""
 
     host: str
     port: int
     model: str
     key: str
+    tls: ssl.SSLContext | None = None
+    journal: bool = False  # ask for the lines that an engine adds for a gateway
 
     def request(self, events: int, pace_s: float, step: int = 0) -> bytes:
         """A streamed chat completion of so many events, one every `pace_s`, in the same ticks as others of its step."""
-        messages = [{"role": "user", "content": "Where does the time go?"}]
+        return self.chat([{"role": "user", "content": "Where does the time go?"}], events, pace_s, step)
+
+    def chat(self, messages: list[dict[str, str]], events: int, pace_s: float, step: int = 0) -> bytes:
+        """The same with messages of one's own. What the responder needs is at the end: it keeps no large body."""
         fields = {"model": self.model, "stream": True, "messages": messages}
         return self.post(json.dumps({**fields, "max_tokens": events, "user": f"{pace_s} {step}"}).encode())
 
-    def post(self, body: bytes) -> bytes:
+    def post(self, body: bytes, *fields: str) -> bytes:
         """Head and body of a request."""
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {self.key}\r\n"
-        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        return head.encode() + body
+        return self.head(f"content-length: {len(body)}", *fields) + body
+
+    def head(self, *fields: str) -> bytes:
+        """The head alone; one of these fields says how long the body is."""
+        own = ["POST /v1/chat/completions HTTP/1.1", "host: bench", f"authorization: Bearer {self.key}"]
+        own += ["content-type: application/json", *(["x-topmast-journal: 1"] if self.journal else [])]
+        return "\r\n".join([*own, *fields, "", ""]).encode()
 
 
 class Connection(asyncio.Protocol):
@@ -89,13 +99,14 @@ class Connection(asyncio.Protocol):
 async def connect(target: Target, *, keep: bool) -> Connection:
     """A connection that is ready before the clock starts."""
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(lambda: Connection(keep=keep), target.host, target.port)
+    where = (target.host, target.port)
+    _, connection = await loop.create_connection(lambda: Connection(keep=keep), *where, ssl=target.tls)
     return connection
 
 
 async def refused(target: Target, body: bytes) -> int:
     """The status of a request on a connection of its own, read after everything is sent."""
-    reader, writer = await asyncio.open_connection(target.host, target.port)
+    reader, writer = await asyncio.open_connection(target.host, target.port, ssl=target.tls)
     try:
         writer.write(target.post(body))
         await writer.drain()

@@ -20,12 +20,11 @@ _BUSY: Final = ("throughput", "requests")
 
 def show(scale: float) -> str:
     """The functions with the most own time, for each of the busy runs."""
-    with front.control_plane() as stage:
-        return "\n\n".join(_profile(stage, name, scale) for name in _BUSY)
+    return "\n\n".join(_profile(name, scale) for name in _BUSY)
 
 
-def _profile(stage: front.Stage, name: str, scale: float) -> str:
-    with tempfile.TemporaryDirectory() as folder:
+def _profile(name: str, scale: float) -> str:
+    with front.control_plane() as stage, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "profile"
         with front.running(stage, "-m", "cProfile", "-o", str(path)) as running:
             figures = uvloop.run(scenarios.SCENARIOS[name](running, scale))

@@ -4,6 +4,9 @@ The first event comes at once. After it all streams of one pace get the next one
 engine makes a token for each of its sequences; paces that differ in their names have ticks of their own. Every event
 carries the time at which it was written. The journal is kept for whoever asks for it.
 
+Of a large body only the end is kept and looked at: reading all of it must not stop everybody's streams here. One that
+ends as those of client.py do is accepted and counted, and any other is refused, as an abuser's is.
+
     python -m gateway_bench.responder 127.78.0.1
 """
 
@@ -11,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import uvloop
 
@@ -31,9 +35,12 @@ _HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
     b"%btransfer-encoding: chunked\r\n\r\n"
 )
-_LARGEST_BYTES: Final = 64 * 1024
+_LARGE_BYTES: Final = 64 * 1024
+_END_BYTES: Final = 512
+_ASKED: Final = re.compile(rb'"max_tokens": ?(\d+), ?"user": ?"([^"]+)"')
+COUNTED: Final = b"GET /large"  # is answered with how many large bodies were accepted, and their bytes
 _REFUSED: Final = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}"
-_READY: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+_WHOLE: Final = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b"
 
 
 class Ticker:
@@ -68,11 +75,13 @@ class Talk(asyncio.Protocol):
     """One connection, kept alive between requests."""
 
     tickers: dict[str, Ticker] = {}  # noqa: RUF012
+    large, large_bytes = 0, 0  # of all connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._received = b""
-        self._skipped = 0  # bytes of a large body that are still to come
+        self._coming = self._length = 0  # bytes of a large body that are still to come, and of all of it
+        self._end = b""  # of it
         self._left = 0
         self._journal = False
 
@@ -80,11 +89,8 @@ class Talk(asyncio.Protocol):
         self._left = 0
 
     def data_received(self, data: bytes) -> None:
-        if self._skipped:
-            self._skipped -= len(data)
-            if self._skipped <= 0:
-                self._skipped = 0
-                self._transport.write(_REFUSED)
+        if self._coming:
+            self._large(data)
             return
         self._received += data
         head, separator, rest = self._received.partition(b"\r\n\r\n")
@@ -93,21 +99,35 @@ class Talk(asyncio.Protocol):
         lines = head.lower().split(b"\r\n")
         lengths = [int(line[15:]) for line in lines if line.startswith(b"content-length:")]
         length = lengths[0] if lengths else 0
-        if length > _LARGEST_BYTES:  # what an abuser sends; reading it must not stop everybody's streams here
-            self._received, self._skipped = b"", length - len(rest)
+        self._journal = b"x-topmast-journal: 1" in lines
+        if length > _LARGE_BYTES:
+            self._received, self._end, self._coming, self._length = b"", b"", length, length
+            self._large(rest)
             return
         if len(rest) < length:
             return
         self._received = rest[length:]
-        if not head.startswith(b"POST"):
-            self._transport.write(_READY)
-            return
-        self._journal = b"x-topmast-journal: 1" in lines
-        self._begin(json.loads(rest[:length]))
+        if head.startswith(b"POST"):
+            fields = json.loads(rest[:length])
+            self._begin(int(fields["max_tokens"]), fields["user"])
+        else:
+            text = b"%d %d" % (Talk.large, Talk.large_bytes) if head.startswith(COUNTED) else b""
+            self._transport.write(_WHOLE % (len(text), text))
 
-    def _begin(self, fields: dict[str, Any]) -> None:
-        self._left = int(fields["max_tokens"])
-        pace: str = fields["user"]
+    def _large(self, data: bytes) -> None:
+        self._coming -= len(data)
+        self._end = (self._end + data[-_END_BYTES:])[-_END_BYTES:]
+        if self._coming:
+            return
+        if asked := _ASKED.search(self._end):
+            Talk.large += 1
+            Talk.large_bytes += self._length
+            self._begin(int(asked[1]), asked[2].decode())
+        else:
+            self._transport.write(_REFUSED)
+
+    def _begin(self, events: int, pace: str) -> None:
+        self._left = events
         self._transport.write(_HEAD % (b"x-topmast-journal: 1\r\n" if self._journal else b""))
         if self._journal:
             self._chunk(b": prompt 16 1700000000\n\n: cached 0\n\n")

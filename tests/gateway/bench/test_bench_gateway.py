@@ -40,7 +40,10 @@ def test_every_scenario_runs_and_every_bar_has_its_figure(bench: Any, stage: Sta
             runs[name] = [uvloop.run(scenario(gateway, 0.01))]
     assert bench.bars.wrong(runs) == []
     assert len(bench.bars.judge(runs)) == len(bench.bars.BARS)
-    assert runs["throughput"][0]["events_per_s"] > 0
+    figures = {(name, figure) for name, figure, _ in bench.table.FIGURES}
+    assert {(name, figure) for name, figure in figures if bench.table.look_up(runs[name][0], figure) is None} == set()
+    assert runs["throughput"][0]["events_per_s"] > 0 and runs["throughput"][0]["relay"]["events_per_s"] > 0
+    assert runs["large"][0]["accepted"] == runs["large"][0]["large"] > 2
     # An event cannot take less time with the gateway between. Of first events there is one: it may be late by itself.
     assert runs["latency1"][0]["added"]["event"]["p50"] > -1
 
@@ -52,6 +55,14 @@ def test_a_bar_is_met_on_its_own_side_only(bench: Any) -> None:
     assert (first["met"], first["median"], first["least"]) == (True, 9000, 7000)
     assert second["met"] is False
     assert bench.bars.wrong(large) == ["1 open streams ended"]
+
+
+def test_what_is_no_matter_of_speed_is_named(bench: Any) -> None:
+    runs = {"large": [{"large": 9, "accepted": 8, "failed": 1, "refused": 0}]}
+    assert bench.bars.wrong(runs) == [
+        "1 large bodies did not reach the engine",
+        "1 answers to large bodies were not whole",
+    ]
 
 
 def test_the_table_of_the_docs_is_that_of_the_results(bench: Any, tmp_path: Path) -> None:
