@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from topmast_gateway.fairness.capacity import FreePlaces
 from topmast_gateway.fairness.dynamic_threshold import DynamicThreshold, NoRoom
@@ -49,6 +49,16 @@ class Waiting(Protocol):
 
     async def look(self) -> float:
         """Seconds until it wants to look again, none where its time is over; an ApiError when waiting has no sense."""
+
+
+async def _unless_called(called: asyncio.Future[None], look: Coroutine[Any, Any, float]) -> float:
+    """What the look says; 0 as soon as the request is called: looks may wait for the operator, and slots are short."""
+    looking = asyncio.create_task(look)
+    try:
+        await asyncio.wait({called, looking}, return_when=asyncio.FIRST_COMPLETED)
+        return looking.result() if looking.done() else 0.0
+    finally:
+        looking.cancel()
 
 
 class Dispatcher:
@@ -125,7 +135,7 @@ class Dispatcher:
         self, called: asyncio.Future[None], queue: FairQueue, wanted: QueueRequest, model: str, waiting: Waiting
     ) -> None:
         while not called.done():
-            left_s = await waiting.look()
+            left_s = await _unless_called(called, waiting.look())
             if left_s <= 0 and not called.done():
                 retry_s = self._retry_s(queue, wanted.caller, waiting)
                 message = f"the model {model} had no room for this request in time: try again in {retry_s} s"

@@ -126,7 +126,7 @@ async def test_who_waits_for_a_model_without_a_pod_waits_in_fair_shares_too() ->
     """Requests for a model that sleeps had a queue of their own, which one key could fill for everybody."""
     stage = Stage(0, max_waiting=4)
     alices = [asyncio.create_task(stage.request(ALICE)) for _ in range(4)]
-    await soon(lambda: stage.turns.waiting() == {"ns/m": 4}, "she has the whole queue")
+    await soon(lambda: stage.dispatcher.waiting() == {"ns/m": 4}, "she has the whole queue")
     bob = asyncio.create_task(stage.request(BOB))
     with pytest.raises(ApiError) as refused:
         await alices[3]
@@ -143,7 +143,7 @@ async def test_bodies_that_wait_for_one_model_have_a_bound_and_nobody_s_large_on
     with pytest.raises(ApiError) as refused:
         await large[1]
     assert refused.value.status == 429
-    assert stage.turns.waiting() == {"ns/m": 1}
+    assert stage.dispatcher.waiting() == {"ns/m": 1}
     bob = asyncio.create_task(stage.request(BOB, body_bytes=half // 2))
     carol = asyncio.create_task(stage.request(Caller("carol"), body_bytes=half))
     with pytest.raises(ApiError) as refused:
@@ -152,7 +152,7 @@ async def test_bodies_that_wait_for_one_model_have_a_bound_and_nobody_s_large_on
     stage.places = 1
     await asyncio.gather(large[0], bob)
     await stage.request(ALICE, body_bytes=10 * MAX_WAITING_BYTES)  # alone, it may wait
-    assert stage.left_behind() == (0, {}) and stage.turns._bytes == {}
+    assert stage.left_behind() == (0, {}) and stage.dispatcher._bytes == {}
 
 
 async def test_room_that_comes_without_a_requests_end_is_seen() -> None:

@@ -14,7 +14,7 @@ Input = TypeVar("Input")
 
 _MOST_S = 0.05  # of the loop, for the largest input that is let in
 _BRACKETS = "[" + "[]," * (1024 * 1024 // 3) + "0]"
-_NOISE = 0.4  # of the bound; below it a ratio says nothing: memory that is new to the process takes milliseconds
+_NOISE = 0.6  # of the bound; below it a ratio says nothing: memory that is new to the process takes milliseconds
 _RATIO = 2.5  # of the time for twice the input
 
 
@@ -55,7 +55,7 @@ def assert_growth(make: Callable[[int], Input], read: Callable[[Input], object],
     return full
 
 
-def _least_s(given: Input, read: Callable[[Input], object], tries: int = 5) -> float:
+def _least_s(given: Input, read: Callable[[Input], object], tries: int = 7) -> float:
     found = []
     for _ in range(tries):
         began = time.thread_time()
