@@ -90,7 +90,7 @@ class AnswerState:
             self.first_token_at = time.monotonic()
 
     def note_progress(self) -> None:
-        """A pod that works on it said something; cheap, for every piece of a stream."""
+        """A pod that works on it said something."""
         if self.first_token_at is None and self.tokens_kept > 0:
             self.note_first_token()
         if self._interrupted_at is not None and self.tokens_kept > self._kept_then:

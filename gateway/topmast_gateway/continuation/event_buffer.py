@@ -28,6 +28,8 @@ class EventBuffer:
 
     def feed(self, piece: bytes) -> bytes:
         """Everything up to the last blank line; raises EventTooLarge where too much came without one."""
+        if not self._pieces and piece.endswith(b"\n\n"):
+            return piece  # as engines write
         joint = self._tail + piece
         lf, crlf = joint.rfind(b"\n\n"), joint.rfind(b"\r\n\r\n")
         end = max(lf + 2 if lf >= 0 else 0, crlf + 4 if crlf >= 0 else 0) - len(self._tail)

@@ -16,6 +16,7 @@ from topmast_gateway.messages.token_usage import TokenUsage
 
 JOURNAL_HEADER = "x-topmast-journal"
 _DONE = b"data: [DONE]"
+_TOKENS, _EVENT = b": + ", b"data: {"
 _RETRYABLE = ("engine_lost", "draining")  # the engine went away; every other error is about the request
 _LARGEST_ANSWER_BYTES = 64 * 1024 * 1024  # of what is kept until it may be passed on
 _BLOCK_BYTES = 64  # that a kept block takes beside its text
@@ -84,7 +85,12 @@ class Journal:
         ready: list[bytes] = []
         try:
             for block in complete.removesuffix(b"\n\n").split(b"\n\n"):
-                self._take(block, ready)
+                if block.startswith(_TOKENS):  # the two that come for every token are first
+                    self._release(_numbers(block[len(_TOKENS) :]), ready)
+                elif block.startswith(_EVENT) and not self._status:
+                    self._hold(block)
+                else:
+                    self._take(block, ready)
         except _Wrong as error:
             self.wrong = str(error)  # what came before it counts, and its text is the client's
         except ValueError:
@@ -112,10 +118,7 @@ class Journal:
     def _read(self, line: bytes, ready: list[bytes]) -> None:
         kind, _, rest = line.partition(b" ")
         if kind == b"+":
-            self._commit(_numbers(rest))
-            if not self._whole:
-                ready += self._data
-                self._data, self._data_bytes = [], 0
+            self._release(_numbers(rest), ready)
         elif kind == b"end":  # counts with [DONE]
             self._ending = _numbers(rest)
         elif kind == b"prompt" and not self.token_ids:  # until then the answer begins anew with every pod
@@ -136,6 +139,13 @@ class Journal:
         if self._data_bytes > _LARGEST_ANSWER_BYTES:
             raise _Wrong(f"more than {_LARGEST_ANSWER_BYTES} bytes came without a line of tokens")
 
+    def _release(self, token_ids: list[int], ready: list[bytes]) -> None:
+        """These are the tokens of what was held."""
+        self._commit(token_ids)
+        if not self._whole:
+            ready += self._data
+            self._data, self._data_bytes = [], 0
+
     def _commit(self, token_ids: list[int]) -> None:
         if len(self.token_ids) + len(token_ids) > _MOST_TOKENS:
             raise _Wrong(f"the answer has more than {_MOST_TOKENS} tokens")
@@ -154,7 +164,9 @@ class Journal:
 
 def _numbers(text: bytes) -> list[int]:
     """Non-negative numbers between spaces; ValueError for anything else."""
-    found = [int(number) for number in text.split()]
+    found = list(map(int, text.split()))
+    if len(found) == 1 and 0 <= found[0] < _LARGEST_NUMBER:
+        return found
     if found and not (min(found) >= 0 and max(found) < _LARGEST_NUMBER):
         raise ValueError
     return found

@@ -55,7 +55,8 @@ async def _unless_called(called: asyncio.Future[None], look: Coroutine[Any, Any,
     """What the look says; 0 as soon as the request is called: looks may wait for the operator, and slots are short."""
     looking = asyncio.create_task(look)
     try:
-        await asyncio.wait({called, looking}, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {called, looking}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         return looking.result() if looking.done() else 0.0
     finally:
         looking.cancel()

@@ -45,6 +45,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self._requested, self._entered, self._closed = requested, entered, closed
         self._transport: asyncio.Transport
+        self.write: Callable[[bytes], None]
         self._peer = ""  # of one that has a place
         self._clock: asyncio.TimerHandle | None = None
         self._parser: Any = httptools.HttpRequestParser(self)
@@ -58,12 +59,14 @@ class Connection(asyncio.Protocol):
         self._head_bytes = self._bare_bytes = self._dropped_bytes = 0
         self._reads = True
         self.is_full = False
+        self._full: Callable[[], None] | None = None
         self._drained: list[Callable[[], None]] = []
 
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.write = self._transport.write  # for exchanges: a call less for every event
         peer = str((transport.get_extra_info("peername") or ("unknown",))[0])
         if not self._entered(self, peer):
             self._transport.abort()
@@ -113,6 +116,8 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.is_full = True
+        if self._full is not None:
+            self._full()
 
     def resume_writing(self) -> None:
         self.is_full = False
@@ -175,15 +180,17 @@ class Connection(asyncio.Protocol):
 
     # What the exchange and the server ask for.
 
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
-        self._transport.write(data)
-
     def let_in(self, more: bool) -> None:
         """Continue reading, or stop."""
         if more is not self._reads and not self._transport.is_closing():
             self._reads = more
             (self._transport.resume_reading if more else self._transport.pause_reading)()
+
+    def on_full(self, call: Callable[[], None] | None) -> None:
+        """Call this whenever the client reads more slowly than is written, at once where it does. None: no more."""
+        self._full = call
+        if call is not None and self.is_full:
+            call()
 
     def on_drained(self, call: Callable[[], None]) -> None:
         """Call this once when the client has read enough, or is gone."""

@@ -24,12 +24,13 @@ class Wire(Protocol):
     """The connection, as far as an exchange needs it."""
 
     is_full: bool  # the client reads more slowly than is written
-
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
+    write: Callable[[bytes], None]  # sends bytes
 
     def let_in(self, more: bool) -> None:
         """Continue reading, or stop."""
+
+    def on_full(self, call: Callable[[], None] | None) -> None:
+        """Call this whenever the client reads more slowly than is written; None takes it back."""
 
     def on_drained(self, call: Callable[[], None]) -> None:
         """Call this once when the client has read enough, or is gone."""
@@ -46,6 +47,7 @@ class Exchange:
 
     def __init__(self, wire: Wire, method: str, *, can_chunk: bool, keep_alive: bool, expects_continue: bool) -> None:
         self._wire = wire
+        self._send = wire.write
         self._has_body = method != "HEAD"
         self._can_chunk = can_chunk
         self._expects_continue = expects_continue
@@ -79,7 +81,7 @@ class Exchange:
         if self._expects_continue:
             self._expects_continue = False
             if not (self._is_whole or self._unread or self.started):
-                self._wire.write(_CONTINUE)
+                self._send(_CONTINUE)
         while not self._unread and not self._is_whole:
             if self.gone:
                 raise ClientDisconnected
@@ -107,10 +109,9 @@ class Exchange:
 
     # The answer.
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the client reads more slowly than is written."""
-        return self._wire.is_full
+    def on_full(self, call: Callable[[], None] | None) -> None:
+        """Call this whenever the client reads more slowly than is written, at once where it does. None: no more."""
+        self._wire.on_full(call)
 
     def on_drained(self, call: Callable[[], None]) -> None:
         """Call this once when the client has read enough, or is gone."""
@@ -158,7 +159,7 @@ class Exchange:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._head:
             data, self._head = self._head + data, b""
-        self._wire.write(data)
+        self._send(data)
 
     def end(self, data: bytes = b"") -> None:
         """The last piece, and the end of the body."""
@@ -167,7 +168,7 @@ class Exchange:
         self.write(data)
         last, self._head = self._head + (b"0\r\n\r\n" if self._chunked else b""), b""
         if last and not self.gone:
-            self._wire.write(last)
+            self._send(last)
         self.complete = True
         self._unread.clear()
         self._wire.exchange_ended()

@@ -1,7 +1,7 @@
 """One answer on its way to the client: every one carries the request id, and its start is known.
 
 Whether something was sent yet decides what may still be done about a failure, so it is recorded here and nowhere else.
-Writing never waits; who has much to say looks at `is_full` and waits until it is `drained`.
+Writing never waits; who has much to say waits until it is `drained`.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ class Outgoing(Protocol):
     def end(self, data: bytes = b"") -> None:
         """The last piece."""
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the client reads more slowly than is written."""
+    def on_full(self, call: Callable[[], None] | None) -> None:
+        """Call this whenever the client reads more slowly than is written, at once where it does. None: no more."""
 
     def on_drained(self, call: Callable[[], None]) -> None:
         """Call this once when the client has read enough, or is gone."""
@@ -71,10 +70,9 @@ class ResponseWriter:
         self.route: Header | None = None  # which it was, where it is shown
         self.extra_headers: list[Header] = []  # on whatever the answer will be
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the client reads more slowly than is written."""
-        return self._out.is_full
+    def on_full(self, call: Callable[[], None] | None) -> None:
+        """Call this whenever the client reads more slowly than is written; None takes it back."""
+        self._out.on_full(call)
 
     def on_drained(self, call: Callable[[], None]) -> None:
         """Call this once when the client has read enough, or is gone."""
@@ -96,12 +94,12 @@ class ResponseWriter:
 
     def stream(self, headers: Iterable[Header], events: bytes) -> None:
         """Whole events of a stream; begins it with `headers` where that was not done yet."""
+        self._sent_at = now = time.monotonic()
         if self.answered_at is None:
-            self.answered_at = time.monotonic()
+            self.answered_at = now
             if self.status is None:
                 self.start(200, headers)
-        if events:
-            self.chunk(events)
+        self._out.write(events)
 
     def comment(self, text: str) -> None:
         """A word to who waits for a stream: clients skip it, and proxies see that the connection lives."""

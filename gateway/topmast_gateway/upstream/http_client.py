@@ -29,7 +29,8 @@ class EngineResponse:
         self.status = 0  # until the head is complete
         self.headers: list[Header] = []
         self._transport = transport
-        self._pieces: list[bytes] = []
+        self.pieces: list[bytes] = []  # of the body, that were not taken yet
+        self.heard_at = 0.0  # loop time of the last byte
         self._ahead_bytes = 0
         self._complete = self._paused = False
         self._trouble = ""
@@ -48,7 +49,7 @@ class EngineResponse:
 
     async def chunk(self) -> bytes:
         """What has come since the last one; empty at the body's end."""
-        while not self._pieces:
+        while not self.pieces:
             if self._complete:
                 return b""
             await self._wait_for_data()
@@ -61,7 +62,7 @@ class EngineResponse:
         self._take = take
         try:
             while True:
-                self._deliver()
+                self._deliver(take)
                 if self._failure is not None:
                     raise self._failure
                 if self._complete:
@@ -80,13 +81,6 @@ class EngineResponse:
                 raise BadAnswer(f"the engine's answer is larger than {largest_bytes} bytes")
         return b"".join(pieces)
 
-    def add(self, piece: bytes) -> None:
-        """The wire has more of the body. It comes no faster than it is passed on."""
-        self._pieces.append(piece)
-        self._ahead_bytes += len(piece)
-        if self._ahead_bytes > _MOST_AHEAD_BYTES:
-            self.pause()
-
     def pause(self) -> None:
         """The engine has to wait."""
         if not self._paused and not self._transport.is_closing():
@@ -99,14 +93,15 @@ class EngineResponse:
             self._transport.resume_reading()
         self._paused = False
 
-    def came(self) -> None:
-        """The wire has nothing more at the moment."""
-        if self._take is None:
-            self._wake()
-        elif self._pieces:
-            self._deliver()
-            if self._failure is not None:
-                self._wake()
+    def came(self, size: int) -> None:
+        """The wire has added what there was in so many bytes. It reads no faster than that is passed on."""
+        if self._take is not None:
+            self._deliver(self._take)
+            return
+        self._ahead_bytes += size
+        if self._ahead_bytes > _MOST_AHEAD_BYTES and not self._complete:
+            self.pause()
+        self._wake()
 
     def end(self, trouble: str = "") -> None:
         """The wire has all of it, or all that will ever come."""
@@ -114,17 +109,20 @@ class EngineResponse:
         self.resume()  # who reads no further must not leave a connection that is deaf
         self._wake()
 
-    def _deliver(self) -> None:
-        if self._pieces and self._take is not None and self._failure is None:
-            found = self._take_pieces()
-            try:
-                self._take(found)
-            except Exception as error:
-                self._failure = error
+    def _deliver(self, take: Callable[[bytes], None]) -> None:
+        pieces = self.pieces
+        if not pieces or self._failure is not None:
+            return
+        self.pieces = []
+        try:
+            take(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        except Exception as error:
+            self._failure = error
+            self._wake()
 
     def _take_pieces(self) -> bytes:
-        found = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
+        found = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        self.pieces.clear()
         self._ahead_bytes = 0
         return found
 
@@ -162,6 +160,7 @@ class EngineConnection(asyncio.Protocol):
     async def send(self, head: bytes, body: bytes | bytearray) -> EngineResponse:
         """Send a request, and give its answer when the head of that is here."""
         response = self._response = EngineResponse(self._transport)
+        response.heard_at = self._now()
         self._parser = httptools.HttpResponseParser(self)
         self._head_bytes, self._until_close, self.heard = 0, False, False
         self._transport.writelines((head, body))
@@ -174,6 +173,7 @@ class EngineConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._now = asyncio.get_running_loop().time
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._until_close and error is None:
@@ -187,6 +187,7 @@ class EngineConnection(asyncio.Protocol):
             self.close()
             return
         self.heard = True
+        response.heard_at = self._now()
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -195,7 +196,7 @@ class EngineConnection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD_BYTES:
                 self._break("the head of the engine's answer is too large")
-        response.came()
+        response.came(len(data))
 
     def on_message_begin(self) -> None:
         if self._response is None:  # there is more behind the answer: whose would that be?
@@ -221,7 +222,7 @@ class EngineConnection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if self._response is not None:
-            self._response.add(body)
+            self._response.pieces.append(body)
 
     def on_message_complete(self) -> None:
         if self._response is not None and self._response.status:

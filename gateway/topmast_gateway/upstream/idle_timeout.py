@@ -7,6 +7,7 @@ event loop looks at timers before it looks at sockets. Such time does not count.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -18,11 +19,13 @@ _READ_S = 0.25  # at least, after that: to read what has come meanwhile
 class IdleTimeout:
     """`async with`: TimeoutError in the block once `limit_s` have passed since the last `reset()`.
 
-    `limit_s` may be changed at any time; it is looked at once a second.
+    `limit_s` may be changed at any time; it is looked at once a second. `heard_at` tells, in loop time, when somebody
+    else last saw something come: a call less for every event.
     """
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, limit_s: float, heard_at: Callable[[], float] | None = None) -> None:
         self.limit_s = limit_s
+        self._heard_at = heard_at
         self._loop = asyncio.get_running_loop()
         self._reset_at = self._loop.time()
         self._clock = asyncio.timeout(None)
@@ -51,6 +54,8 @@ class IdleTimeout:
 
     def _look(self, due: float) -> None:
         now = self._loop.time()
+        if self._heard_at is not None:
+            self._reset_at = max(self._reset_at, self._heard_at())
         late_s = now - due
         left_s = self._reset_at + self.limit_s - now
         if late_s > _LATE_S:

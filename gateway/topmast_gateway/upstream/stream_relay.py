@@ -39,14 +39,17 @@ async def relay_journal(
     """
     headers = [header for header in towards_client(response.headers) if header[0] != JOURNAL_HEADER.encode()]
     writer, stream, tokens_kept = state.writer, state.request.stream, state.tokens_kept
+    progressed = False
 
     def take(piece: bytes) -> None:
+        nonlocal progressed
         if (events := journal.feed(piece)) and stream:
             writer.stream(headers, events)
         elif stream and writer.idle_s() > _CLIENT_SILENCE_S:
             writer.comment("working")
-        state.note_progress()
-        if state.tokens_kept > tokens_kept:
+        if not progressed and len(journal.token_ids) > tokens_kept:
+            progressed = True
+            state.note_progress()
             result.first_token()
         if journal.wrong:
             raise BadAnswer(f"the journal is wrong: {journal.wrong}")
@@ -110,13 +113,15 @@ class _Relay:
 
     async def run(self) -> None:
         """To the end of the answer's body."""
-        async with IdleTimeout(self._silence_s) as self._idle:
-            await self._response.relay(self._on_piece)
+        async with IdleTimeout(self._silence_s, lambda: self._response.heard_at) as self._idle:
+            self._writer.on_full(self._wait_for_client)
+            try:
+                await self._response.relay(self._take)
+            finally:
+                self._writer.on_full(None)
 
-    def _on_piece(self, piece: bytes) -> None:
-        self._idle.reset()
-        self._take(piece)
-        if self._writer.is_full and not self.client_is_slow:
+    def _wait_for_client(self) -> None:
+        if not self.client_is_slow:
             self.client_is_slow, self._idle.limit_s = True, self._progress_s
             self._response.pause()
             self._writer.on_drained(self._go_on)

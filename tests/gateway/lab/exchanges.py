@@ -17,7 +17,7 @@ class RecordingClient:
         self.status = 0
         self.headers: list[Header] = []
         self.body = b""
-        self.is_full = self.ended = False
+        self.ended = False
 
     async def read(self) -> bytes:
         if not isinstance(self._body, bytes):
@@ -42,6 +42,8 @@ class RecordingClient:
     def end(self, data: bytes = b"") -> None:
         self.body += data
         self.ended = True
+
+    def on_full(self, call: Callable[[], None] | None) -> None: ...
 
     def on_drained(self, call: Callable[[], None]) -> None:
         call()
