@@ -18,6 +18,7 @@ class EventBuffer:
     def __init__(self, largest_bytes: int = LARGEST_EVENT_BYTES) -> None:
         self._largest_bytes = largest_bytes
         self._pieces: list[bytes] = []
+        self.is_empty = True  # the last piece ended with an event
         self._size = 0
         self._tail = b""  # of what is kept: a blank line may come in two pieces
 
@@ -28,8 +29,6 @@ class EventBuffer:
 
     def feed(self, piece: bytes) -> bytes:
         """Everything up to the last blank line; raises EventTooLarge where too much came without one."""
-        if not self._pieces and piece.endswith(b"\n\n"):
-            return piece  # as engines write
         joint = self._tail + piece
         lf, crlf = joint.rfind(b"\n\n"), joint.rfind(b"\r\n\r\n")
         end = max(lf + 2 if lf >= 0 else 0, crlf + 4 if crlf >= 0 else 0) - len(self._tail)
@@ -37,7 +36,7 @@ class EventBuffer:
             self._keep(piece)
             return b""
         complete = b"".join((*self._pieces, piece[:end])) if self._pieces else piece[:end]
-        self._pieces, self._size, self._tail = [], 0, b""
+        self._pieces, self._size, self._tail, self.is_empty = [], 0, b"", True
         self._keep(piece[end:])
         return complete
 
@@ -45,6 +44,7 @@ class EventBuffer:
         if not piece:
             return
         self._pieces.append(piece)
+        self.is_empty = False
         self._size += len(piece)
         self._tail = (self._tail + piece)[-3:]
         if self._size > self._largest_bytes:

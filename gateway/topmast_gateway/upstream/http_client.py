@@ -35,7 +35,7 @@ class EngineResponse:
         self._complete = self._paused = False
         self._trouble = ""
         self._waiting: asyncio.Future[None] | None = None
-        self._take: Callable[[bytes], None] | None = None  # gets pieces as they come
+        self.taker: Callable[[bytes], None] | None = None  # gets pieces as they come
         self._failure: Exception | None = None  # of that
 
     def header(self, name: bytes) -> bytes | None:
@@ -59,17 +59,17 @@ class EngineResponse:
 
     async def relay(self, take: Callable[[bytes], None]) -> None:
         """Hand the rest of the body to `take`, each piece when it is read; what `take` raises ends it."""
-        self._take = take
+        self.taker = take
         try:
             while True:
-                self._deliver(take)
+                self.deliver(take)
                 if self._failure is not None:
                     raise self._failure
                 if self._complete:
                     return
                 await self._wait_for_data()
         finally:
-            self._take = None
+            self.taker = None
 
     async def read(self, largest_bytes: int) -> bytes:
         """The whole body, where no piece was taken before; BadAnswer where it is larger than that."""
@@ -94,10 +94,7 @@ class EngineResponse:
         self._paused = False
 
     def came(self, size: int) -> None:
-        """The wire has added what there was in so many bytes. It reads no faster than that is passed on."""
-        if self._take is not None:
-            self._deliver(self._take)
-            return
+        """The wire has added so many bytes, for who will ask. It reads no faster than they are passed on."""
         self._ahead_bytes += size
         if self._ahead_bytes > _MOST_AHEAD_BYTES and not self._complete:
             self.pause()
@@ -109,7 +106,8 @@ class EngineResponse:
         self.resume()  # who reads no further must not leave a connection that is deaf
         self._wake()
 
-    def _deliver(self, take: Callable[[bytes], None]) -> None:
+    def deliver(self, take: Callable[[bytes], None]) -> None:
+        """Hand what has come to who relays it."""
         pieces = self.pieces
         if not pieces or self._failure is not None:
             return
@@ -196,7 +194,10 @@ class EngineConnection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD_BYTES:
                 self._break("the head of the engine's answer is too large")
-        response.came(len(data))
+        if (take := response.taker) is not None:
+            response.deliver(take)
+        else:
+            response.came(len(data))
 
     def on_message_begin(self) -> None:
         if self._response is None:  # there is more behind the answer: whose would that be?
