@@ -77,7 +77,14 @@ def write(docs: Path, results: Path) -> None:
 def table(report: dict[str, Any]) -> str:
     """The bars of one machine, then figures without a bar, then where and when."""
     here = report["machine"]
-    lines = [f"### {here['cpu']}, {here['cores']} cores", "", "| | wanted | measured (spread) | |", "|---|---|---|---|"]
+    scale = report.get("scale", 1.0)
+    part = "" if scale == 1 else f", at --scale {scale:g}: so much of the streams, models and turns"
+    lines = [
+        f"### {here['cpu']}, {here['cores']} cores{part}",
+        "",
+        "| | wanted | measured (spread) | |",
+        "|---|---|---|---|",
+    ]
     for bar in report["bars"]:
         measured = f"{bar['median']:g} ({bar['least']:g} to {bar['most']:g})"
         lines.append(f"| {bar['text']} | {bar['wanted']} | {measured} | {'met' if bar['met'] else '**no**'} |")
