@@ -60,6 +60,8 @@ class EngineResponse:
     async def relay(self, take: Callable[[bytes], None]) -> None:
         """Hand the rest of the body to `take`, each piece when it is read; what `take` raises ends it."""
         self.taker = take
+        self._ahead_bytes = 0
+        self.resume()  # so much may have come before anybody asked that the reading was stopped
         try:
             while True:
                 self.deliver(take)

@@ -259,6 +259,18 @@ async def test_an_answer_that_nobody_read_leaves_no_deaf_connection() -> None:
         assert peer.connections == 1
 
 
+async def test_an_answer_that_was_far_ahead_before_it_was_relayed_comes_to_its_end() -> None:
+    body = b"x" * 3_000_000
+    peer = Peer(b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + body)
+    async with listening(peer) as engines:
+        came: list[bytes] = []
+        async with asyncio.timeout(10), engines.posted(peer.pod, "/v1/completions", b"{}", {}) as response:
+            await asyncio.sleep(0.1)  # the reading has stopped by now
+            assert response._paused
+            await response.relay(came.append)
+        assert b"".join(came) == body
+
+
 async def test_idle_connections_are_let_go() -> None:
     peer = Peer(SIZED)
     async with listening(peer):
