@@ -58,7 +58,7 @@ class AccessControl:
 
 
 def read_access(flags: argparse.Namespace) -> AccessControl:
-    """What the flags ask for; CannotStart when a file is not usable or flags do not go together."""
+    """What the flags ask for; ConfigError when a file is not usable or flags do not go together."""
     keys, tokens = _tokens(flags)
     return AccessControl(
         flags.failures_per_minute,
@@ -71,7 +71,7 @@ def read_access(flags: argparse.Namespace) -> AccessControl:
 
 
 def engine_tokens(signing_key: Path | None) -> EngineTokens:
-    """What engines are shown; CannotStart when the key is not usable."""
+    """What engines are shown; ConfigError when the key is not usable."""
     try:
         return EngineTokens(signing_key, GATEWAY)
     except (OSError, ValueError) as error:

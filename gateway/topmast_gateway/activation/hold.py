@@ -46,7 +46,7 @@ class Hold:
         fallback_is_ready: Callable[[], bool],
     ) -> None:
         self._state = state
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._cluster = cluster
         self._backlog = backlog
         self._waker = waker
@@ -74,7 +74,7 @@ class Hold:
 
     def left_s(self, model: Model) -> float:
         """Seconds for which the request may still wait for a pod."""
-        own_s, timeouts = self._state.time_left_s(), self._timeouts
+        own_s, timeouts = self._state.time_left_s(), self.timeouts
         longest_s = timeouts.hold_s
         if self._state.started:
             longest_s = timeouts.resume_hold_s
@@ -89,7 +89,7 @@ class Hold:
     def longest_queue_s(self) -> float:
         """For how long it may wait while every pod is busy."""
         own_s = self._state.time_left_s()
-        return self._timeouts.queue_s if own_s is None else own_s + self._busy_s
+        return self.timeouts.queue_s if own_s is None else own_s + self._busy_s
 
     def no_pod_retry_s(self) -> int | None:
         """When another try is worth it while there is no pod; None where there is one."""

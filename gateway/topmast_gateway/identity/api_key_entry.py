@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from topmast_gateway.identity.caller import Caller, Limits, Priority, Team, parse_patterns
+from topmast_gateway.identity.caller import TEAM_NAME, Caller, Limits, Priority, Team, parse_patterns
 
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
 _FIELDS = (
@@ -21,8 +21,7 @@ _FIELDS = (
     "budgetPeriod", "maxStreams", "debug", "team",
 )  # fmt: skip
 _TEAM_FIELDS = ("requestsPerMinute", "tokensPerMinute", "budgetTokens", "budgetPeriod", "maxStreams")
-_TEAM_ENTRY = re.compile(r"team\.([A-Za-z0-9][-._A-Za-z0-9]{0,57})")
-_TEAM_NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,57}")
+_TEAM_ENTRY = re.compile(rf"team\.({TEAM_NAME.pattern})")
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 _PERIODS = ("day", "month", "total")
 _LARGEST_COUNT = 10**15
@@ -102,7 +101,7 @@ def _digest(value: object) -> bytes:
 def _team(fields: Mapping[str, Any]) -> Team | None:
     if "team" not in fields:
         return None
-    if not isinstance(fields["team"], str) or not _TEAM_NAME.fullmatch(fields["team"]):
+    if not isinstance(fields["team"], str) or not TEAM_NAME.fullmatch(fields["team"]):
         raise BadKeyEntry("`team` must be the name of a team, which the entry team.<name> describes")
     return Team(fields["team"])
 

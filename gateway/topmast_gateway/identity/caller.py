@@ -33,6 +33,9 @@ class Limits:
     max_streams: int | None = None  # requests at once
 
 
+TEAM_NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,57}")
+
+
 @dataclass(frozen=True, slots=True)
 class Team:
     """Several callers who share limits, beside each one's own."""
@@ -62,6 +65,11 @@ class Caller:
     debug: bool = False  # may ask which pod answered, and how much of a prompt it should have cached
     team: Team | None = None
     key_digest: bytes = field(default=b"", repr=False, compare=False)  # of the API key that it is known by, SHA-256
+
+    @property
+    def team_name(self) -> str:
+        """Empty where it has no team."""
+        return self.team.name if self.team else ""
 
     @property
     def accounts(self) -> tuple[Account, ...]:

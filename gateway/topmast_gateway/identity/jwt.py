@@ -13,13 +13,12 @@ from typing import Any
 import jwt
 
 from topmast_gateway.identity.authenticator import BadToken
-from topmast_gateway.identity.caller import Caller, Limits, Team, parse_patterns
+from topmast_gateway.identity.caller import TEAM_NAME, Caller, Limits, Team, parse_patterns
 from topmast_gateway.identity.jwks import Jwks
 from topmast_gateway.messages.errors import ApiError, unavailable
 
 _LEEWAY_S = 30
 _LONGEST_TOKEN = 8192
-_TEAM = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,57}")
 _NAME = re.compile(r"[\x21-\x7e]{1,128}")  # it goes into logs and metrics
 
 
@@ -92,7 +91,7 @@ class JwtVerifier:
         if claim is None or claim not in claims:
             return None
         name = claims[claim]
-        if not isinstance(name, str) or not _TEAM.fullmatch(name):
+        if not isinstance(name, str) or not TEAM_NAME.fullmatch(name):
             raise BadToken(f"the claim {claim!r} of this token is no name of a team", guess=False)
         return Team(name)
 

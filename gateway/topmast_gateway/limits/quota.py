@@ -109,10 +109,11 @@ class QuotaEnforcer:
         more = reservation.used - reservation.charged if reservation.usage.exact else 0
         if more <= 0:
             return 0
+        released = min(more, reservation.held)
         for account in reservation.accounts:
             self._count(account, more)
-            self.open[account.key].tokens -= min(more, reservation.held)
-        reservation.held -= min(more, reservation.held)
+            self.open[account.key].tokens -= released
+        reservation.held -= released
         reservation.charged += more
         return more
 

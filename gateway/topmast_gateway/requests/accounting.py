@@ -140,8 +140,7 @@ class Accounting:
                     await asyncio.sleep(0)
                 if (found := self._open.get(reservation)) is not None:
                     caller, record = found
-                    team = caller.team.name if caller.team else ""
-                    more[caller.name, team, record.model] += self.quota.charge_open(reservation)
+                    more[caller.name, caller.team_name, record.model] += self.quota.charge_open(reservation)
             if self._log:
                 for (name, team, model), tokens in more.items():
                     self._log.write_open(time.time(), name, team, model, tokens)
@@ -159,7 +158,7 @@ class Accounting:
             at=time.time(),
             request_id=writer.request_id,
             caller=caller.name,
-            team=caller.team.name if caller.team else "",
+            team=caller.team_name,
             model=record.model,
             usage=record.usage,
             status=status,

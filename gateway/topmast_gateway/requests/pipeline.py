@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from topmast_gateway.continuation.answer_state import AnswerState
 from topmast_gateway.fairness.dispatcher import Dispatcher, QueueRequest
-from topmast_gateway.identity.caller import Caller
+from topmast_gateway.identity.caller import Caller, Priority
 from topmast_gateway.kubernetes.cluster_state import ClusterState
 from topmast_gateway.limits.overload import OverloadGuard
 from topmast_gateway.messages.completion import CompletionRequest, with_field
@@ -74,14 +74,15 @@ class Pipeline:
             route = models.find(request.model)
             record.model = route.model.key
             request = self._accounting.estimates.refined(request, record.model)
-            request = with_priority(request, effective_priority(request, caller.priority))
+            priority = effective_priority(request, caller.priority)
+            request = with_priority(request, priority)
             with (
                 self._accounting.charged(caller, request, writer, record) as service,
                 interruptible(http.incoming) as interruption,
                 self.open_requests.of(caller, interruption),
             ):
                 await self._by_first_that_can(
-                    [route, *models.fallbacks(route)], _Work(caller, request, http, writer, record, service)
+                    [route, *models.fallbacks(route)], _Work(caller, request, priority, http, writer, record, service)
                 )
 
     def usage(self, caller: Caller) -> bytes:
@@ -124,8 +125,7 @@ class Pipeline:
             work.deadline,
             self._metrics.gap.labels(model.key).observe,
         )
-        priority = effective_priority(request, work.caller.priority)
-        wanted = QueueRequest(work.caller, priority, request.prompt, len(request.body))
+        wanted = QueueRequest(work.caller, work.priority, request.prompt, len(request.body))
         with (
             self._proxy.hold(state, model, lambda: any(map(self._has_pod, fallbacks))) as hold,
             self._backlog.waiting(model.key, request, again=is_retry(work.http.headers)) as served,
@@ -159,6 +159,7 @@ class _Work:
 
     caller: Caller
     request: CompletionRequest
+    priority: Priority
     http: Request
     writer: ResponseWriter
     record: RequestRecord

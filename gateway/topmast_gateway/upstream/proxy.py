@@ -61,7 +61,7 @@ class Proxy:
 
     async def forward(self, state: AnswerState, model: Model, hold: Hold) -> None:
         """Answer by the model's pods; an ApiError when none can, ModelUnavailable where another model might."""
-        retries, writer, timeouts = self._retries.of(model.key), state.writer, self._timeouts.of(model)
+        retries, writer = self._retries.of(model.key), state.writer
         retries.earn()
         policy = RetryPolicy(state, self._cluster, self._picker, self._metrics, retries, hold, model.retries)
         while True:
@@ -78,7 +78,7 @@ class Proxy:
             try:
                 with self._picker.sending(step, state.request) as in_flight:
                     result = AttemptResult(step.pod, in_flight, self._cluster.outliers)
-                    await self._attempts.at(result, state, timeouts)
+                    await self._attempts.at(result, state, hold.timeouts)
                 return
             except UpstreamFailure as failure:
                 log.info("%s: pod %s: %s: %s", writer.request_id, step.pod.name, failure.kind, failure)

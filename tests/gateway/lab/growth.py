@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
 from typing import TypeVar
 
@@ -34,6 +35,20 @@ def without_collections() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+async def assert_stops_nobody(page: Callable[[], AsyncIterator[bytes]]) -> None:
+    """Between two pieces of a page the loop is kept for at most `most_s`; the best of three tries counts."""
+    tries = []
+    with without_collections():
+        for _ in range(3):
+            longest_s, last = 0.0, time.thread_time()
+            async for _ in page():
+                await asyncio.sleep(0)
+                now = time.thread_time()
+                longest_s, last = max(longest_s, now - last), now
+            tries.append(longest_s)
+    assert min(tries) < most_s()
 
 
 def assert_linear(make: Callable[[int], Input], read: Callable[[Input], object], largest: int) -> None:
