@@ -81,7 +81,8 @@ class Dispatcher:
         An ApiError when the queue is full, or when no slot comes in time.
         """
         loop = asyncio.get_running_loop()
-        queue = self._queues.setdefault(model, FairQueue(self._max_waiting))
+        if (queue := self._queues.get(model)) is None:
+            queue = self._queues[model] = FairQueue(self._max_waiting)
         entry = QueueEntry(wanted.caller, wanted.priority, wanted.prompt, usage, loop.time())
         self._arrive(queue, entry, model, waiting)
         called = self._waiting[entry] = loop.create_future()

@@ -16,6 +16,7 @@ from typing import Final
 from topmast_gateway.fairness.virtual_token_counter import QueueEntry, VirtualTokenCounter
 from topmast_gateway.identity.caller import Caller, Priority
 
+_PRIORITIES: Final = tuple(Priority)  # each is its own index
 STARVED_AFTER_S: Final = 10.0  # a priority that has waited this long is no longer passed over without end
 PASSES: Final = 7  # higher ones that are served before it is
 ACTIVE_S: Final = 10.0  # a caller counts as one who comes for so long after its last request
@@ -47,8 +48,8 @@ class FairQueue:
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
-        self._by_priority = {priority: VirtualTokenCounter() for priority in Priority}
-        self._passed = dict.fromkeys(Priority, 0)  # higher ones served while this one waited
+        self._by_priority = [VirtualTokenCounter() for _ in _PRIORITIES]
+        self._passed = [0 for _ in _PRIORITIES]  # higher ones served while this one waited
         self._running: set[QueueEntry] = set()
         self._prompts: dict[QueueEntry, float] = {}  # of running requests, those without a token: since when
         self._places: Counter[str] = Counter()  # of running requests, by caller
@@ -83,7 +84,7 @@ class FairQueue:
                 return QueueFull(own=mine > 0)
             greediest = max(lengths, key=lambda other: lengths[other][1] / lengths[other][0])
             bumped = next(
-                found for priority in reversed(Priority) if (found := self._by_priority[priority].newest(greediest))
+                found for priority in reversed(_PRIORITIES) if (found := self._by_priority[priority].newest(greediest))
             )
             self.leave(bumped)
         self._seen[name] = (weight, entry.arrived_s)
@@ -106,7 +107,7 @@ class FairQueue:
         if priority is None:
             return None
         self._passed[priority] = 0
-        for worse in Priority:
+        for worse in _PRIORITIES:
             if worse > priority:
                 self._passed[worse] = self._passed[worse] + 1 if self._by_priority[worse] else 0
         entry = self._by_priority[priority].pop(allowed)
@@ -125,7 +126,10 @@ class FairQueue:
         """A request that was let through has ended."""
         self._running.remove(entry)
         self._prompts.pop(entry, None)
-        self._places -= Counter((entry.caller.name,))  # this drops who has none left
+        name = entry.caller.name
+        self._places[name] -= 1
+        if not self._places[name]:
+            del self._places[name]
         self._by_priority[entry.priority].finish(entry)
 
     def measure(self, now_s: float) -> None:
@@ -191,7 +195,7 @@ class FairQueue:
 
     def _next_priority(self, now_s: float, allowed: Container[str]) -> Priority | None:
         """The highest priority that waits, unless a lower one has been passed over for too long."""
-        waiting = [priority for priority in Priority if self._by_priority[priority].waits(allowed)]
+        waiting = [priority for priority in _PRIORITIES if self._by_priority[priority].waits(allowed)]
         for priority in reversed(waiting):
             if self._passed[priority] >= PASSES and now_s - self._by_priority[priority].oldest_s() >= STARVED_AFTER_S:
                 return priority
@@ -200,7 +204,7 @@ class FairQueue:
     def _lengths(self) -> dict[str, tuple[float, int]]:
         """Weight and waiting requests of every caller who waits, of all priorities together."""
         found: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
-        for queue in self._by_priority.values():
+        for queue in self._by_priority:
             for name, weight, length in queue.lengths():
                 found[name] = (weight, found[name][1] + length)
         return found

@@ -44,8 +44,7 @@ class Connection(asyncio.Protocol):
         closed: Callable[[Connection, str], None],
     ) -> None:
         self._requested, self._entered, self._closed = requested, entered, closed
-        self._transport: asyncio.Transport
-        self.write: Callable[[bytes], None]
+        self.transport: asyncio.Transport
         self._peer = ""  # of one that has a place
         self._clock: asyncio.TimerHandle | None = None
         self._parser: Any = httptools.HttpRequestParser(self)
@@ -65,11 +64,10 @@ class Connection(asyncio.Protocol):
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self.write = self._transport.write  # for exchanges: a call less for every event
+        self.transport = cast(asyncio.Transport, transport)
         peer = str((transport.get_extra_info("peername") or ("unknown",))[0])
         if not self._entered(self, peer):
-            self._transport.abort()
+            self.transport.abort()
             return
         self._peer = peer
         self._expect_head()
@@ -90,7 +88,7 @@ class Connection(asyncio.Protocol):
         if self._deaf:
             self._dropped_bytes += len(data)
             if self._dropped_bytes > _DROPPED_BYTES:
-                self._transport.close()
+                self.transport.close()
             return
         self._head_began = self._body_came = False
         if self._is_idle:
@@ -98,9 +96,9 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            if not self._deaf and not self._transport.is_closing():
+            if not self._deaf and not self.transport.is_closing():
                 self._refuse(400, "invalid_http", "this is not a valid HTTP/1.1 request")
-        if self._deaf or self._transport.is_closing():
+        if self._deaf or self.transport.is_closing():
             return
         if self._in_body:
             self._bare_bytes = 0 if self._body_came else self._bare_bytes + len(data)
@@ -182,9 +180,9 @@ class Connection(asyncio.Protocol):
 
     def let_in(self, more: bool) -> None:
         """Continue reading, or stop."""
-        if more is not self._reads and not self._transport.is_closing():
+        if more is not self._reads and not self.transport.is_closing():
             self._reads = more
-            (self._transport.resume_reading if more else self._transport.pause_reading)()
+            (self.transport.resume_reading if more else self.transport.pause_reading)()
 
     def on_full(self, call: Callable[[], None] | None) -> None:
         """Call this whenever the client reads more slowly than is written, at once where it does. None: no more."""
@@ -202,10 +200,10 @@ class Connection(asyncio.Protocol):
     def exchange_ended(self) -> None:
         """The answer is complete: the next request, the rest of this one's body, or the end of the connection."""
         assert self._exchange is not None
-        if self._transport.is_closing() or self._exchange.gone:
+        if self.transport.is_closing() or self._exchange.gone:
             return
         if not self._exchange.keep_alive:
-            self._transport.close()
+            self.transport.close()
             return
         self.let_in(True)
         if self._in_body:
@@ -216,7 +214,7 @@ class Connection(asyncio.Protocol):
 
     def hang_up(self) -> None:
         """Close the connection, behind what was written."""
-        self._transport.close()
+        self.transport.close()
 
     def leave(self) -> None:
         """From now on an answer's head says that the connection ends with it.
@@ -234,7 +232,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """At once, whatever is under way."""
-        self._transport.abort()
+        self.transport.abort()
 
     # Its own.
 
@@ -259,8 +257,8 @@ class Connection(asyncio.Protocol):
 
     def _too_slow(self) -> None:
         self._clock = None
-        if not self._transport.is_closing():
-            self._transport.close()
+        if not self.transport.is_closing():
+            self.transport.close()
 
     def _stop(self, status: int, code: str, message: str) -> NoReturn:
         self._refuse(status, code, message)
@@ -276,9 +274,9 @@ class Connection(asyncio.Protocol):
             if self._answering():
                 self._end_with_the_answer()
             else:
-                self._transport.close()
+                self.transport.close()
             return
-        self._transport.write(refusal(status, code, message))
+        self.transport.write(refusal(status, code, message))
         if exchange is not None:
             exchange.lost()  # the application must not write behind this answer
         self._turn_away()
@@ -287,11 +285,11 @@ class Connection(asyncio.Protocol):
         """Closing on what is still being sent would reset the connection, and the answer would be lost with it."""
         self._deaf = True
         self.let_in(True)
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
             self._start_clock(_LAST_S)
         else:
-            self._transport.close()
+            self.transport.close()
 
     def _answering(self) -> bool:
         return self._exchange is not None and not self._exchange.complete and not self._exchange.gone

@@ -24,7 +24,7 @@ class Wire(Protocol):
     """The connection, as far as an exchange needs it."""
 
     is_full: bool  # the client reads more slowly than is written
-    write: Callable[[bytes], None]  # sends bytes
+    transport: asyncio.Transport
 
     def let_in(self, more: bool) -> None:
         """Continue reading, or stop."""
@@ -45,9 +45,28 @@ class Wire(Protocol):
 class Exchange:
     """`keep_alive` may turn False until the answer's head is written, and the head says so."""
 
+    __slots__ = (  # for every event passes here: see EngineConnection
+        "_can_chunk",
+        "_chunked",
+        "_disconnected",
+        "_expects_continue",
+        "_has_body",
+        "_head",
+        "_is_plain",
+        "_is_whole",
+        "_transport",
+        "_unread",
+        "_waiting",
+        "_wire",
+        "complete",
+        "gone",
+        "keep_alive",
+        "started",
+    )
+
     def __init__(self, wire: Wire, method: str, *, can_chunk: bool, keep_alive: bool, expects_continue: bool) -> None:
         self._wire = wire
-        self._send = wire.write
+        self._transport = wire.transport
         self._has_body = method != "HEAD"
         self._can_chunk = can_chunk
         self._expects_continue = expects_continue
@@ -57,6 +76,7 @@ class Exchange:
         self._disconnected: Callable[[], None] | None = None
         self._head = b""  # that waits for the first piece of its body
         self._chunked = False
+        self._is_plain = False  # the head is sent, and every piece of the body is a chunk
         self.keep_alive = keep_alive
         self.started = self.complete = self.gone = False
 
@@ -81,7 +101,7 @@ class Exchange:
         if self._expects_continue:
             self._expects_continue = False
             if not (self._is_whole or self._unread or self.started):
-                self._send(_CONTINUE)
+                self._transport.write(_CONTINUE)
         while not self._unread and not self._is_whole:
             if self.gone:
                 raise ClientDisconnected
@@ -151,6 +171,9 @@ class Exchange:
 
     def write(self, data: bytes) -> None:
         """A piece of the body."""
+        if self._is_plain and data and not self.gone:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))  # nearly every event comes here
+            return
         if self.gone or not data:
             return
         if not self._has_body:
@@ -159,7 +182,8 @@ class Exchange:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._head:
             data, self._head = self._head + data, b""
-        self._send(data)
+            self._is_plain = self._chunked and self._has_body
+        self._transport.write(data)
 
     def end(self, data: bytes = b"") -> None:
         """The last piece, and the end of the body."""
@@ -168,7 +192,7 @@ class Exchange:
         self.write(data)
         last, self._head = self._head + (b"0\r\n\r\n" if self._chunked else b""), b""
         if last and not self.gone:
-            self._send(last)
+            self._transport.write(last)
         self.complete = True
         self._unread.clear()
         self._wire.exchange_ended()

@@ -56,11 +56,11 @@ class ResponseWriter:
     """Sends at most one response. `status` stays None until it was started."""
 
     def __init__(self, out: Outgoing, request_id: str) -> None:
-        self._out = out
+        self.out = out
         self.request_id = request_id
         self.status: int | None = None
         self.answered_at: float | None = None  # monotonic: when the first byte of the answer itself went out
-        self._sent_at = time.monotonic()
+        self.sent_at = time.monotonic()  # when the client last got anything, or asked
         self._ended = False
         self.broken = False  # it was started, and its last event is an error
         self.pod = ""  # the last one that worked on it
@@ -72,34 +72,34 @@ class ResponseWriter:
 
     def on_full(self, call: Callable[[], None] | None) -> None:
         """Call this whenever the client reads more slowly than is written; None takes it back."""
-        self._out.on_full(call)
+        self.out.on_full(call)
 
     def on_drained(self, call: Callable[[], None]) -> None:
         """Call this once when the client has read enough, or is gone."""
-        self._out.on_drained(call)
+        self.out.on_drained(call)
 
     async def drained(self) -> None:
         """Return when the client has read enough, or is gone."""
-        await self._out.drained()
+        await self.out.drained()
 
     def idle_s(self) -> float:
         """Seconds since the client last got anything, or asked."""
-        return time.monotonic() - self._sent_at
+        return time.monotonic() - self.sent_at
 
     def start(self, status: int, headers: Iterable[Header]) -> None:
         """Status line and headers."""
         self.status = status
         route = [self.route] if self.route else []
-        self._out.start(status, [*headers, *self.extra_headers, *route, (b"x-request-id", self.request_id.encode())])
+        self.out.start(status, [*headers, *self.extra_headers, *route, (b"x-request-id", self.request_id.encode())])
 
     def stream(self, headers: Iterable[Header], events: bytes) -> None:
         """Whole events of a stream; begins it with `headers` where that was not done yet."""
-        self._sent_at = now = time.monotonic()
+        self.sent_at = now = time.monotonic()
         if self.answered_at is None:
             self.answered_at = now
             if self.status is None:
                 self.start(200, headers)
-        self._out.write(events)
+        self.out.write(events)
 
     def comment(self, text: str) -> None:
         """A word to who waits for a stream: clients skip it, and proxies see that the connection lives."""
@@ -109,14 +109,14 @@ class ResponseWriter:
 
     def chunk(self, body: bytes) -> None:
         """A piece of the body."""
-        self._sent_at = time.monotonic()
-        self._out.write(body)
+        self.sent_at = time.monotonic()
+        self.out.write(body)
 
     def end(self, body: bytes = b"") -> None:
         """The last piece of the body; a second end is none."""
         if not self._ended:
             self._ended = True
-            self._out.end(body)
+            self.out.end(body)
 
     def abort(self, error: bytes) -> None:
         """The last event of a stream that was started and is not complete."""

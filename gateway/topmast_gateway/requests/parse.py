@@ -36,7 +36,8 @@ _FIELDS: Final = tuple(
     )
 )
 _PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
-_Body: Final = msgspec.defstruct("_Body", [(name, msgspec.Raw, msgspec.Raw(b"")) for name in _FIELDS])
+_ABSENT: Final = msgspec.Raw(b"")
+_Body: Final = msgspec.defstruct("_Body", [(name, msgspec.Raw, _ABSENT) for name in _FIELDS])
 _decoder: Final = msgspec.json.Decoder(_Body)
 
 
@@ -98,8 +99,10 @@ def _fields(body: bytes | bytearray) -> dict[str, bytes]:
         raise ApiError(400, "invalid_json", f"the request body is not JSON: {error}") from None
     except RecursionError:
         raise ApiError(400, "invalid_json", "the request body is not JSON: it is nested too deeply") from None
-    values = ((name, bytes(memoryview(getattr(found, name))[:MOST_READ_BYTES])) for name in _FIELDS)
-    return {name: value for name, value in values if value}
+    present = (
+        (name, raw) for name, raw in zip(_FIELDS, msgspec.structs.astuple(found), strict=True) if raw is not _ABSENT
+    )
+    return {name: bytes(memoryview(raw)[:MOST_READ_BYTES]) for name, raw in present}
 
 
 def why_no_journal(fields: Mapping[str, bytes]) -> str:

@@ -19,13 +19,13 @@ _READ_S = 0.25  # at least, after that: to read what has come meanwhile
 class IdleTimeout:
     """`async with`: TimeoutError in the block once `limit_s` have passed since the last `reset()`.
 
-    `limit_s` may be changed at any time; it is looked at once a second. `heard_at` tells, in loop time, when somebody
-    else last saw something come: a call less for every event.
+    `limit_s` may be changed at any time; it is looked at once a second. `idle_s` tells how long ago somebody else
+    last saw something come: a call less for every event.
     """
 
-    def __init__(self, limit_s: float, heard_at: Callable[[], float] | None = None) -> None:
+    def __init__(self, limit_s: float, idle_s: Callable[[], float] | None = None) -> None:
         self.limit_s = limit_s
-        self._heard_at = heard_at
+        self._idle_s = idle_s
         self._loop = asyncio.get_running_loop()
         self._reset_at = self._loop.time()
         self._clock = asyncio.timeout(None)
@@ -54,8 +54,8 @@ class IdleTimeout:
 
     def _look(self, due: float) -> None:
         now = self._loop.time()
-        if self._heard_at is not None:
-            self._reset_at = max(self._reset_at, self._heard_at())
+        if self._idle_s is not None:
+            self._reset_at = max(self._reset_at, now - self._idle_s())
         late_s = now - due
         left_s = self._reset_at + self.limit_s - now
         if late_s > _LATE_S:

@@ -6,7 +6,8 @@ event that every client notices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from typing import Final
 
 from topmast_gateway.config import Timeouts
 from topmast_gateway.continuation.answer_state import AnswerState
@@ -15,14 +16,15 @@ from topmast_gateway.continuation.journal import JOURNAL_HEADER, Journal
 from topmast_gateway.messages.errors import sse_error
 from topmast_gateway.messages.headers import towards_client
 from topmast_gateway.messages.request import ClientDisconnected
-from topmast_gateway.messages.response import ResponseWriter
+from topmast_gateway.messages.response import Outgoing, ResponseWriter
 from topmast_gateway.messages.token_usage import count_events
 from topmast_gateway.routing.outlier_detection import AttemptResult
 from topmast_gateway.upstream.failures import BadAnswer, ConnectionLost, EngineSilent
 from topmast_gateway.upstream.http_client import EngineResponse
 from topmast_gateway.upstream.idle_timeout import IdleTimeout
 
-_CLIENT_SILENCE_S = 10.0  # after which a waiting client, and the proxies before it, are shown that there is work
+_JOURNAL: Final = JOURNAL_HEADER.encode()
+_CLIENT_SILENCE_S: Final = 10.0  # after which a waiting client, and the proxies before it, are shown that there is work
 
 
 class StreamBroken(Exception):
@@ -37,24 +39,7 @@ async def relay_journal(
     Afterwards the journal is done or has an error. ConnectionLost or EngineSilent where the connection ended before,
     BadAnswer where it is no journal.
     """
-    headers = [header for header in towards_client(response.headers) if header[0] != JOURNAL_HEADER.encode()]
-    writer, stream, tokens_kept = state.writer, state.request.stream, state.tokens_kept
-    progressed = False
-
-    def take(piece: bytes) -> None:
-        nonlocal progressed
-        if (events := journal.feed(piece)) and stream:
-            writer.stream(headers, events)
-        elif stream and writer.idle_s() > _CLIENT_SILENCE_S:
-            writer.comment("working")
-        if not progressed and len(journal.token_ids) > tokens_kept:
-            progressed = True
-            state.note_progress()
-            result.first_token()
-        if journal.wrong:
-            raise BadAnswer(f"the journal is wrong: {journal.wrong}")
-
-    relay = _Relay(response, writer, take, timeouts.silence_s, timeouts.progress_s)
+    relay = _JournalRelay(response, journal, state, timeouts, result)
     try:
         await relay.run()
     except TimeoutError:
@@ -69,18 +54,9 @@ async def relay_stream(
     response: EngineResponse, state: AnswerState, progress_s: float, why_no_journal: str, result: AttemptResult
 ) -> None:
     """Send a stream without a journal to the client. ConnectionLost before its first byte; StreamBroken after it."""
-    events, writer = EventBuffer(), state.writer
-    headers = towards_client(response.headers)
-
-    def take(piece: bytes) -> None:
-        if complete := events.feed(piece):
-            result.first_token()
-            state.note_first_token()
-            count_events(complete, state.usage)
-            writer.stream(headers, complete)
-
+    relay, writer = _PlainRelay(response, state, progress_s, result), state.writer
     try:
-        await _Relay(response, writer, take, progress_s, progress_s).run()
+        await relay.run()
     except (ConnectionLost, EventTooLarge, TimeoutError) as error:
         if writer.status is None:
             raise (BadAnswer(str(error)) if isinstance(error, EventTooLarge) else error) from None
@@ -88,35 +64,34 @@ async def relay_stream(
         message = f"the connection to the model broke and this answer is not complete ({why_no_journal}); ask again"
         writer.abort(sse_error(message, "stream_lost"))
         raise StreamBroken(what) from error
-    writer.stream(headers, events.rest)
-    writer.end()
+    relay.end()
 
 
 class _Relay:
-    """Hands pieces to `take` as they are read: no task wakes for them. A client that reads slowly slows the engine.
+    """Takes the pieces of a body as they are read: no task wakes for them. A client that reads slowly slows the engine.
 
     `run` raises TimeoutError after `silence_s` without a piece, or `progress_s` without room for one at the client.
     """
 
-    def __init__(
-        self,
-        response: EngineResponse,
-        writer: ResponseWriter,
-        take: Callable[[bytes], None],
-        silence_s: float,
-        progress_s: float,
-    ) -> None:
-        self._response, self._writer, self._take = response, writer, take
+    __slots__ = ("_idle", "_progress_s", "_response", "_silence_s", "_writer", "client_is_slow", "heard_at")
+
+    def __init__(self, response: EngineResponse, writer: ResponseWriter, silence_s: float, progress_s: float) -> None:
+        self._response, self._writer = response, writer
         self._silence_s, self._progress_s = silence_s, progress_s
         self._idle: IdleTimeout
         self.client_is_slow = False
+        self.heard_at = time.monotonic()
+
+    def take(self, piece: bytes) -> None:
+        """A piece has come, at `heard_at`; what this raises ends the relay."""
+        raise NotImplementedError
 
     async def run(self) -> None:
         """To the end of the answer's body."""
-        async with IdleTimeout(self._silence_s, lambda: self._response.heard_at) as self._idle:
+        async with IdleTimeout(self._silence_s, lambda: time.monotonic() - self.heard_at) as self._idle:
             self._writer.on_full(self._wait_for_client)
             try:
-                await self._response.relay(self._take)
+                await self._response.relay(self.take)
             finally:
                 self._writer.on_full(None)
 
@@ -130,3 +105,77 @@ class _Relay:
         self.client_is_slow, self._idle.limit_s = False, self._silence_s
         self._idle.reset()
         self._response.resume()
+
+
+class _JournalRelay(_Relay):
+    """Of an engine that keeps a journal."""
+
+    __slots__ = ("_headers", "_journal", "_out", "_result", "_sent_at", "_state", "_tokens_kept")
+
+    def __init__(
+        self, response: EngineResponse, journal: Journal, state: AnswerState, timeouts: Timeouts, result: AttemptResult
+    ) -> None:
+        super().__init__(response, state.writer, timeouts.silence_s, timeouts.progress_s)
+        self._journal, self._state, self._result = journal, state, result
+        self._headers = [header for header in towards_client(response.headers) if header[0] != _JOURNAL]
+        self._tokens_kept = state.tokens_kept
+        self._out: Outgoing | None = None  # where events go, when what happens only once has happened
+        self._sent_at = 0.0  # when one went there
+
+    def take(self, piece: bytes) -> None:
+        self.heard_at = time.monotonic()
+        events = self._journal.feed(piece)
+        if events and self._out is not None:
+            self._sent_at = self.heard_at
+            self._out.write(events)
+        else:
+            self._pass_on(events)
+        if self._journal.wrong:
+            raise BadAnswer(f"the journal is wrong: {self._journal.wrong}")
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            self._tell_writer()
+
+    def _pass_on(self, events: bytes) -> None:
+        """The first events, and pieces without one."""
+        stream, writer = self._state.request.stream, self._writer
+        self._tell_writer()
+        if events and stream:
+            writer.stream(self._headers, events)
+        elif stream and writer.idle_s() > _CLIENT_SILENCE_S:
+            writer.comment("working")
+        if len(self._journal.token_ids) > self._tokens_kept:
+            self._state.note_progress()
+            self._result.first_token()
+            if events and stream:
+                self._out = writer.out
+
+    def _tell_writer(self) -> None:
+        self._writer.sent_at = max(self._writer.sent_at, self._sent_at)
+
+
+class _PlainRelay(_Relay):
+    """Of any other engine: whole events, as they are."""
+
+    __slots__ = ("_events", "_headers", "_result", "_state")
+
+    def __init__(self, response: EngineResponse, state: AnswerState, progress_s: float, result: AttemptResult) -> None:
+        super().__init__(response, state.writer, progress_s, progress_s)
+        self._state, self._result = state, result
+        self._headers, self._events = towards_client(response.headers), EventBuffer()
+
+    def take(self, piece: bytes) -> None:
+        self.heard_at = time.monotonic()
+        if complete := self._events.feed(piece):
+            self._result.first_token()
+            self._state.note_first_token()
+            count_events(complete, self._state.usage)
+            self._writer.stream(self._headers, complete)
+
+    def end(self) -> None:
+        """What the engine said last, where no blank line follows it."""
+        self._writer.stream(self._headers, self._events.rest)
+        self._writer.end()

@@ -42,6 +42,41 @@ def test_a_journal_may_be_cut_anywhere(cuts: list[int]) -> None:
     assert (usage.prompt, usage.cached, usage.output, usage.exact) == (12, 8, 6, True)
 
 
+BLOCKS = st.sampled_from(
+    [
+        b'data: {"a":1}\n\n: + 7\n\n',
+        b'data: {"a":1}\n\n: + 7 8\n\n',
+        b'data: {"a":1}\n\n: + 9999999999\n\n',
+        b'data: {"a":1}\n\n: + 7\n',
+        b'data: {"a":1}\n\n: + 7\r\n\r\n',
+        b'data: {"a":1}\n\n: + \xb2\n\n',
+        b'data: {"a":1}\n\n: + 07\n\n',
+        b'data: {"a":1}\n\ndata: {"b":2}\n\n: + 7\n\n',
+        b'data: {"a":1}\n\n',
+        b"data: a\n\n: + 7\n\n",
+        b": + 8\n\n",
+        b": alive\n\n",
+        b": error 503 1\n\n",
+        b"\n",
+    ]
+)
+
+
+@given(st.lists(BLOCKS, max_size=8), st.booleans(), st.integers(1, 9))
+def test_pieces_as_engines_write_them_are_read_as_single_bytes_are(
+    blocks: list[bytes], whole: bool, most_tokens: int
+) -> None:
+    """What comes for nearly every token has a way of its own, which must not lead elsewhere."""
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journals, "_MOST_TOKENS", most_tokens)
+        for pieces in (blocks, [bytes([byte]) for byte in b"".join(blocks)]):
+            journal = Journal(usage := TokenUsage(), whole=whole)
+            shown = b"".join(map(journal.feed, pieces))
+            found.append((shown, journal.token_ids, usage, journal.error, journal.wrong))
+    assert found[0] == found[1]
+
+
 @given(st.integers(0, len(STREAM) - 1), st.lists(st.integers(0, 10_000), max_size=4))
 def test_what_was_shown_is_what_the_tokens_stand_for(end: int, cuts: list[int]) -> None:
     """Wherever a stream breaks: shown, and to be generated again by whoever gets the tokens, add up to the whole."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from gateway.lab.stage import soon
 from topmast_gateway.routing.model_table import Pod
 from topmast_gateway.upstream.connection_pool import ConnectionPool
 from topmast_gateway.upstream.failures import BadAnswer, ConnectionLost, ConnectionRefused
+from topmast_gateway.upstream.http_client import EngineConnection, _chunk_head
 
 ADDRESS = "127.0.0.1"
 LARGEST = 64 * 1024 * 1024
@@ -269,6 +271,72 @@ async def test_an_answer_that_was_far_ahead_before_it_was_relayed_comes_to_its_e
             assert response._paused
             await response.relay(came.append)
         assert b"".join(came) == body
+
+
+class Deaf(asyncio.Transport):
+    """Where nothing goes out."""
+
+    def writelines(self, _: Any) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        pass
+
+
+async def relayed(parts: list[bytes]) -> tuple[bytes, str]:
+    """What a relay gets of a chunked answer that comes in these parts, and what ended it."""
+    connection, pieces = EngineConnection(), list[bytes]()
+    connection.connection_made(Deaf())
+    sending = asyncio.ensure_future(connection.send(b"", b""))
+    await asyncio.sleep(0)
+    connection.data_received(CHUNKED)
+    relaying = asyncio.ensure_future((await sending).relay(pieces.append))
+    await asyncio.sleep(0)
+    for part in parts:
+        connection.data_received(part)
+    connection.connection_lost(None)
+    try:
+        await relaying
+    except ConnectionLost as error:
+        return b"".join(pieces), str(error)
+    return b"".join(pieces), ""
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"4\r\nbody\r\n",
+                b"F\r\n" + b"x" * 15 + b"\r\n",
+                b"f\r\n" + b"\r\n" * 7 + b"x\r\n",
+                b"10\r\n" + b"x" * 16 + b"\r\n",
+                b"0010\r\n" + b"y" * 16 + b"\r\n",
+                b"4;a=b\r\nbody\r\n",
+                b"f\r\n" + b"x" * 16 + b"\r\n",  # one too many
+                b"10\r\n" + b"x" * 15 + b"\r\n",  # and too few
+                b"+4\r\nbody\r\n",
+                b"0x4\r\nbody\r\n",
+                b"0\r\n\r\n",
+            ]
+        ),
+        max_size=6,
+    )
+)
+def test_a_relay_reads_whole_chunks_as_it_reads_their_bytes(chunks: list[bytes]) -> None:
+    """A chunk that is one read does not pass the parser, which must not make a difference."""
+    whole, single = asyncio.run(relayed(chunks)), asyncio.run(relayed([bytes([byte]) for byte in b"".join(chunks)]))
+    assert whole[0] == single[0] and bool(whole[1]) == bool(single[1])
+
+
+@pytest.mark.parametrize("size", [*range(1, 300), *range(4090, 4120), *range(65_530, 65_560), 2**20])
+def test_every_chunk_has_one_head(size: int) -> None:
+    """By the bytes that it takes with its framing; some sizes belong to none."""
+    heads = [head for body in range(max(1, size - 14), size) if len(head := b"%x\r\n" % body) + body + 2 == size]
+    found = _chunk_head(size)
+    assert found == heads[0] if heads else len(found) > size
 
 
 async def test_idle_connections_are_let_go() -> None:
