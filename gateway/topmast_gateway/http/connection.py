@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn, cast
 
 import httptools
 
+from topmast_gateway.http.deadline import Deadline
 from topmast_gateway.http.exchange import Exchange
 from topmast_gateway.http.head import MAX_HEAD_BYTES, MAX_HEADERS, is_too_large, refusal, target, wrong_with
 from topmast_gateway.messages.request import Header, Request
@@ -46,7 +47,7 @@ class Connection(asyncio.Protocol):
         self._requested, self._entered, self._closed = requested, entered, closed
         self.transport: asyncio.Transport
         self._peer = ""  # of one that has a place
-        self._clock: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(self._too_slow)
         self._parser: Any = httptools.HttpRequestParser(self)
         self._exchange: Exchange | None = None  # the last one
         self._url = b""
@@ -73,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_clock()
+        self._deadline.close()
         if self._peer:
             self._closed(self, self._peer)
             self._peer = ""
@@ -109,6 +110,8 @@ class Connection(asyncio.Protocol):
             self._head_bytes += 0 if self._head_began else len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse_size()
+            elif not self._deadline.is_set:
+                self._deadline.set(HEAD_S)
         elif not self._answering() and not self._is_idle:
             self._expect_head()  # empty lines between requests
 
@@ -131,7 +134,7 @@ class Connection(asyncio.Protocol):
             raise RequestRejected
         self._head_began = True
         self._url, self._headers = b"", []
-        self._expect_head()
+        self._in_head, self._head_bytes = True, 0
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -242,21 +245,18 @@ class Connection(asyncio.Protocol):
 
     def _expect_head(self) -> None:
         self._in_head, self._head_bytes = True, 0
-        if self._clock is None:
-            self._start_clock(HEAD_S)
+        if not self._deadline.is_set:
+            self._deadline.set(HEAD_S)
 
     def _start_clock(self, seconds: float) -> None:
-        self._stop_clock()
-        self._clock = asyncio.get_running_loop().call_later(seconds, self._too_slow)
+        self._is_idle = False
+        self._deadline.set(seconds)
 
     def _stop_clock(self) -> None:
         self._is_idle = False
-        if self._clock is not None:
-            self._clock.cancel()
-            self._clock = None
+        self._deadline.clear()
 
     def _too_slow(self) -> None:
-        self._clock = None
         if not self.transport.is_closing():
             self.transport.close()
 

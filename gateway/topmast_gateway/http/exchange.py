@@ -53,13 +53,13 @@ class Exchange:
         "_has_body",
         "_head",
         "_is_plain",
-        "_is_whole",
         "_transport",
         "_unread",
         "_waiting",
         "_wire",
         "complete",
         "gone",
+        "is_whole",
         "keep_alive",
         "started",
     )
@@ -71,7 +71,7 @@ class Exchange:
         self._can_chunk = can_chunk
         self._expects_continue = expects_continue
         self._unread = bytearray()
-        self._is_whole = False  # the request's body is here
+        self.is_whole = False  # the request's body is here
         self._waiting: asyncio.Future[None] | None = None
         self._disconnected: Callable[[], None] | None = None
         self._head = b""  # that waits for the first piece of its body
@@ -93,16 +93,16 @@ class Exchange:
 
     def feed_end(self) -> None:
         """All of it has come."""
-        self._is_whole = True
+        self.is_whole = True
         self._wake()
 
     async def read(self) -> bytes:
         """What has come since the last call; empty at the body's end. ClientDisconnected when no more will."""
         if self._expects_continue:
             self._expects_continue = False
-            if not (self._is_whole or self._unread or self.started):
+            if not (self.is_whole or self._unread or self.started):
                 self._transport.write(_CONTINUE)
-        while not self._unread and not self._is_whole:
+        while not self._unread and not self.is_whole:
             if self.gone:
                 raise ClientDisconnected
             self._wire.let_in(True)

@@ -16,6 +16,8 @@ class ClientDisconnected(Exception):
 class Incoming(Protocol):
     """What still comes from the client."""
 
+    is_whole: bool  # all of the body is here
+
     async def read(self) -> bytes:
         """What has come of the body since the last call; empty at its end. ClientDisconnected when no more will."""
 

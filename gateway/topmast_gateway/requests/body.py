@@ -35,6 +35,10 @@ async def read_body(request: Request, take: Callable[[int], None]) -> bytearray:
     """
     if announced_length(request.headers) > MAX_BODY_BYTES:
         raise too_large()
+    if request.incoming.is_whole:
+        body = bytearray(await request.incoming.read())
+        take(len(body))
+        return body
     body = bytearray()  # no list of pieces: there can be millions of a byte each
     counted = 0
     try:

@@ -25,6 +25,7 @@ _NO_JOURNAL = (
     *("logprobs", "top_logprobs", "prompt_logprobs", "tools", "functions", "structured_outputs", "best_of"),
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "use_beam_search", "echo"),
 )
+_NO_JOURNAL_NAMES: Final = frozenset(_NO_JOURNAL)
 _FIELDS: Final = tuple(
     dict.fromkeys(
         (
@@ -58,11 +59,12 @@ def parse_completion(path: str, body: bytes | bytearray, session: bytes = b"", t
     if "continuation" in fields:
         message = "`continuation` is between this gateway and its engines: send the whole conversation instead"
         raise ApiError(400, "reserved_field", message, param="continuation")
-    salt = _text(fields.get("cache_salt", b""))
+    salt = _text(fields["cache_salt"]) if "cache_salt" in fields else ""
     if tenant:
         salt = blake2b(f"{tenant}\0{salt}".encode(errors="surrogatepass"), digest_size=16, person=b"tenant").hexdigest()
         body = _salted(body, salt)
-    tokens, prompt = estimate_tokens(fields, len(body)), _prompt_tokens(len(body))
+    answers, prompt = count_answers(fields), len(body) // BYTES_PER_TOKEN
+    tokens = estimate_tokens(fields, len(body), answers)
     return CompletionRequest(
         path,
         body,
@@ -70,14 +72,14 @@ def parse_completion(path: str, body: bytes | bytearray, session: bytes = b"", t
         _stream(fields.get("stream", b"")),
         tokens,
         why_no_journal(fields),
-        _seconds(_scalar(fields.get("timeout", b""))),
+        _seconds(_scalar(fields["timeout"])) if "timeout" in fields else None,
         prompt,
-        parse_priority(_scalar(fields.get("priority", b""))),
+        parse_priority(_scalar(fields["priority"])) if "priority" in fields else None,
         prefix_chain(fields, salt),
         session_digest(session),
         fresh=prompt,
         answer=min(tokens - prompt, _ASSUMED_ANSWER_TOKENS),
-        answers=_answers(fields),
+        answers=answers,
     )
 
 
@@ -107,12 +109,12 @@ def _fields(body: bytes | bytearray) -> dict[str, bytes]:
 
 def why_no_journal(fields: Mapping[str, bytes]) -> str:
     """Why an answer to this request cannot be continued; empty where it can."""
-    for name in _NO_JOURNAL:
+    for name in () if _NO_JOURNAL_NAMES.isdisjoint(fields) else _NO_JOURNAL:
         if is_set(fields.get(name, b"")):
             return f"answers with {name} are not continued elsewhere"
     if (shape := fields.get("response_format", b"")).startswith(b"{") and _format_type(shape) != "text":
         return "answers with response_format are not continued elsewhere"
-    if _scalar(fields.get("n", b"")) not in (None, 1) or _has_several_prompts(fields):
+    if ("n" in fields and _scalar(fields["n"]) not in (None, 1)) or _has_several_prompts(fields):
         return "several answers at once are not continued elsewhere"
     return ""
 
@@ -125,17 +127,17 @@ def parse_priority(value: Any) -> Priority | None:
     return Priority(value) if is_number and value in _PRIORITIES.values() else None
 
 
-def estimate_tokens(fields: Mapping[str, bytes], body_bytes: int) -> int:
-    """Prompt tokens by size plus the answers' upper bound, per choice and prompt. Nonsense counts as absent.
+def estimate_tokens(fields: Mapping[str, bytes], body_bytes: int, answers: int) -> int:
+    """Prompt tokens by size plus the answers' upper bound, for so many of them. Nonsense counts as absent.
 
     Of two bounds the larger one counts: which one an engine goes by depends on the route.
     """
     longest = max(_count(fields, "max_completion_tokens"), _count(fields, "max_tokens")) or _ASSUMED_ANSWER_TOKENS
-    return max(1, _prompt_tokens(body_bytes) + min(longest, _LONGEST_ANSWER_TOKENS) * _answers(fields))
+    return max(1, body_bytes // BYTES_PER_TOKEN + min(longest, _LONGEST_ANSWER_TOKENS) * answers)
 
 
-def _answers(fields: Mapping[str, bytes]) -> int:
-    """How many it asks for, as far as it matters."""
+def count_answers(fields: Mapping[str, bytes]) -> int:
+    """How many it asks for, per choice and prompt, as far as it matters."""
     prompts = _prompts(fields["prompt"]) if _has_several_prompts(fields) else 1
     return min((_count(fields, "n") or 1) * prompts, _MOST_ANSWERS)
 
@@ -193,11 +195,9 @@ def _prompts(prompt: bytes) -> int:
 
 def _count(fields: Mapping[str, bytes], name: str) -> int:
     """A number above 0 as engines read it, who take "20" and 20.0 for it as well; else 0."""
+    if name not in fields:
+        return 0
     try:
-        return max(0, int(float(_scalar(fields.get(name, b"")) or 0)))
+        return max(0, int(float(_scalar(fields[name]) or 0)))
     except (TypeError, ValueError, OverflowError):
         return 0
-
-
-def _prompt_tokens(body_bytes: int) -> int:
-    return body_bytes // BYTES_PER_TOKEN

@@ -18,6 +18,7 @@ class RecordingClient:
         self.headers: list[Header] = []
         self.body = b""
         self.ended = False
+        self.is_whole = False
 
     async def read(self) -> bytes:
         if not isinstance(self._body, bytes):
