@@ -10,8 +10,9 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+import msgspec
 
 from topmast_gateway.fairness.capacity import FreePlaces
 from topmast_gateway.fairness.dynamic_threshold import DynamicThreshold, NoRoom
@@ -27,8 +28,7 @@ MAX_WAITING_BYTES: Final = 64 * 1024 * 1024  # of bodies that wait for one model
 _BYTES_SHARE: Final = 1  # of one caller, times what is free
 
 
-@dataclass(frozen=True, slots=True)
-class QueueRequest:
+class QueueRequest(msgspec.Struct, frozen=True):
     """A slot that is asked for: whose, how urgent, with how long a prompt (tokens), and how large a body (bytes)."""
 
     caller: Caller

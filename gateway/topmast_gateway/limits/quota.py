@@ -78,7 +78,8 @@ class QuotaEnforcer:
         accounts, now = caller.accounts, self._clock()
         for account in accounts:
             self._check(account, now, arriving=self._arriving[account.key])
-        self._arriving.update(account.key for account in accounts)
+        for account in accounts:
+            self._arriving[account.key] += 1
         try:
             yield
         finally:
@@ -117,10 +118,9 @@ class QuotaEnforcer:
         reservation.charged += more
         return more
 
-    def used(self, account: Account | Caller) -> int:
+    def used(self, account: Account) -> int:
         """Tokens of the current budget period, without what is reserved."""
-        found = account.accounts[0] if isinstance(account, Caller) else account
-        return self._counters.tokens(found.key, periods.name(found.limits.budget_period, self._clock()))
+        return self._counters.tokens(account.key, periods.name(account.limits.budget_period, self._clock()))
 
     def held(self, key: str) -> HeldByRequests:
         """What an account's unfinished requests hold at all gateways."""

@@ -9,6 +9,8 @@ import dataclasses
 import math
 from typing import Final
 
+import msgspec
+
 from topmast_gateway.messages.completion import BYTES_PER_TOKEN, CompletionRequest
 from topmast_gateway.messages.token_usage import TokenUsage
 
@@ -41,7 +43,7 @@ class TokenEstimator:
         if (seen := self._seen.get(model)) is None:
             return request
         prompt = max(1, round(len(request.body) / seen.bytes_per_token))
-        return dataclasses.replace(
+        return msgspec.structs.replace(
             request,
             prompt=prompt,
             tokens=request.tokens - request.prompt + prompt,

@@ -1,11 +1,12 @@
 """A completion request as the gateway sees it: its bytes, and the few facts that decide how it is carried.
 
-A plain value that every station on its way reads. The body is passed on as it came.
+A plain value that every station on its way reads: a Struct, which is made in a tenth of a frozen dataclass's time. The
+body is passed on as it came.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from topmast_gateway.identity.caller import Priority
 from topmast_gateway.routing.prefix_hash import EMPTY_CHAIN, PrefixChain
@@ -14,8 +15,7 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 BYTES_PER_TOKEN = 4  # English text; a guess that only has to rank pods
 
 
-@dataclass(frozen=True, slots=True)
-class CompletionRequest:
+class CompletionRequest(msgspec.Struct, frozen=True):
     """A request for `model`; `tokens` estimates what it will cost a pod, prompt and answer together.
 
     `no_journal` says why its answer cannot be continued elsewhere once it was started, and is empty where it can: the

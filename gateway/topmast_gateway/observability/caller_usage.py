@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from topmast_gateway.messages.token_usage import TokenUsage
 from topmast_gateway.observability.exposition import head, sample
@@ -17,8 +18,7 @@ _MOST_PAIRS: Final = 5000  # of caller and model; beyond it they share one serie
 OTHERS: Final = "(others)"
 
 
-@dataclass(frozen=True, slots=True)
-class UsageRecord:
+class UsageRecord(msgspec.Struct, frozen=True):
     """One request that has ended. `at` is in Unix seconds; `finish` is answered, refused, failed or cancelled."""
 
     at: float

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,10 +61,6 @@ class Accounting:
         self._log: UsageLog | None = None
         self._open: dict[Reservation, tuple[Caller, RequestRecord]] = {}
         self.caught_up = False  # with what was used before this process began
-
-    def arriving(self, caller: Caller) -> AbstractContextManager[None]:
-        """While its body is read: what is known of the caller's limits before that is looked at first."""
-        return self.quota.arriving(caller)
 
     @contextmanager
     def charged(

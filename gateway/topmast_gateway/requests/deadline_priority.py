@@ -6,9 +6,10 @@ engine reads it from a field at the body's end.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Final
+
+import msgspec
 
 from topmast_gateway.identity.caller import Priority
 from topmast_gateway.messages.completion import CompletionRequest, with_field
@@ -27,7 +28,7 @@ def with_priority(request: CompletionRequest, priority: Priority) -> CompletionR
     if priority is (Priority.NORMAL if request.priority is None else request.priority):
         return request
     body = with_field(request.body, "priority", b"%d" % priority)
-    return dataclasses.replace(request, body=body, priority=priority)
+    return msgspec.structs.replace(request, body=body, priority=priority)
 
 
 def deadline_of(request: CompletionRequest, headers: Mapping[bytes, bytes], arrived_at: float) -> float | None:

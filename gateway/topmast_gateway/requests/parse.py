@@ -101,10 +101,11 @@ def _fields(body: bytes | bytearray) -> dict[str, bytes]:
         raise ApiError(400, "invalid_json", f"the request body is not JSON: {error}") from None
     except RecursionError:
         raise ApiError(400, "invalid_json", "the request body is not JSON: it is nested too deeply") from None
-    present = (
-        (name, raw) for name, raw in zip(_FIELDS, msgspec.structs.astuple(found), strict=True) if raw is not _ABSENT
-    )
-    return {name: bytes(memoryview(raw)[:MOST_READ_BYTES]) for name, raw in present}
+    fields = {}
+    for name, raw in zip(_FIELDS, msgspec.structs.astuple(found), strict=True):
+        if raw is not _ABSENT:
+            fields[name] = bytes(memoryview(raw)[:MOST_READ_BYTES])
+    return fields
 
 
 def why_no_journal(fields: Mapping[str, bytes]) -> str:

@@ -10,6 +10,8 @@ import json
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from topmast_gateway.continuation.answer_state import AnswerState
 from topmast_gateway.fairness.dispatcher import Dispatcher, QueueRequest
 from topmast_gateway.identity.caller import Caller, Priority
@@ -67,7 +69,7 @@ class Pipeline:
             raise ApiError(415, "unsupported_encoding", "the body must not be compressed: leave out Content-Encoding")
         writer.shows_route = caller.debug and http.headers.get(b"x-topmast-debug") == b"1"
         with self._overload.admit(caller.name) as place:
-            with self._accounting.arriving(caller):
+            with self._accounting.quota.arriving(caller):
                 body = await read_body(http, place.grow)
                 request = await self._parsed(caller, http, body)
             models = VisibleModels(self._cluster.routes, caller)
@@ -174,4 +176,4 @@ def _named(request: CompletionRequest, model: Model) -> CompletionRequest:
     """The request by a name that the model's engines know: they know no aliases."""
     if request.model in (model.name, model.key):
         return request
-    return dataclasses.replace(request, body=with_field(request.body, "model", json.dumps(model.key).encode()))
+    return msgspec.structs.replace(request, body=with_field(request.body, "model", json.dumps(model.key).encode()))

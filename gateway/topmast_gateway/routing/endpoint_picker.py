@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Literal, Protocol
 
+import msgspec
+
 from topmast_gateway.routing.endpoint_load import EndpointLoads, InFlight
 from topmast_gateway.routing.model_table import Pod, Route
 from topmast_gateway.routing.prefix_hash import PrefixChain
@@ -58,8 +60,7 @@ class Prompt(Protocol):
     def tokens(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """A pod, why it, and how much of the request's chain it should have: `matched` of `blocks` blocks."""
 
     pod: Pod

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from typing import Final
@@ -35,8 +34,7 @@ _DIGEST_BYTES = 16
 _BEFORE_THE_TURNS = ("tools", "functions", "chat_template", "chat_template_kwargs", "documents")
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixChain:
+class PrefixChain(msgspec.Struct, frozen=True):
     """`blocks` are digests of ever longer beginnings, each `block_tokens` tokens beyond the one before it.
 
     `anchor` names the conversation: it is the same in every turn and differs between users of one system prompt. The

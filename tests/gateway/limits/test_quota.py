@@ -92,12 +92,12 @@ def test_whatever_the_order_used_is_what_the_tallies_say_and_nothing_stays_reser
                     raise RuntimeError
             stack.close()
             used += tokens
-        assert quota.used(caller) == used
+        assert quota.used(caller.accounts[0]) == used
         assert quota.held("alice").tokens == sum(reserved for _, reserved, _ in running)
     for stack, _, tokens in running:
         stack.close()
         used += tokens
-    assert quota.used(caller) == used and quota.open == {}
+    assert quota.used(caller.accounts[0]) == used and quota.open == {}
     minute, before = periods.name("minute", clock.now), periods.minute_before(clock.now)
     assert counters.tokens("alice", minute) >= 0 and counters.tokens("alice", before) >= 0
 
@@ -133,7 +133,7 @@ async def test_budgets_are_exact_to_the_token_over_1000_mixed_requests_with_canc
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(end) for end in ends} == {type(None), RuntimeError, asyncio.CancelledError}
     for caller in callers:
-        assert quota.used(caller) == sum(usage.prompt + usage.output for usage in usages[caller.name])
+        assert quota.used(caller.accounts[0]) == sum(usage.prompt + usage.output for usage in usages[caller.name])
     assert quota.open == {}
 
 
@@ -150,7 +150,7 @@ def test_a_reservation_that_would_cross_the_budget_is_refused_until_it_is_renewe
     assert headers[b"x-ratelimit-remaining-budget"] == b"100"
     use(quota, caller, 101, prompt=1, output=0)
     clock.now += left_s
-    assert quota.used(caller) == 0
+    assert quota.used(caller.accounts[0]) == 0
     use(quota, caller, 1000, prompt=1, output=0)
 
 
@@ -220,7 +220,7 @@ def test_what_a_peer_has_reserved_counts_against_the_budget() -> None:
     counters.merge([["two", "alice", "total", 0, 600, 0]], NOON)
     quota.peers["two"] = {"alice": HeldByRequests(streams=1, tokens=300)}
     assert "100 are left" in str(refusal(quota, caller, 101))
-    assert quota.used(caller) == 600
+    assert quota.used(caller.accounts[0]) == 600
 
 
 def test_who_has_no_limits_is_not_refused_and_counted_by_day_and_month_alone() -> None:
@@ -306,13 +306,15 @@ def test_what_is_charged_while_a_request_is_open_and_at_its_end_is_what_it_used(
     with quota.reserved(caller, reserved, usage) as reservation:
         for tokens, known in steps:
             usage.output, usage.exact = usage.output + tokens, known
-            before = quota.used(caller)
+            before = quota.used(caller.accounts[0])
             more = quota.charge_open(reservation)
-            assert more == (reservation.used - before if known else 0) and quota.used(caller) == before + more
+            assert (
+                more == (reservation.used - before if known else 0) and quota.used(caller.accounts[0]) == before + more
+            )
             held = quota.held("alice").tokens
-            assert held == max(0, reserved - quota.used(caller)), "what is charged is not held beside it"
+            assert held == max(0, reserved - quota.used(caller.accounts[0])), "what is charged is not held beside it"
         if corrected < usage.output:
             usage.output = corrected  # another engine, without a journal, counts in another way
-    assert quota.used(caller) == usage.output and quota.open == {}
+    assert quota.used(caller.accounts[0]) == usage.output and quota.open == {}
     minute = periods.name("minute", NOON)
     assert counters.tokens("alice", minute) == usage.output

@@ -103,7 +103,9 @@ async def test_budgets_and_places_hold_over_all_gateways_and_outlive_a_restart(f
         async with Replica("one", addresses, addresses[0], token_file).running() as one:
             one.use(300)
             two.use(200)
-            await soon(lambda: one.quota.used(ALICE) == two.quota.used(ALICE) == 500, "both know both")
+            await soon(
+                lambda: one.quota.used(ALICE.accounts[0]) == two.quota.used(ALICE.accounts[0]) == 500, "both know both"
+            )
             with one.quota.reserved(ALICE, 400, TokenUsage()):
                 await soon(lambda: two.quota.held("alice").tokens == 400, "reservations are known, too")
                 with pytest.raises(ApiError) as refused:
@@ -111,9 +113,9 @@ async def test_budgets_and_places_hold_over_all_gateways_and_outlive_a_restart(f
                 assert refused.value.code == "insufficient_quota"
             await soon(lambda: two.quota.held("alice").tokens == 0, "and their end")
         async with Replica("one-again", addresses, addresses[0], token_file).running() as one:
-            await soon(lambda: one.quota.used(ALICE) == 500, "the restarted one knows")
+            await soon(lambda: one.quota.used(ALICE.accounts[0]) == 500, "the restarted one knows")
             one.use(7)
-            await soon(lambda: two.quota.used(ALICE) == 507, "and counts on")
+            await soon(lambda: two.quota.used(ALICE.accounts[0]) == 507, "and counts on")
 
 
 async def test_what_a_gateway_held_when_it_died_is_given_back_soon(fast: None, token_file: Path) -> None:
@@ -142,7 +144,7 @@ async def test_nonsense_of_a_peer_changes_nothing(fast: None, token_file: Path, 
         assert len(one.counters) == 0 and one.quota.peers == {}
         two.garbage = b""
         two.use(5)
-        await soon(lambda: one.quota.used(ALICE) == 5, "it keeps asking")
+        await soon(lambda: one.quota.used(ALICE.accounts[0]) == 5, "it keeps asking")
 
 
 def test_only_what_changed_is_reported_to_those_who_asked_before() -> None:
@@ -215,9 +217,9 @@ async def test_gateways_keep_adding_up_after_the_token_was_replaced(fast: None, 
     async with one.running(), two.running():
         two.use(200)
         await soon(lambda: two.answered >= 3, "it was refused")
-        assert one.quota.used(ALICE) == 0
+        assert one.quota.used(ALICE.accounts[0]) == 0
         rewrite(late, TOKEN)
-        await soon(lambda: one.quota.used(ALICE) == 200, "what was missed is made up for")
+        await soon(lambda: one.quota.used(ALICE.accounts[0]) == 200, "what was missed is made up for")
 
 
 async def test_gateways_that_are_away_are_named_once_each(

@@ -9,11 +9,11 @@ import os
 import stat
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from gateway.lab.stage import eventually, soon
@@ -54,8 +54,8 @@ def test_a_line_says_who_used_what_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_team_s_budget_is_taken_up_again_too(tmp_path: Path) -> None:
     log = UsageLog(str(tmp_path / "usage.jsonl"), "r1")
-    log.write(replace(a_use("alice"), team="research"))
-    log.write(replace(a_use("bob"), team="research"))
+    log.write(msgspec.structs.replace(a_use("alice"), team="research"))
+    log.write(msgspec.structs.replace(a_use("bob"), team="research"))
     log.write(a_use("carol"))
     log.close()
     counters = Counters("r2")
@@ -147,5 +147,5 @@ async def test_gateways_that_share_a_directory_find_what_all_of_them_wrote(tmp_p
         following = asyncio.create_task(accounting.follow(client, SharedToken()))
         await soon(lambda: accounting.caught_up, "the log is read")
         following.cancel()
-    assert accounting.quota.used(limited) == 30
+    assert accounting.quota.used(limited.accounts[0]) == 30
     await accounting.close()

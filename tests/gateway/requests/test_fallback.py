@@ -46,7 +46,7 @@ async def test_the_first_fallback_that_can_answers_by_its_own_name_and_is_charge
     client = await there.ask(ALICE, BODY)
     assert (client.status, client.body) == (200, b"ns/third")
     assert pods.asked == [("first", "first"), ("second", "ns/second"), ("third", "ns/third")]
-    assert there.accounting.quota.used(ALICE) == 7
+    assert there.accounting.quota.used(ALICE.accounts[0]) == 7
     assert counted(there, "topmast_gateway_fallbacks_total") == {
         ("ns/first", "ns/second", "queue_full"): 1,
         ("ns/first", "ns/third", "no_ready_pod"): 1,

@@ -40,7 +40,7 @@ async def charged(
         there.accounting.estimates.learn(400, "ns/m", learnt, served_s=2.0)
     with pytest.raises(error):
         await there.ask(ALICE, b"", client=client)
-    return there.accounting.quota.used(ALICE)
+    return there.accounting.quota.used(ALICE.accounts[0])
 
 
 async def test_who_leaves_before_an_answer_without_a_journal_pays_for_what_may_have_been_made() -> None:
@@ -65,15 +65,15 @@ async def test_a_callers_bodies_that_are_being_read_count_against_its_limits() -
         (Limits(requests_per_minute=2), "rate_limit_exceeded"),
     ):
         caller = Caller("bob", limits=limits)
-        with accounting.arriving(caller), accounting.arriving(caller):
-            with pytest.raises(ApiError) as refused, accounting.arriving(caller):
+        with accounting.quota.arriving(caller), accounting.quota.arriving(caller):
+            with pytest.raises(ApiError) as refused, accounting.quota.arriving(caller):
                 pass
             assert (refused.value.status, refused.value.code) == (429, code)
-        with accounting.arriving(caller):
+        with accounting.quota.arriving(caller):
             pass
     spent = Caller("carol", limits=Limits(budget_tokens=10, budget_period="total"))
     accounting._counters.add("carol", "total", charged=10)
-    with pytest.raises(ApiError) as refused, accounting.arriving(spent):
+    with pytest.raises(ApiError) as refused, accounting.quota.arriving(spent):
         pass
     assert refused.value.code == "insufficient_quota"
     assert accounting.quota._arriving == {}

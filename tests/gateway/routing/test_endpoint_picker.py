@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,7 +160,7 @@ def test_where_nothing_is_found_again_it_is_least_load(
     with ExitStack() as open_requests:
         for cost in costs:
             other = next(others)
-            asked = replace(other, tokens=other.tokens + cost)
+            asked = msgspec.structs.replace(other, tokens=other.tokens + cost)
             before = loads.in_flight_tokens(PODS)
             choice = choose(picker, asked)
             assert before[PODS.index(choice.pod)] == min(before) and choice.matched == 0
