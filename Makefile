@@ -19,11 +19,11 @@ OLD_TRITON_DIR := $(VENV)/triton-old
 FIND := $(addprefix --find-links ,$(wildcard $(PIP_FIND_LINKS) ../shared/wheels))
 
 .PHONY: help venv up down map check test test-suites test-cli test-kernels test-old-triton test-server test-gateway \
-  test-operator test-alone test-chart test-own-cluster test-cluster test-long binaries images chart pins bench \
-  bench-gateway bench-operator storm soak clean
+  test-gateway-units test-operator test-alone test-chart test-own-cluster test-cluster test-long binaries images chart \
+  pins bench bench-gateway bench-operator storm soak clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-17s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 venv: $(VENV)/.done  ## Python packages for everything below, into .venv
 $(VENV)/.done: pyproject.toml constraints.txt
@@ -76,7 +76,10 @@ test-server: venv  ## the inference server with the real model
 	@$(PYTEST) $(or $(TESTS),tests/server) $(PYTEST_OPTIONS)
 
 test-gateway: binaries  ## the gateway in front of real servers
-	@$(PYTEST) $(or $(TESTS),tests/gateway) $(PYTEST_OPTIONS)
+	@$(PYTEST) $(if $(TESTS),,-m 'not long and control_plane') $(or $(TESTS),tests/gateway) $(PYTEST_OPTIONS)
+
+test-gateway-units: venv  ## what of it needs no API server
+	@$(PYTEST) -n 2 --dist loadfile $(if $(TESTS),,-m 'not long and not control_plane') $(or $(TESTS),tests/gateway) $(PYTEST_OPTIONS)
 
 # A suite that shares the machine leaves out its tests with bounds of seconds; they run by themselves.
 test-operator: binaries  ## plans, and the operator against a real API server

@@ -41,6 +41,7 @@ STEPS = (
     Step("test-old-triton", Kind.COMPUTES),
     Step("test-alone", Kind.MEASURES, after=("binaries",)),
     Step("test-server", Kind.MEASURES),
+    Step("test-gateway-units", Kind.MEASURES),
     Step("test-gateway", Kind.MEASURES, after=("binaries",)),
     Step("test-cluster", Kind.MEASURES, after=("images",)),
 )

@@ -47,7 +47,7 @@ def test_every_step_is_a_target_and_every_need_an_earlier_step() -> None:
 def test_every_file_of_tests_is_run_by_one_suite() -> None:
     found = {target: files(command) for target in SUITES for command in commands(target)}
     assert all(found.values()), found
-    parts = {"test-alone", "test-old-triton"}  # of files that another suite runs as well
+    parts = {"test-alone", "test-gateway-units", "test-old-triton"}  # of files that another suite runs as well
     whole = [file for target in SUITES if target not in parts for file in found[target]]
     assert sorted(whole) == sorted(FILES)
 
@@ -58,6 +58,13 @@ def test_what_a_suite_deselects_another_one_selects(mark: str, suite: str, part:
     marked = {file for file in FILES if f"pytest.mark.{mark}\n" in (ROOT / file).read_text()}
     assert marked and marked <= files(command) & files(other)
     assert selection(command) == f"not long and not {mark}" and selection(other) == mark
+
+
+def test_each_test_of_the_gateway_is_in_one_of_its_suites() -> None:
+    """tests/gateway/conftest.py marks those that need the control plane."""
+    (with_it,), (without,) = commands("test-gateway"), commands("test-gateway-units")
+    assert files(with_it) == files(without)
+    assert selection(with_it) == "not long and control_plane" and selection(without) == "not long and not control_plane"
 
 
 def test_make_test_long_runs_every_folder_that_has_a_long_test() -> None:
