@@ -48,7 +48,7 @@ async def main(folder: Path) -> dict[str, Any]:
     said: dict[str, Any] = {"ipv4": await reaches("127.0.0.1", API)}
     api = web.Application()
     api.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(api)
+    runner = web.AppRunner(api, shutdown_timeout=0.1)  # its watches never end by themselves
     await runner.setup()
     await web.TCPSite(runner, "::1", API).start()
     topmast = [sys.executable, "-m", "topmast_cli.main"]
