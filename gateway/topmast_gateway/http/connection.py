@@ -14,6 +14,7 @@ import httptools
 
 from topmast_gateway.http.deadline import Deadline
 from topmast_gateway.http.exchange import Exchange
+from topmast_gateway.http.flow_control import FlowControl
 from topmast_gateway.http.head import MAX_HEAD_BYTES, MAX_HEADERS, is_too_large, refusal, target, wrong_with
 from topmast_gateway.messages.request import Header, Request
 
@@ -58,9 +59,7 @@ class Connection(asyncio.Protocol):
         self._head_began = self._body_came = False  # in the data that is being looked at
         self._head_bytes = self._bare_bytes = self._dropped_bytes = 0
         self._reads = True
-        self.is_full = False
-        self._full: Callable[[], None] | None = None
-        self._drained: list[Callable[[], None]] = []
+        self.flow = FlowControl()
 
     # What the transport calls.
 
@@ -80,7 +79,7 @@ class Connection(asyncio.Protocol):
             self._peer = ""
         if self._exchange is not None and not self._exchange.complete:
             self._exchange.lost()
-        self.resume_writing()
+        self.flow.drain()
 
     def eof_received(self) -> None:
         """A client that sends no more is gone: the transport closes."""
@@ -116,15 +115,10 @@ class Connection(asyncio.Protocol):
             self._expect_head()  # empty lines between requests
 
     def pause_writing(self) -> None:
-        self.is_full = True
-        if self._full is not None:
-            self._full()
+        self.flow.fill()
 
     def resume_writing(self) -> None:
-        self.is_full = False
-        calls, self._drained = self._drained, []
-        for call in calls:
-            call()
+        self.flow.drain()
 
     # What the parser calls.
 
@@ -186,19 +180,6 @@ class Connection(asyncio.Protocol):
         if more is not self._reads and not self.transport.is_closing():
             self._reads = more
             (self.transport.resume_reading if more else self.transport.pause_reading)()
-
-    def on_full(self, call: Callable[[], None] | None) -> None:
-        """Call this whenever the client reads more slowly than is written, at once where it does. None: no more."""
-        self._full = call
-        if call is not None and self.is_full:
-            call()
-
-    def on_drained(self, call: Callable[[], None]) -> None:
-        """Call this once when the client has read enough, or is gone."""
-        if self.is_full:
-            self._drained.append(call)
-        else:
-            call()
 
     def exchange_ended(self) -> None:
         """The answer is complete: the next request, the rest of this one's body, or the end of the connection."""

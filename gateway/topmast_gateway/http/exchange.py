@@ -12,6 +12,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, Protocol
 
+from topmast_gateway.http.flow_control import FlowControl
 from topmast_gateway.messages.request import ClientDisconnected, Header
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -23,17 +24,11 @@ _WITHOUT_BODY: Final = (204, 304)
 class Wire(Protocol):
     """The connection, as far as an exchange needs it."""
 
-    is_full: bool  # the client reads more slowly than is written
+    flow: FlowControl
     transport: asyncio.Transport
 
     def let_in(self, more: bool) -> None:
         """Continue reading, or stop."""
-
-    def on_full(self, call: Callable[[], None] | None) -> None:
-        """Call this whenever the client reads more slowly than is written; None takes it back."""
-
-    def on_drained(self, call: Callable[[], None]) -> None:
-        """Call this once when the client has read enough, or is gone."""
 
     def exchange_ended(self) -> None:
         """The answer is complete."""
@@ -131,18 +126,15 @@ class Exchange:
 
     def on_full(self, call: Callable[[], None] | None) -> None:
         """Call this whenever the client reads more slowly than is written, at once where it does. None: no more."""
-        self._wire.on_full(call)
+        self._wire.flow.on_full(call)
 
     def on_drained(self, call: Callable[[], None]) -> None:
         """Call this once when the client has read enough, or is gone."""
-        self._wire.on_drained(call)
+        self._wire.flow.on_drained(call)
 
     async def drained(self) -> None:
         """Return when the client has read enough, or is gone."""
-        if self._wire.is_full:
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._wire.on_drained(lambda: None if done.done() else done.set_result(None))
-            await done
+        await self._wire.flow.drained()
 
     def start(self, status: int, headers: list[Header]) -> None:
         """The head; it is sent with the next piece. ValueError where a header would be two."""

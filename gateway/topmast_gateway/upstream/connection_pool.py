@@ -14,8 +14,9 @@ from typing import Final
 
 from topmast_access.signing import EngineTokens
 from topmast_gateway.routing.model_table import Pod
+from topmast_gateway.upstream.engine_response import EngineResponse
 from topmast_gateway.upstream.failures import ConnectionLost, ConnectionRefused, Unreachable
-from topmast_gateway.upstream.http_client import EngineConnection, EngineResponse
+from topmast_gateway.upstream.http_client import EngineConnection
 from topmast_gateway.upstream.idle_timeout import IdleTimeout
 
 CONNECT_S: Final = 2.0

@@ -19,8 +19,8 @@ from topmast_gateway.messages.request import ClientDisconnected
 from topmast_gateway.messages.response import Outgoing, ResponseWriter
 from topmast_gateway.messages.token_usage import count_events
 from topmast_gateway.routing.outlier_detection import AttemptResult
+from topmast_gateway.upstream.engine_response import EngineResponse
 from topmast_gateway.upstream.failures import BadAnswer, ConnectionLost, EngineSilent
-from topmast_gateway.upstream.http_client import EngineResponse
 from topmast_gateway.upstream.idle_timeout import IdleTimeout
 
 _JOURNAL: Final = JOURNAL_HEADER.encode()
