@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _MOST_LINES: Final = 10_000  # that wait for the disk
 _LAST_S: Final = 5.0
-_GATHER_S: Final = 0.05  # waking the thread for every line would take a fifth of the time of a request
+_GATHER_S: Final = 0.05  # waking the thread for every line costs a request 8 % more CPU
 
 
 class LogWriter:

@@ -23,7 +23,7 @@ class EngineConnection(asyncio.Protocol):
 
     Its `taker`, where it has one, gets the answer's body piece by piece as it comes. Slots, here and in what an event
     passes further on: when its next event comes, a stream's state has left the core's cache, and every line of memory
-    less is a tenth of a microsecond (docs/performance.md).
+    less is time saved (docs/performance.md).
     """
 
     __slots__ = (
