@@ -7,6 +7,7 @@ event that every client notices.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from typing import Final
 
 from topmast_gateway.config import Timeouts
@@ -67,7 +68,7 @@ async def relay_stream(
     relay.end()
 
 
-class _Relay:
+class _Relay(ABC):
     """Takes the pieces of a body as they are read: no task wakes for them. A client that reads slowly slows the engine.
 
     `run` raises TimeoutError after `silence_s` without a piece, or `progress_s` without room for one at the client.
@@ -82,9 +83,9 @@ class _Relay:
         self.client_is_slow = False
         self.heard_at = time.monotonic()
 
+    @abstractmethod
     def take(self, piece: bytes) -> None:
         """A piece has come, at `heard_at`; what this raises ends the relay."""
-        raise NotImplementedError
 
     async def run(self) -> None:
         """To the end of the answer's body."""
