@@ -19,8 +19,8 @@ from topmast_gateway.messages.token_usage import TokenUsage
 class AnswerState:
     """`model` is the key of the model that answers; `journal` is None where the answer cannot have one.
 
-    `deadline` is the caller's own, in monotonic seconds. `on_resumed` gets the seconds from a break of the answer to
-    its first new token.
+    `deadline` is the caller's own, in monotonic seconds. `on_resumed` gets the model, and the seconds from a break of
+    the answer to its first new token.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class AnswerState:
         writer: ResponseWriter,
         usage: TokenUsage,
         deadline: float | None,
-        on_resumed: Callable[[float], None],
+        on_resumed: Callable[[str, float], None],
     ) -> None:
         self.request, self.model, self.writer, self.usage = request, model, writer, usage
         self.journal = None if request.no_journal else Journal(usage, whole=not request.stream)
@@ -94,5 +94,5 @@ class AnswerState:
         if self.first_token_at is None and self.tokens_kept > 0:
             self.note_first_token()
         if self._interrupted_at is not None and self.tokens_kept > self._kept_then:
-            self._on_resumed(time.monotonic() - self._interrupted_at)
+            self._on_resumed(self.model, time.monotonic() - self._interrupted_at)
             self._interrupted_at = None

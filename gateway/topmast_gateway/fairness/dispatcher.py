@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -51,6 +52,27 @@ class Waiting(Protocol):
         """Seconds until it wants to look again, none where its time is over; an ApiError when waiting has no sense."""
 
 
+class Slot:
+    """`with`: gives the seconds that were waited for it."""
+
+    __slots__ = ("_dispatcher", "_entry", "_model", "_queue", "_waited_s")
+
+    def __init__(
+        self, dispatcher: Dispatcher, model: str, queue: FairQueue, entry: QueueEntry, waited_s: float
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._model = model
+        self._queue = queue
+        self._entry = entry
+        self._waited_s = waited_s
+
+    def __enter__(self) -> float:
+        return self._waited_s
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._dispatcher.give_back(self._model, self._queue, self._entry)
+
+
 async def _unless_called(called: asyncio.Future[None], look: Coroutine[Any, Any, float]) -> float:
     """What the look says; 0 as soon as the request is called: looks may wait for the operator, and slots are short."""
     looking = asyncio.create_task(look)
@@ -74,9 +96,8 @@ class Dispatcher:
         self._waiting: dict[QueueEntry, asyncio.Future[None]] = {}
         self._polling: asyncio.TimerHandle | None = None
 
-    @asynccontextmanager
-    async def slot(self, model: str, wanted: QueueRequest, usage: TokenUsage, waiting: Waiting) -> AsyncIterator[float]:
-        """Wait for a slot and hold it while the block runs; gives the seconds waited.
+    async def slot(self, model: str, wanted: QueueRequest, usage: TokenUsage, waiting: Waiting) -> Slot:
+        """Wait for a slot, which is held until its block ends.
 
         An ApiError when the queue is full, or when no slot comes in time.
         """
@@ -92,12 +113,17 @@ class Dispatcher:
                 self._schedule_poll()
                 with self._room(model, queue, wanted, waiting):
                     await self._called(called, queue, wanted, model, waiting)
-            yield loop.time() - entry.arrived_s
-        finally:
-            self._end(queue, entry)
-            self._dispatch(model, queue)
-            if queue.idle and self._queues.get(model) is queue:
-                del self._queues[model]
+        except BaseException:
+            self.give_back(model, queue, entry)
+            raise
+        return Slot(self, model, queue, entry, loop.time() - entry.arrived_s)
+
+    def give_back(self, model: str, queue: FairQueue, entry: QueueEntry) -> None:
+        """The request has left the queue, or its slot."""
+        self._end(queue, entry)
+        self._dispatch(model, queue)
+        if queue.idle and self._queues.get(model) is queue:
+            del self._queues[model]
 
     def waiting(self) -> dict[str, int]:
         """Requests that wait, by model."""

@@ -6,7 +6,6 @@ they get leave a part of 1 / (n * share + 1). Dynamic thresholds, Choudhury and 
 
 from __future__ import annotations
 
-from collections import Counter
 from enum import Enum
 
 
@@ -23,27 +22,29 @@ class DynamicThreshold:
     def __init__(self, most: int, share: int) -> None:
         self._most = most
         self._share = share
-        self._held: Counter[str] = Counter()
+        self._held: dict[str, int] = {}
         self.taken = 0
 
     def held(self, holder: str) -> int:
         """What this holder has."""
-        return self._held[holder]
+        return self._held.get(holder, 0)
 
     def take(self, holder: str, units: int = 1) -> NoRoom | None:
         """Give the holder so many more, or say why not."""
         free = self._most - self.taken
         if units > free:
             return NoRoom.FULL
-        if self._held[holder] + units > self._share * free:
+        held = self._held.get(holder, 0) + units
+        if held > self._share * free:
             return NoRoom.OWN_SHARE
-        self._held[holder] += units
+        self._held[holder] = held
         self.taken += units
         return None
 
     def give_back(self, holder: str, units: int = 1) -> None:
         """So many that were taken are free again."""
-        self._held[holder] -= units
-        if not self._held[holder]:
-            del self._held[holder]
+        if left := self._held.get(holder, 0) - units:
+            self._held[holder] = left
+        else:
+            self._held.pop(holder, None)
         self.taken -= units

@@ -109,7 +109,7 @@ class FairQueue:
         self._passed[priority] = 0
         for worse in _PRIORITIES:
             if worse > priority:
-                self._passed[worse] = self._passed[worse] + 1 if self._by_priority[worse] else 0
+                self._passed[worse] = self._passed[worse] + 1 if self._by_priority[worse].waiting else 0
         entry = self._by_priority[priority].pop(allowed)
         self._running.add(entry)
         self._prompts[entry] = now_s

@@ -52,13 +52,12 @@ class VirtualTokenCounter:
         self._accounts: dict[str, CallerAccount] = {}
         self._floor = 0.0  # the counter of whoever was served last: idleness earns nothing below it
         self._served = 0
-
-    def __bool__(self) -> bool:
-        """Whether somebody waits."""
-        return any(account.waiting for account in self._accounts.values())
+        self.waiting = 0  # requests
 
     def waits(self, allowed: Container[str]) -> bool:
         """Whether one of these callers waits."""
+        if not self.waiting:
+            return False
         return any(account.waiting and name in allowed for name, account in self._accounts.items())
 
     def arrive(self, entry: QueueEntry) -> None:
@@ -66,16 +65,18 @@ class VirtualTokenCounter:
         name, weight = entry.caller.name, entry.caller.weight
         account = self._accounts.get(name)
         if account is None or not account.waiting:
-            lowest = min((counter for _, counter in self.queued()), default=self._floor)
+            lowest = min(counter for _, counter in self.queued()) if self.waiting else self._floor
             if account is None:
                 account = self._accounts[name] = CallerAccount(weight, lowest)
             account.counter = max(account.counter, lowest)
         account.weight = weight
         account.waiting.append(entry)
+        self.waiting += 1
 
     def leave(self, entry: QueueEntry) -> None:
         """Go unserved."""
         self._accounts[entry.caller.name].waiting.remove(entry)
+        self.waiting -= 1
         self._tidy()
 
     def pop(self, allowed: Container[str]) -> QueueEntry:
@@ -87,6 +88,7 @@ class VirtualTokenCounter:
         account.served = self._served
         account.running += 1
         entry = account.waiting.popleft()
+        self.waiting -= 1
         self.charge(entry)
         return entry
 

@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
             method,
             can_chunk=version == "1.1",
             keep_alive=version == "1.1" and not self._leaving and self._parser.should_keep_alive(),
-            expects_continue=any(header == (b"expect", b"100-continue") for header in self._headers),
+            expects_continue=(b"expect", b"100-continue") in self._headers,
         )
         self._in_body, self._bare_bytes = True, 0
         self._requested(Request(method, path, query, self._headers, self._peer, self._exchange), self._exchange)

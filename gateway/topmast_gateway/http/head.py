@@ -20,8 +20,10 @@ _ONLY_ONCE: Final = (b"host", b"authorization", b"x-api-key")
 
 def is_too_large(url: bytes, headers: list[Header]) -> bool:
     """Whether a complete head has more bytes than a head may have, with what stands around names and values."""
-    bytes_of_headers = sum(len(name) + len(value) + _AROUND_A_HEADER for name, value in headers)
-    return len(url) + _AROUND_A_URL + bytes_of_headers > MAX_HEAD_BYTES
+    size = len(url) + _AROUND_A_URL
+    for name, value in headers:
+        size += len(name) + len(value) + _AROUND_A_HEADER
+    return size > MAX_HEAD_BYTES
 
 
 def refusal(status: int, code: str, message: str) -> bytes:
@@ -54,7 +56,8 @@ def wrong_with(version: str, upgrade: bool, headers: list[Header]) -> str:
     if upgrade:
         # The parser takes all that follows for another protocol, so the body would never be read.
         return "other protocols are not spoken here: leave out the header upgrade, and do not use CONNECT"
-    codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
-    if codings and (version == "1.0" or codings != [b"chunked"]):
-        return "the only transfer-encoding is chunked, and it needs HTTP/1.1"
+    if b"transfer-encoding" in names:
+        codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+        if version == "1.0" or codings != [b"chunked"]:
+            return "the only transfer-encoding is chunked, and it needs HTTP/1.1"
     return ""

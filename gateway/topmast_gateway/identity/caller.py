@@ -65,19 +65,19 @@ class Caller:
     debug: bool = False  # may ask which pod answered, and how much of a prompt it should have cached
     team: Team | None = None
     key_digest: bytes = field(default=b"", repr=False, compare=False)  # of the API key that it is known by, SHA-256
+    # Its own, and its team's. No caller's name has a colon, but for those of tokens, which begin with `jwt:`.
+    accounts: tuple[Account, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        accounts = [Account(self.name, "this key", self.limits)]
+        if self.team is not None:
+            accounts.append(Account(f"team:{self.team.name}", f"the team {self.team.name}", self.team.limits))
+        object.__setattr__(self, "accounts", tuple(accounts))
 
     @property
     def team_name(self) -> str:
         """Empty where it has no team."""
         return self.team.name if self.team else ""
-
-    @property
-    def accounts(self) -> tuple[Account, ...]:
-        """Its own, and its team's. No caller's name has a colon, but for those of tokens, which begin with `jwt:`."""
-        own = Account(self.name, "this key", self.limits)
-        if self.team is None:
-            return (own,)
-        return own, Account(f"team:{self.team.name}", f"the team {self.team.name}", self.team.limits)
 
     def may_call(self, model: str) -> bool:
         """Whether `model`, a key `namespace/name`, is allowed."""

@@ -6,8 +6,8 @@ large body holds nothing. What one caller may hold depends on what is free (fair
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 from topmast_gateway.fairness.dynamic_threshold import DynamicThreshold, NoRoom
 from topmast_gateway.messages.errors import ApiError, unavailable
@@ -35,44 +35,45 @@ class OverloadGuard:
         """Bytes of their bodies."""
         return self._bytes.taken
 
-    @contextmanager
-    def admit(self, caller: str) -> Iterator[Reservation]:
-        """Hold a place while the block runs. 503 when there is none, 429 when this caller has its part of them."""
+    def admit(self, caller: str) -> Reservation:
+        """Take a place, held until the reservation's block ends. 503 when there is none, 429 when this caller has its
+        part of them.
+        """
         match self._places.take(caller):
             case NoRoom.FULL:
                 raise unavailable("gateway_full", f"the gateway already serves {self.streams} requests: try again", 1)
             case NoRoom.OWN_SHARE:
                 own, most = self._places.held(caller), self._max_streams
                 raise _own_share(f"{own} of the {most} requests that this gateway serves at once")
-        reservation = Reservation(self._bytes, caller)
-        try:
-            yield reservation
-        finally:
-            self._places.give_back(caller)
-            reservation.give_back()
+        return Reservation(self._places, self._bytes, caller)
 
 
 class Reservation:
-    """One request's part of the gateway's memory."""
+    """One request's place and part of the gateway's memory, given back when its block ends."""
 
-    def __init__(self, room: DynamicThreshold, caller: str) -> None:
-        self._room = room
+    __slots__ = ("_body_bytes", "_bytes", "_caller", "_places")
+
+    def __init__(self, places: DynamicThreshold, held_bytes: DynamicThreshold, caller: str) -> None:
+        self._places = places
+        self._bytes = held_bytes
         self._caller = caller
-        self.body_bytes = 0
+        self._body_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._places.give_back(self._caller)
+        self._bytes.give_back(self._caller, self._body_bytes)
 
     def grow(self, more_bytes: int) -> None:
         """More of the body has come; an ApiError where there is no room for it."""
-        match self._room.take(self._caller, more_bytes):
+        match self._bytes.take(self._caller, more_bytes):
             case NoRoom.FULL:
                 raise unavailable("gateway_full", "the gateway holds too many large requests: try again", 1)
             case NoRoom.OWN_SHARE:
-                raise _own_share(f"{self._room.held(self._caller)} bytes of requests that are open")
-        self.body_bytes += more_bytes
-
-    def give_back(self) -> None:
-        """The request has ended."""
-        self._room.give_back(self._caller, self.body_bytes)
-        self.body_bytes = 0
+                raise _own_share(f"{self._bytes.held(self._caller)} bytes of requests that are open")
+        self._body_bytes += more_bytes
 
 
 def _own_share(what: str) -> ApiError:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import TracebackType
 
 from topmast_gateway.identity.caller import Account, Caller, Limits
 from topmast_gateway.limits import periods
@@ -59,6 +60,27 @@ class Reservation:
         return self.usage.prompt + self.usage.output
 
 
+class ArrivingRequest:
+    """`with`: one of these accounts' requests at once."""
+
+    __slots__ = ("_accounts", "_arriving")
+
+    def __init__(self, arriving: Counter[str], accounts: tuple[Account, ...]) -> None:
+        self._arriving = arriving
+        self._accounts = accounts
+        for account in accounts:
+            arriving[account.key] += 1
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for account in self._accounts:
+            self._arriving[account.key] -= 1
+            if not self._arriving[account.key]:
+                del self._arriving[account.key]
+
+
 class QuotaEnforcer:
     """`clock` gives Unix seconds. `peers` has what other gateways' unfinished requests hold, by replica."""
 
@@ -69,24 +91,15 @@ class QuotaEnforcer:
         self._arriving: Counter[str] = Counter()  # requests whose bodies are being read, by caller
         self.peers: dict[str, dict[str, HeldByRequests]] = {}
 
-    @contextmanager
-    def arriving(self, caller: Caller) -> Iterator[None]:
+    def arriving(self, caller: Caller) -> ArrivingRequest:
         """Hold one of the caller's requests at once while its body is read; 429 when it would be refused anyway.
 
         How many tokens it needs is known only then, and `reserved` decides.
         """
-        accounts, now = caller.accounts, self._clock()
-        for account in accounts:
-            self._check(account, now, arriving=self._arriving[account.key])
-        for account in accounts:
-            self._arriving[account.key] += 1
-        try:
-            yield
-        finally:
-            for account in accounts:
-                self._arriving[account.key] -= 1
-                if not self._arriving[account.key]:
-                    del self._arriving[account.key]
+        now = self._clock()
+        for account in caller.accounts:
+            self._check(account, now, arriving=self._arriving.get(account.key, 0))
+        return ArrivingRequest(self._arriving, caller.accounts)
 
     @contextmanager
     def reserved(self, caller: Caller, tokens: int, usage: TokenUsage) -> Iterator[Reservation]:
@@ -154,7 +167,8 @@ class QuotaEnforcer:
         for account in accounts:
             if _has_rates(account.limits):
                 self._counters.add(account.key, minute, requests=1, charged=tokens)
-            own = self.open.setdefault(account.key, HeldByRequests())
+            if (own := self.open.get(account.key)) is None:
+                own = self.open[account.key] = HeldByRequests()
             own.streams += 1
             own.tokens += tokens
         return minute
@@ -164,8 +178,8 @@ class QuotaEnforcer:
 
         `tokens` are what it needs; None is unknown, and then only a budget that is used up stands against it.
         """
-        limits, held, who = account.limits, self.held(account.key), account.who
-        if limits.max_streams is not None and held.streams + arriving >= limits.max_streams:
+        limits, who = account.limits, account.who
+        if limits.max_streams is not None and self.held(account.key).streams + arriving >= limits.max_streams:
             raise too_many_at_once(who, limits.max_streams)
         if limits.requests_per_minute is not None:
             window = self._requests(account.key, now)
@@ -175,7 +189,7 @@ class QuotaEnforcer:
             check_rate(who, "tokens", self._tokens(account.key, now), limits.tokens_per_minute, tokens)
         if limits.budget_tokens is not None:
             needed = 1 if tokens is None else tokens
-            taken = self.used(account) + held.tokens
+            taken = self.used(account) + self.held(account.key).tokens
             check_budget(who, taken, limits.budget_tokens, needed, limits.budget_period, now)
 
     def _settle(self, reservation: Reservation) -> None:
@@ -204,10 +218,11 @@ class QuotaEnforcer:
     def _headers(self, accounts: tuple[Account, ...]) -> tuple[Header, ...]:
         """Of each limit that both have, a caller sees the one of which less is left."""
         tightest: dict[str, Left] = {}
-        for left in (left for account in accounts for left in self.left(account)):
-            if left.what not in tightest or left.remaining < tightest[left.what].remaining:
-                tightest[left.what] = left
-        return tuple(header for left in tightest.values() for header in left.headers())
+        for account in accounts:
+            for left in self.left(account):
+                if left.what not in tightest or left.remaining < tightest[left.what].remaining:
+                    tightest[left.what] = left
+        return tuple(header for left in tightest.values() for header in left.headers()) if tightest else ()
 
     def _requests(self, key: str, now: float) -> MinuteWindow:
         current, before = periods.name("minute", now), periods.minute_before(now)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 from topmast_gateway.messages.completion import CompletionRequest
 
@@ -32,11 +33,36 @@ class WaitingWork:
 
 @dataclass(slots=True)
 class _Model:
-    """`gone`: all that ever went away unserved, less what came back. `since`: when those who wait came, by ticket."""
+    """`gone`: all that ever went away unserved, less what came back. `since`: when those who wait came."""
 
     waiting: WaitingWork = field(default_factory=WaitingWork)
     gone: WaitingWork = field(default_factory=WaitingWork)
-    since: dict[object, float] = field(default_factory=dict)  # in the order of arrival
+    since: dict[WaitingRequest, float] = field(default_factory=dict)  # in the order of arrival
+
+
+class WaitingRequest:
+    """`with`: it waits until the block ends, or says that it is served. A block that fails before has sent it away."""
+
+    __slots__ = ("_queue", "_request")
+
+    def __init__(self, queue: _Model, request: CompletionRequest, now: float) -> None:
+        self._queue = queue
+        self._request = request
+        queue.waiting.add(request)
+        queue.since[self] = now
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is not None and self in self._queue.since:
+            self._queue.gone.add(self._request)
+        self.served()
+
+    def served(self) -> None:
+        """It has a slot; saying it twice changes nothing."""
+        if self._queue.since.pop(self, None) is not None:
+            self._queue.waiting.add(self._request, -1)
 
 
 class Backlog:
@@ -47,30 +73,13 @@ class Backlog:
         self._clock = clock
         self._models: dict[str, _Model] = {}
 
-    @contextmanager
-    def waiting(self, model: str, request: CompletionRequest, *, again: bool = False) -> Iterator[Callable[[], None]]:
-        """Count a request as waiting until the block ends, or calls what this gives, because it is served.
-
-        A block that fails before has sent its request away. `again`: it was sent away once, so it is no new work.
-        """
-        queue, ticket = self._models.setdefault(model, _Model()), object()
+    def waiting(self, model: str, request: CompletionRequest, *, again: bool = False) -> WaitingRequest:
+        """Count a request as waiting, in a block. `again`: it was sent away once, so it is no new work."""
+        if (queue := self._models.get(model)) is None:
+            queue = self._models[model] = _Model()
         if again:
             queue.gone.add(request, -1)
-        queue.waiting.add(request)
-        queue.since[ticket] = self._clock()
-
-        def served() -> None:
-            if queue.since.pop(ticket, None) is not None:
-                queue.waiting.add(request, -1)
-
-        try:
-            yield served
-        except BaseException:
-            if ticket in queue.since:
-                queue.gone.add(request)
-            raise
-        finally:
-            served()
+        return WaitingRequest(queue, request, self._clock())
 
     def answer(self, models: Container[str]) -> bytes:
         """What `GET /queue` gives. `models` are all that exist: of others nothing is kept once nobody waits."""

@@ -85,6 +85,10 @@ class Metrics:
         self.held = 0  # requests that wait for a pod
         self._last_seen: dict[str | Labels, float] = {}  # models, and their revisions: monotonic seconds
 
+    def observe_gap(self, model: str, seconds: float) -> None:
+        """An answer that broke was continued after so long."""
+        self.gap.labels(model).observe(seconds)
+
     def lines(self) -> Iterator[str]:
         """Everything in Prometheus's text format, line by line."""
         yield from lines_of(self.registry)

@@ -19,7 +19,7 @@ from topmast_gateway.kubernetes.cluster_state import ClusterState
 from topmast_gateway.limits.overload import OverloadGuard
 from topmast_gateway.messages.completion import CompletionRequest, with_field
 from topmast_gateway.messages.errors import ApiError, ModelUnavailable
-from topmast_gateway.messages.interruption import interruptible
+from topmast_gateway.messages.interruption import Interruption
 from topmast_gateway.messages.request import Request
 from topmast_gateway.messages.response import ResponseWriter
 from topmast_gateway.observability.access_log import RequestRecord
@@ -80,7 +80,7 @@ class Pipeline:
             request = with_priority(request, priority)
             with (
                 self._accounting.charged(caller, request, writer, record) as service,
-                interruptible(http.incoming) as interruption,
+                Interruption(http.incoming) as interruption,
                 self.open_requests.of(caller, interruption),
             ):
                 await self._by_first_that_can(
@@ -125,20 +125,20 @@ class Pipeline:
             work.writer,
             work.record.usage,
             work.deadline,
-            self._metrics.gap.labels(model.key).observe,
+            self._metrics.observe_gap,
         )
         wanted = QueueRequest(work.caller, work.priority, request.prompt, len(request.body))
         with (
             self._proxy.hold(state, model, lambda: any(map(self._has_pod, fallbacks))) as hold,
-            self._backlog.waiting(model.key, request, again=is_retry(work.http.headers)) as served,
+            self._backlog.waiting(model.key, request, again=is_retry(work.http.headers)) as waiting,
+            await self._dispatcher.slot(model.key, wanted, work.record.usage, hold) as work.service.queued_s,
         ):
-            async with self._dispatcher.slot(model.key, wanted, work.record.usage, hold) as work.service.queued_s:
-                served()
-                work.service.began_at = time.monotonic()
-                try:
-                    await self._proxy.forward(state, model, hold)
-                finally:
-                    self._observe(state, work)
+            waiting.served()
+            work.service.began_at = time.monotonic()
+            try:
+                await self._proxy.forward(state, model, hold)
+            finally:
+                self._observe(state, work)
 
     def _observe(self, state: AnswerState, work: _Work) -> None:
         """What canaries and dashboards judge a revision by; nothing of an answer without a first token."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from topmast_gateway.routing.load_report import LoadReport
 from topmast_gateway.routing.model_table import Pod
@@ -35,7 +36,9 @@ class EndpointLoad:
 
 
 class InFlight:
-    """One request's share of a pod's load."""
+    """One request's share of a pod's load, until its block ends."""
+
+    __slots__ = ("_load", "_prompt", "tokens")
 
     def __init__(self, load: EndpointLoad, tokens: int, prompt: int) -> None:
         self._load = load
@@ -44,16 +47,18 @@ class InFlight:
         load.tokens += tokens
         load.requests += 1
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._load.tokens -= self.tokens
+        self._load.requests -= 1
+
     def first_token(self) -> None:
         """The prompt is computed: only the answer is still to be generated. Saying it twice changes nothing."""
         self.tokens -= self._prompt
         self._load.tokens -= self._prompt
         self._prompt = 0
-
-    def end(self) -> None:
-        """Nothing is left."""
-        self._load.tokens -= self.tokens
-        self._load.requests -= 1
 
 
 class EndpointLoads:
@@ -100,19 +105,14 @@ class EndpointLoads:
         load = self._loads.get(pod.uid)
         return (load.report.kv_tokens or 0) if load and load.report else 0
 
-    @contextmanager
-    def sending(self, pod: Pod, tokens: int, prompt: int = 0) -> Iterator[InFlight]:
-        """Count one request and `tokens`, of which `prompt` are its prompt's, for as long as the block runs."""
+    def sending(self, pod: Pod, tokens: int, prompt: int = 0) -> InFlight:
+        """Count one request and `tokens`, of which `prompt` are its prompt's, until the block of what it gives ends."""
         self._picks += 1
         load = self._loads.setdefault(pod.uid, EndpointLoad(pod))
         load.picked = self._picks
         now = self._clock()
         load.recent_tokens, load.sent_at = self._faded(load, now) + tokens, now
-        in_flight = InFlight(load, tokens, min(prompt, tokens))
-        try:
-            yield in_flight
-        finally:
-            in_flight.end()
+        return InFlight(load, tokens, min(prompt, tokens))
 
     def reported(self, pod: Pod, report: LoadReport) -> None:
         """A pod's report has just come."""

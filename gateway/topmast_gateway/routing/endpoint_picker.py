@@ -7,8 +7,7 @@ figures. It keeps no connection and knows no failures: the caller brings the pod
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Literal, Protocol
@@ -94,13 +93,13 @@ class EndpointPicker:
         self._prefix_index.sent(choice.pod.uid, choice.pod.ready_since, prompt.chain.blocks, room)
         return choice
 
-    @contextmanager
-    def sending(self, choice: Choice, prompt: Prompt) -> Iterator[InFlight]:
-        """Count what the pod has to do for this request while the block runs: what it has cached costs it nothing."""
+    def sending(self, choice: Choice, prompt: Prompt) -> InFlight:
+        """Count what the pod has to do for this request while the block of what it gives runs: what it has cached costs
+        it nothing.
+        """
         cached = choice.matched * prompt.chain.block_tokens
         to_compute = max(0, prompt.chain.tokens - cached)
-        with self._loads.sending(choice.pod, max(1, prompt.tokens - cached), to_compute) as in_flight:
-            yield in_flight
+        return self._loads.sending(choice.pod, max(1, prompt.tokens - cached), to_compute)
 
     def was_full(self, pod: Pod) -> None:
         """The pod refused a request for want of room."""

@@ -16,7 +16,6 @@ from topmast_gateway.routing.endpoint_load import EndpointLoads
 from topmast_gateway.routing.outlier_detection import AttemptResult
 from topmast_gateway.upstream.connection_pool import ConnectionPool
 from topmast_gateway.upstream.failures import EngineGone, EngineSilent, failure_of
-from topmast_gateway.upstream.idle_timeout import IdleTimeout
 from topmast_gateway.upstream.stream_relay import StreamBroken, relay_journal, relay_stream
 
 log = logging.getLogger(__name__)
@@ -41,11 +40,10 @@ class Attempts:
         known = state.journal is not None and self._loads.keeps_journal(pod)
         if known:
             wait_s = timeouts.silence_s + len(request.body) / _TOKENISED_BYTES_PER_S
-        sending = self._pool.posted(pod, request.path, state.body(), state.headers())
         try:
-            async with IdleTimeout(wait_s) as idle, sending as response:
+            connection, response = await self._pool.post(pod, request.path, state.body(), state.headers(), wait_s)
+            try:
                 if state.journal is not None and response.header(_JOURNAL) is not None:
-                    idle.stop()  # both relays have their own, which every byte moves
                     self._loads.saw_journal(pod, True)
                     await relay_journal(response, state.journal, state, timeouts, result)
                     if state.journal.done:
@@ -54,12 +52,13 @@ class Attempts:
                     return
                 state.usage.exact = False  # whatever an earlier pod's journal said
                 if (response.header(b"content-type") or b"").startswith(b"text/event-stream"):
-                    idle.stop()
                     why = request.no_journal or "this model's servers keep no journal"
                     await relay_stream(response, state, timeouts.progress_s, why, result)
                     result.succeeded()
                     return
                 answer = EngineAnswer(response.status, response.headers, await response.read(_LARGEST_ANSWER_BYTES))
+            finally:
+                self._pool.release(pod, connection)
         except TimeoutError:
             if known:
                 if not pod.revision:  # of which all pods are alike; without one, other engines may serve by now

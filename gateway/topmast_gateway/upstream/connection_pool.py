@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Mapping
 from typing import Final
 
 from topmast_access.signing import EngineTokens
@@ -17,7 +16,7 @@ from topmast_gateway.routing.model_table import Pod
 from topmast_gateway.upstream.engine_response import EngineResponse
 from topmast_gateway.upstream.failures import ConnectionLost, ConnectionRefused, Unreachable
 from topmast_gateway.upstream.http_client import EngineConnection
-from topmast_gateway.upstream.idle_timeout import IdleTimeout
+from topmast_gateway.upstream.idle_timer import IdleTimer
 
 CONNECT_S: Final = 2.0
 _STALE_S: Final = 0.5  # a request that broke its engine would have taken longer
@@ -34,34 +33,34 @@ class ConnectionPool:
         self._idle: dict[str, list[tuple[float, EngineConnection]]] = defaultdict(list)
         self._sweeping: asyncio.TimerHandle | None = None
 
-    @asynccontextmanager
-    async def posted(
-        self, pod: Pod, path: str, body: bytes | bytearray, headers: Mapping[str, str]
-    ) -> AsyncIterator[EngineResponse]:
+    async def post(
+        self, pod: Pod, path: str, body: bytes | bytearray, headers: Mapping[str, str], wait_s: float
+    ) -> tuple[EngineConnection, EngineResponse]:
         """Send the request and give its answer, the head read; an UpstreamFailure where there is none to give.
 
-        Leaving the block before the body's end closes the connection.
+        TimeoutError when it has not come after `wait_s`, also from who reads it then. Whoever gets the connection
+        gives it to `release`.
         """
         head = _head(pod.address, path, len(body), {**headers, **self._tokens.header(pod.model)})
-        connection, response = await self._sent(pod.address, head, body)
-        try:
-            yield response
-        finally:
-            if connection.reusable:
-                self._keep(pod.address, connection)
-            else:
-                connection.close()
+        return await self._answer(pod.address, head, body, wait_s)
 
-    async def _sent(
-        self, address: str, head: bytes, body: bytes | bytearray
+    def release(self, pod: Pod, connection: EngineConnection) -> None:
+        """Nobody reads on: an answer that is not at its end closes its connection."""
+        if connection.reusable:
+            self._keep(pod.address, connection)
+        else:
+            connection.close()
+
+    async def _answer(
+        self, address: str, head: bytes, body: bytes | bytearray, wait_s: float
     ) -> tuple[EngineConnection, EngineResponse]:
-        """A connection and the answer on it. One that was kept, and broke before a byte came, was closed by the engine
-        at the same moment: that says nothing of the pod, and the request goes over a new one.
+        """On a connection that was kept, or on a new one. A kept one that broke before a byte came was closed by the
+        engine at the same moment: that says nothing of the pod, and the request goes over a new one.
         """
         if kept := self._take(address):
             asked_at = asyncio.get_running_loop().time()
             try:
-                return kept, await kept.send(head, body)
+                return kept, await kept.send(head, body, wait_s)
             except ConnectionLost:
                 kept.close()
                 if kept.heard or asyncio.get_running_loop().time() - asked_at > _STALE_S:
@@ -71,7 +70,7 @@ class ConnectionPool:
                 raise
         connection = await _connect(address)
         try:
-            return connection, await connection.send(head, body)
+            return connection, await connection.send(head, body, wait_s)
         except BaseException:
             connection.close()
             raise
@@ -131,8 +130,7 @@ async def _connect(address: str) -> EngineConnection:
     host, _, port = address.rpartition(":")
     sock = _socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        async with IdleTimeout(CONNECT_S):
-            await loop.sock_connect(sock, (host.strip("[]"), int(port)))
+        await _within(CONNECT_S, loop.sock_connect(sock, (host.strip("[]"), int(port))))
         _, connection = await loop.create_connection(EngineConnection, sock=sock)
     except BaseException as error:
         sock.close()
@@ -142,6 +140,17 @@ async def _connect(address: str) -> EngineConnection:
             raise ConnectionRefused(f"{address}: {error.strerror or error}") from error
         raise
     return connection
+
+
+async def _within(limit_s: float, waiting: Awaitable[None]) -> None:
+    """TimeoutError where it takes longer, a pause of this process not counted."""
+    async with asyncio.timeout(None) as clock:
+        timer = IdleTimer(lambda: clock.reschedule(asyncio.get_running_loop().time()))
+        timer.start(limit_s)
+        try:
+            await waiting
+        finally:
+            timer.stop()
 
 
 def _socket(family: socket.AddressFamily) -> socket.socket:

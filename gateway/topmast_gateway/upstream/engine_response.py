@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from topmast_gateway.messages.request import Header
 from topmast_gateway.upstream.failures import BadAnswer, ConnectionLost
+from topmast_gateway.upstream.idle_timer import IdleTimer
 
 _MOST_AHEAD_BYTES: Final = 256 * 1024  # read and not yet passed on; then the engine has to wait
 
@@ -22,7 +23,7 @@ class Carrier(Protocol):
 class EngineResponse:
     """An answer, from the first byte of its head on. Names of headers are in lower case.
 
-    What came before a break is still given; then it is ConnectionLost.
+    What came before a break is still given; then it is ConnectionLost, and TimeoutError when `idle` has passed.
     """
 
     def __init__(self, connection: Carrier) -> None:
@@ -33,6 +34,8 @@ class EngineResponse:
         self._ahead_bytes = 0
         self._complete = self._paused = False
         self._trouble = ""
+        self._is_silent = False  # for too long
+        self.idle = IdleTimer(self._silent)
         self._waiting: asyncio.Future[None] | None = None
         self._failure: Exception | None = None  # of who takes the pieces as they come
 
@@ -106,6 +109,7 @@ class EngineResponse:
     def end(self, trouble: str = "") -> None:
         """The wire has all of it, or all that will ever come."""
         self._complete, self._trouble = not trouble, trouble
+        self.idle.stop()
         self.resume()  # who reads no further must not leave a connection that is deaf
         self._wake()
 
@@ -128,6 +132,10 @@ class EngineResponse:
         self._ahead_bytes = 0
         return found
 
+    def _silent(self) -> None:
+        self._is_silent = True
+        self._wake()
+
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
@@ -135,8 +143,11 @@ class EngineResponse:
     async def _wait_for_data(self) -> None:
         if self._trouble:
             raise ConnectionLost(self._trouble)
-        self._waiting = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiting
-        finally:
-            self._waiting = None
+        if not self._is_silent:
+            self._waiting = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+        if self._is_silent:
+            raise TimeoutError

@@ -22,7 +22,6 @@ from topmast_gateway.messages.token_usage import count_events
 from topmast_gateway.routing.outlier_detection import AttemptResult
 from topmast_gateway.upstream.engine_response import EngineResponse
 from topmast_gateway.upstream.failures import BadAnswer, ConnectionLost, EngineSilent
-from topmast_gateway.upstream.idle_timeout import IdleTimeout
 
 _JOURNAL: Final = JOURNAL_HEADER.encode()
 _CLIENT_SILENCE_S: Final = 10.0  # after which a waiting client, and the proxies before it, are shown that there is work
@@ -74,12 +73,11 @@ class _Relay(ABC):
     `run` raises TimeoutError after `silence_s` without a piece, or `progress_s` without room for one at the client.
     """
 
-    __slots__ = ("_idle", "_progress_s", "_response", "_silence_s", "_writer", "client_is_slow", "heard_at")
+    __slots__ = ("_progress_s", "_response", "_silence_s", "_writer", "client_is_slow", "heard_at")
 
     def __init__(self, response: EngineResponse, writer: ResponseWriter, silence_s: float, progress_s: float) -> None:
         self._response, self._writer = response, writer
         self._silence_s, self._progress_s = silence_s, progress_s
-        self._idle: IdleTimeout
         self.client_is_slow = False
         self.heard_at = time.monotonic()
 
@@ -89,22 +87,25 @@ class _Relay(ABC):
 
     async def run(self) -> None:
         """To the end of the answer's body."""
-        async with IdleTimeout(self._silence_s, lambda: time.monotonic() - self.heard_at) as self._idle:
-            self._writer.on_full(self._wait_for_client)
-            try:
-                await self._response.relay(self.take)
-            finally:
-                self._writer.on_full(None)
+        self._response.idle.watch(self._silence_s, self._idle_s)
+        self._writer.on_full(self._wait_for_client)
+        try:
+            await self._response.relay(self.take)
+        finally:
+            self._writer.on_full(None)
+
+    def _idle_s(self) -> float:
+        return time.monotonic() - self.heard_at
 
     def _wait_for_client(self) -> None:
         if not self.client_is_slow:
-            self.client_is_slow, self._idle.limit_s = True, self._progress_s
+            self.client_is_slow, self._response.idle.limit_s = True, self._progress_s
             self._response.pause()
             self._writer.on_drained(self._go_on)
 
     def _go_on(self) -> None:
-        self.client_is_slow, self._idle.limit_s = False, self._silence_s
-        self._idle.reset()
+        self.client_is_slow, self._response.idle.limit_s = False, self._silence_s
+        self._response.idle.reset()
         self._response.resume()
 
 

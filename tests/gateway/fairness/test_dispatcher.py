@@ -50,7 +50,7 @@ class Stage:
         self, caller: Caller, *, hold_s: float = 0.0, longest_wait_s: float = 5.0, body_bytes: int = 0
     ) -> None:
         wanted = QueueRequest(caller, Priority.NORMAL, 10, body_bytes)
-        async with self.dispatcher.slot("ns/m", wanted, TokenUsage(), UntilTimeIsOver(longest_wait_s)):
+        with await self.dispatcher.slot("ns/m", wanted, TokenUsage(), UntilTimeIsOver(longest_wait_s)):
             self.served.append(caller.name)
             self.holding += 1
             self.most = max(self.most, self.holding)

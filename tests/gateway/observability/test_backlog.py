@@ -72,13 +72,13 @@ class Gate:
 def test_a_request_counts_from_its_arrival_until_its_slot() -> None:
     now = 100.0
     backlog = Backlog("one", lambda: now)
-    with backlog.waiting(KEY, a_request()) as served:
+    with backlog.waiting(KEY, a_request()) as waiting:
         now = 101.0
         with backlog.waiting(KEY, a_request()):
             now = 103.5
             assert reported(backlog)[KEY] == {"waiting": numbers(2), "oldest_s": 3.5, "gone": numbers(0)}
-            served()
-            served()
+            waiting.served()
+            waiting.served()
             assert reported(backlog)[KEY] == {"waiting": numbers(1), "oldest_s": 2.5, "gone": numbers(0)}
     assert reported(backlog) == {} and json.loads(backlog.answer(()))["replica"] == "one"
 
@@ -91,8 +91,8 @@ def test_who_went_away_counts_until_it_comes_back_and_once_alone() -> None:
     with backlog.waiting(KEY, a_request(), again=True):
         assert reported(backlog)[KEY]["waiting"] == numbers(1)
         assert reported(backlog)[KEY]["gone"] == numbers(0)
-    with pytest.raises(TimeoutError), backlog.waiting(KEY, a_request()) as served:
-        served()
+    with pytest.raises(TimeoutError), backlog.waiting(KEY, a_request()) as waiting:
+        waiting.served()
         raise TimeoutError  # an engine's fault: it had its slot
     assert reported(backlog) == {}
 

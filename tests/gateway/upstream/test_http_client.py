@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gateway.lab.stage import soon
 from topmast_gateway.routing.model_table import Pod
 from topmast_gateway.upstream.connection_pool import ConnectionPool
+from topmast_gateway.upstream.engine_response import EngineResponse
 from topmast_gateway.upstream.failures import BadAnswer, ConnectionLost, ConnectionRefused
 from topmast_gateway.upstream.http_client import EngineConnection, _chunk_head
 
@@ -66,8 +67,20 @@ async def listening(peer: Peer) -> AsyncIterator[ConnectionPool]:
         server.close()
 
 
+@asynccontextmanager
+async def posted(
+    engines: ConnectionPool, peer: Peer, body: bytes, headers: dict[str, str], wait_s: float = 10
+) -> AsyncIterator[EngineResponse]:
+    """An answer whose connection is given back."""
+    connection, response = await engines.post(peer.pod, "/v1/completions", body, headers, wait_s)
+    try:
+        yield response
+    finally:
+        engines.release(peer.pod, connection)
+
+
 async def ask(engines: ConnectionPool, peer: Peer, body: bytes = b"{}", largest: int = LARGEST) -> tuple[int, bytes]:
-    async with asyncio.timeout(10), engines.posted(peer.pod, "/v1/completions", body, {"x-a": "1"}) as response:
+    async with asyncio.timeout(10), posted(engines, peer, body, {"x-a": "1"}) as response:
         return response.status, await response.read(largest)
 
 
@@ -75,7 +88,7 @@ async def test_a_request_is_sent_as_it_is_and_its_answer_read_to_the_end() -> No
     peer = Peer(SIZED)
     async with (
         listening(peer) as engines,
-        engines.posted(peer.pod, "/v1/completions", b'{"a": 1}', {"x-a": "1"}) as response,
+        posted(engines, peer, b'{"a": 1}', {"x-a": "1"}) as response,
     ):
         assert response.headers == [(b"content-type", b"text/plain"), (b"content-length", b"4")]
         assert response.header(b"content-type") == b"text/plain" and response.header(b"x-none") is None
@@ -104,7 +117,7 @@ def test_every_framing_is_read_however_it_is_cut(answer: bytes, close: bool, dat
 
     async def run() -> None:
         peer = Peer(*parts, close=close)
-        async with listening(peer) as engines, engines.posted(peer.pod, "/v1/completions", b"{}", {}) as response:
+        async with listening(peer) as engines, posted(engines, peer, b"{}", {}) as response:
             assert (response.status, await response.read(LARGEST)) == (200, b"body")
             assert {name for name, _ in response.headers} <= {b"content-type", b"content-length", b"transfer-encoding"}
 
@@ -176,7 +189,7 @@ async def test_what_came_before_a_break_is_given_and_then_it_is_lost(answer: byt
     async with (
         listening(peer) as engines,
         asyncio.timeout(10),
-        engines.posted(peer.pod, "/v1/completions", b"{}", {}) as response,
+        posted(engines, peer, b"{}", {}) as response,
     ):
         got = b""
         with pytest.raises(ConnectionLost):
@@ -198,7 +211,7 @@ async def test_nobody_there_is_refused() -> None:
 async def test_leaving_before_the_end_reaches_the_engine() -> None:
     peer = Peer(CHUNKED + b"4\r\nbody\r\n")
     async with listening(peer) as engines:
-        async with engines.posted(peer.pod, "/v1/completions", b"{}", {}) as response:
+        async with posted(engines, peer, b"{}", {}) as response:
             assert await response.chunk() == b"body"
         await soon(lambda: peer.left == 1, "the engine sees that the client has gone")
 
@@ -238,7 +251,7 @@ async def test_a_slow_reader_holds_the_engine_back_and_gets_everything() -> None
     async with (
         listening(peer) as engines,
         asyncio.timeout(30),
-        engines.posted(peer.pod, "/v1/completions", b"{}", {}) as response,
+        posted(engines, peer, b"{}", {}) as response,
     ):
         held_back = -1
         while held_back != written:  # buffers of the kernel fill first
@@ -255,7 +268,7 @@ async def test_an_answer_that_nobody_read_leaves_no_deaf_connection() -> None:
     peer = Peer(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + body)
     async with listening(peer) as engines:
         for _ in range(3):
-            async with asyncio.timeout(10), engines.posted(peer.pod, "/v1/completions", b"{}", {}):
+            async with asyncio.timeout(10), posted(engines, peer, b"{}", {}):
                 await asyncio.sleep(0.1)
         assert await ask(engines, peer) == (200, body)
         assert peer.connections == 1
@@ -266,7 +279,7 @@ async def test_an_answer_that_was_far_ahead_before_it_was_relayed_comes_to_its_e
     peer = Peer(b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + body)
     async with listening(peer) as engines:
         came: list[bytes] = []
-        async with asyncio.timeout(10), engines.posted(peer.pod, "/v1/completions", b"{}", {}) as response:
+        async with asyncio.timeout(10), posted(engines, peer, b"{}", {}) as response:
             await asyncio.sleep(0.1)  # the reading has stopped by now
             assert response._paused
             await response.relay(came.append)
@@ -290,7 +303,7 @@ async def relayed(parts: list[bytes]) -> tuple[bytes, str]:
     """What a relay gets of a chunked answer that comes in these parts, and what ended it."""
     connection, pieces = EngineConnection(), list[bytes]()
     connection.connection_made(Deaf())
-    sending = asyncio.ensure_future(connection.send(b"", b""))
+    sending = asyncio.ensure_future(connection.send(b"", b"", 10))
     await asyncio.sleep(0)
     connection.data_received(CHUNKED)
     relaying = asyncio.ensure_future((await sending).relay(pieces.append))
@@ -355,7 +368,7 @@ async def test_a_header_that_holds_a_line_break_is_never_sent() -> None:
     peer = Peer(SIZED)
     async with listening(peer) as engines:
         with pytest.raises(ValueError, match="line break"):
-            async with engines.posted(peer.pod, "/v1/completions", b"{}", {"x-a": "1\r\nx-b: 2"}):
+            async with posted(engines, peer, b"{}", {"x-a": "1\r\nx-b: 2"}):
                 pass
         assert peer.connections == 0
 

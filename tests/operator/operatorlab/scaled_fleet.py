@@ -10,8 +10,6 @@ import heapq
 import json
 import math
 import random
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +19,7 @@ from topmast_gateway.fairness.virtual_token_counter import QueueEntry
 from topmast_gateway.identity.caller import Caller, Priority
 from topmast_gateway.messages.completion import CompletionRequest
 from topmast_gateway.messages.token_usage import TokenUsage
-from topmast_gateway.observability.backlog import Backlog
+from topmast_gateway.observability.backlog import Backlog, WaitingRequest
 from topmast_operator.plan import autoscale
 from topmast_operator.plan.load import measure
 from topmast_operator.watch.engines import Target, _read
@@ -43,8 +41,7 @@ class Request:
     answer: float
     tries: int = 0
     ticket: QueueEntry | None = None
-    place: AbstractContextManager[Callable[[], None]] | None = None
-    served: Callable[[], None] | None = None
+    place: WaitingRequest | None = None
 
 
 @dataclass
@@ -190,7 +187,6 @@ class ScaledFleet:
             "/v1/completions", b"", "m", False, prompt + answer, prompt=prompt, fresh=prompt, answer=answer
         )
         request.place = self._backlog.waiting(KEY, ask, again=request.tries > 0)
-        request.served = request.place.__enter__()
         request.ticket = QueueEntry(self._caller, Priority.NORMAL, prompt, TokenUsage(), self.now)
         expected_s = self._turnstile.wait_s(self._caller, self.now)
         full = expected_s is not None and expected_s > QUEUE_S
@@ -216,8 +212,8 @@ class ScaledFleet:
     def _let_through(self) -> None:
         while (ticket := self._turnstile.next(self.now, self._free())) is not None:
             request = self._waiting.pop(ticket)
-            assert request.served is not None
-            request.served()
+            assert request.place is not None
+            request.place.served()
             ticket.usage.prompt = ticket.usage.output = 1  # computed at once: one caller, so no order is to be kept
             min(self.ready, key=lambda replica: len(replica.running)).take(request)
 

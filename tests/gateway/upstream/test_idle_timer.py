@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from topmast_gateway.upstream.idle_timeout import IdleTimeout
+from topmast_gateway.upstream.idle_timer import IdleTimer
+
+
+@asynccontextmanager
+async def idle_timeout(limit_s: float) -> AsyncIterator[IdleTimer]:
+    """TimeoutError in the block when the timer has passed."""
+    async with asyncio.timeout(None) as clock:
+        timer = IdleTimer(lambda: clock.reschedule(0))
+        timer.start(limit_s)
+        yield timer
+        timer.stop()
 
 
 async def test_silence_ends_the_block() -> None:
     started = time.monotonic()
     with pytest.raises(TimeoutError):
-        async with IdleTimeout(0.3):
+        async with idle_timeout(0.3):
             await asyncio.sleep(60)
     assert time.monotonic() - started >= 0.3
 
 
 async def test_what_comes_moves_the_end() -> None:
-    async with IdleTimeout(0.4) as idle:
+    async with idle_timeout(0.4) as idle:
         for _ in range(8):
             await asyncio.sleep(0.1)
             idle.reset()
 
 
 async def test_a_stopped_one_ends_nothing() -> None:
-    async with IdleTimeout(0.1) as idle:
+    async with idle_timeout(0.1) as idle:
         idle.stop()
         await asyncio.sleep(0.3)
 
@@ -34,7 +46,7 @@ async def test_a_stopped_one_ends_nothing() -> None:
 async def test_a_pause_of_this_process_is_not_the_engines_silence() -> None:
     """Every stream of a gateway that stood still for longer than the limit was moved to another pod."""
     reader, writer = await _pipe()
-    async with IdleTimeout(0.5) as idle:
+    async with idle_timeout(0.5) as idle:
         await asyncio.sleep(0.1)
         writer.write(b"x")  # it is there all the time, and nobody can look
         stand_still(1.5)
@@ -46,7 +58,7 @@ async def test_a_pause_of_this_process_is_not_the_engines_silence() -> None:
 
 async def test_real_silence_is_noticed_also_after_a_pause() -> None:
     with pytest.raises(TimeoutError):
-        async with IdleTimeout(0.5):
+        async with idle_timeout(0.5):
             await asyncio.sleep(0.05)
             stand_still(1.0)
             await asyncio.sleep(60)
