@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from topmast_gateway.http.connection import Connection
 from topmast_gateway.http.connection_limits import ConnectionLimits
@@ -43,7 +43,7 @@ class Server:
         self._limits = ConnectionLimits(_MOST_CONNECTIONS)
         self._handshakes = ConnectionLimits(_MOST_HANDSHAKES)
         self._listening: list[_Listening] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._something_ended = asyncio.Event()
         self.connections: set[Connection] = set()
 
@@ -97,9 +97,7 @@ class Server:
 
     def _requested(self, request: Request, exchange: Exchange) -> None:
         writer = ResponseWriter(exchange, request_id(request.headers))
-        task = asyncio.get_running_loop().create_task(self._answer(request, writer, exchange))
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        self._tasks.add(asyncio.get_running_loop().create_task(self._answer(request, writer, exchange)))
 
     async def _answer(self, request: Request, writer: ResponseWriter, exchange: Exchange) -> None:
         try:
@@ -109,10 +107,10 @@ class Server:
         finally:
             if not exchange.complete:
                 exchange.break_off()
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._something_ended.set()
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.discard(task)
+            self._something_ended.set()
 
 
 def bind(host: str, port: int) -> socket.socket:

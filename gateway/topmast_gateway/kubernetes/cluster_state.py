@@ -89,12 +89,14 @@ class ClusterState:
             if self._snapshot is not None:
                 group.create_task(self._keep_snapshot(self._snapshot), name="snapshot")
 
-    def usable(self, route: Route) -> list[Pod]:
+    def usable(self, route: Route) -> Sequence[Pod]:
         """The route's pods without those that refused a connection a moment ago; doubted and failing ones only where
         there is no other.
         """
-        now = asyncio.get_running_loop().time()
-        pods = [pod for pod in route.pods if not self._is_avoided(pod, now)]
+        pods: Sequence[Pod] = route.pods
+        if self._avoided:
+            now = asyncio.get_running_loop().time()
+            pods = [pod for pod in pods if not self._is_avoided(pod, now)]
         pods = [pod for pod in pods if not pod.doubted] or pods
         return self.outliers.usable(pods) or pods
 

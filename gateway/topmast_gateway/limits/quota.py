@@ -8,10 +8,10 @@ Pure but for the clock that it is given; replication.py brings in what other gat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import Self
 
 from topmast_gateway.identity.caller import Account, Caller, Limits
 from topmast_gateway.limits import periods
@@ -41,8 +41,9 @@ class HeldByRequests:
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """What one open request holds: `tokens` by estimate, of which `held` are not charged yet."""
+    """What one open request holds until its block ends: `tokens` by estimate, of which `held` are not charged yet."""
 
+    quota: QuotaEnforcer
     accounts: tuple[Account, ...]
     usage: TokenUsage
     tokens: int
@@ -53,6 +54,12 @@ class Reservation:
 
     def __post_init__(self) -> None:
         self.held = self.tokens
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.quota.settle(self)
 
     @property
     def used(self) -> int:
@@ -101,19 +108,14 @@ class QuotaEnforcer:
             self._check(account, now, arriving=self._arriving.get(account.key, 0))
         return ArrivingRequest(self._arriving, caller.accounts)
 
-    @contextmanager
-    def reserved(self, caller: Caller, tokens: int, usage: TokenUsage) -> Iterator[Reservation]:
-        """Hold one request and `tokens` while the block runs, then charge what `usage` says.
+    def reserved(self, caller: Caller, tokens: int, usage: TokenUsage) -> Reservation:
+        """Hold one request and `tokens` until the block ends, then charge what `usage` says.
 
         A 429 when a limit would be crossed.
         """
         accounts = caller.accounts
         minute = self._admit(accounts, tokens)
-        reservation = Reservation(accounts, usage, tokens, minute, self._headers(accounts))
-        try:
-            yield reservation
-        finally:
-            self._settle(reservation)
+        return Reservation(self, accounts, usage, tokens, minute, self._headers(accounts))
 
     def charge_open(self, reservation: Reservation) -> int:
         """Count what an open request has used since the last time, as far as that is known; returns how much.
@@ -192,7 +194,8 @@ class QuotaEnforcer:
             taken = self.used(account) + self.held(account.key).tokens
             check_budget(who, taken, limits.budget_tokens, needed, limits.budget_period, now)
 
-    def _settle(self, reservation: Reservation) -> None:
+    def settle(self, reservation: Reservation) -> None:
+        """The request has ended: charge what it used."""
         now, used, reserved = self._clock(), reservation.used, reservation.tokens
         for account in reservation.accounts:
             own = self.open[account.key]

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping
 from topmast_gateway.messages.request import Header
 
 TIMEOUT = "x-request-timeout"
-_TERMS = (TIMEOUT.encode(), b"x-request-timing")
-_PASSED_ON = (b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate", *_TERMS)
+_PASSED_ON = tuple(
+    (name.encode(), name)
+    for name in ("content-type", "accept", "user-agent", "traceparent", "tracestate", TIMEOUT, "x-request-timing")
+)
 _CORS = b"access-control-"  # which pages may call is said by the gateway alone
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -27,14 +29,18 @@ _NOT_PASSED_BACK = frozenset(
 
 def request_id(headers: Mapping[bytes, bytes]) -> str:
     """The caller's id where it is short and plain, else a new one."""
-    given = headers.get(b"x-request-id", b"")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else f"req-{random.getrandbits(128):032x}"
+    if (given := headers.get(b"x-request-id")) is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode()
+    return f"req-{random.getrandbits(128):032x}"
 
 
 def towards_engine(headers: Mapping[bytes, bytes], identity: str) -> dict[str, str]:
     """What an engine is given: the content, the trace, the request's id, and on which terms it is served."""
-    passed = {name.decode(): headers[name].decode("latin-1") for name in _PASSED_ON if name in headers}
-    return {**passed, "x-request-id": identity, "accept-encoding": "identity"}
+    passed = {"x-request-id": identity, "accept-encoding": "identity"}
+    for raw, name in _PASSED_ON:
+        if raw in headers:
+            passed[name] = headers[raw].decode("latin-1")
+    return passed
 
 
 def seconds_of(value: bytes) -> float | None:
@@ -48,10 +54,12 @@ def seconds_of(value: bytes) -> float | None:
 
 def towards_client(raw: Iterable[Header]) -> list[Header]:
     """An engine's headers without those that belong to its connection."""
-    kept = [(name.lower(), value) for name, value in raw]
-    named = {token.strip().lower() for name, value in kept if name == b"connection" for token in value.split(b",")}
-    return [
-        (name, value)
-        for name, value in kept
-        if name not in _NOT_PASSED_BACK and name not in named and not name.startswith(_CORS)
-    ]
+    kept = []
+    named = set[bytes]()
+    for name, value in raw:
+        lower = name.lower()
+        if lower == b"connection":
+            named |= {token.strip().lower() for token in value.split(b",")}
+        elif lower not in _NOT_PASSED_BACK and not lower.startswith(_CORS):
+            kept.append((lower, value))
+    return [header for header in kept if header[0] not in named] if named else kept

@@ -15,6 +15,7 @@ from topmast_gateway.identity.caller import Priority
 from topmast_gateway.messages.completion import CompletionRequest, with_field
 from topmast_gateway.messages.headers import TIMEOUT, seconds_of
 
+_TIMEOUT: Final = TIMEOUT.encode()
 _RETRY_COUNT: Final = b"x-stainless-retry-count"  # OpenAI's clients send it, and others that Stainless generates
 
 
@@ -36,8 +37,10 @@ def deadline_of(request: CompletionRequest, headers: Mapping[bytes, bytes], arri
 
     In the clock of `arrived_at`. A header that is nonsense is no word of it, and for the engine to refuse.
     """
-    said = [one for one in (request.timeout_s, seconds_of(headers.get(TIMEOUT.encode(), b""))) if one is not None]
-    return arrived_at + min(said) if said else None
+    said_s = request.timeout_s
+    if _TIMEOUT in headers and (header_s := seconds_of(headers[_TIMEOUT])) is not None:
+        said_s = header_s if said_s is None else min(said_s, header_s)
+    return None if said_s is None else arrived_at + said_s
 
 
 def is_retry(headers: Mapping[bytes, bytes]) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from topmast_gateway.identity.api_keys import ApiKeys
 from topmast_gateway.identity.caller import Caller
@@ -18,24 +16,35 @@ class OpenRequests:
     """Each from its body's end to the last byte of its answer."""
 
     def __init__(self) -> None:
-        self._by_key: dict[bytes, set[Interruption]] = defaultdict(set)  # by the SHA-256 of the API key
+        self._by_key: dict[bytes, set[Interruption]] = {}  # by the SHA-256 of the API key
 
-    @contextmanager
-    def of(self, caller: Caller, interruption: Interruption) -> Iterator[None]:
-        """The block is ended by `interruption` when its caller's API key is revoked. A token has none."""
-        if not (digest := caller.key_digest):
-            yield
-            return
-        self._by_key[digest].add(interruption)
-        try:
-            yield
-        finally:
-            self._by_key[digest].discard(interruption)
-            if not self._by_key[digest]:
-                del self._by_key[digest]
+    def of(self, caller: Caller, interruption: Interruption) -> OpenRequest:
+        """Its block is ended by `interruption` when its caller's API key is revoked. A token has none."""
+        return OpenRequest(self._by_key, caller.key_digest, interruption)
 
     def end_revoked(self, keys: ApiKeys) -> None:
         """End the requests of keys that are not among these any more."""
         for digest in [digest for digest in self._by_key if digest not in keys]:
             for interruption in list(self._by_key[digest]):
                 interruption.interrupt(ApiError(401, "invalid_api_key", _REVOKED))
+
+
+class OpenRequest:
+    """`with`: it is one of those of its key; of no key, where that is empty."""
+
+    __slots__ = ("_by_key", "_digest", "_interruption")
+
+    def __init__(self, by_key: dict[bytes, set[Interruption]], digest: bytes, interruption: Interruption) -> None:
+        self._by_key = by_key
+        self._digest = digest
+        self._interruption = interruption
+
+    def __enter__(self) -> None:
+        if self._digest:
+            self._by_key.setdefault(self._digest, set()).add(self._interruption)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._digest:
+            (left := self._by_key[self._digest]).discard(self._interruption)
+            if not left:
+                del self._by_key[self._digest]

@@ -7,6 +7,7 @@ business, and no body takes long, whatever is in it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -40,10 +41,16 @@ _PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
 _ABSENT: Final = msgspec.Raw(b"")
 _Body: Final = msgspec.defstruct("_Body", [(name, msgspec.Raw, _ABSENT) for name in _FIELDS])
 _decoder: Final = msgspec.json.Decoder(_Body)
+_text_decoder: Final = msgspec.json.Decoder(str)
+_scalar_decoder: Final = msgspec.json.Decoder()
+_prompts_decoder: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class _ResponseFormat(msgspec.Struct):
     type: str | None = None
+
+
+_format_decoder: Final = msgspec.json.Decoder(_ResponseFormat)
 
 
 def parse_completion(path: str, body: bytes | bytearray, session: bytes = b"", tenant: str = "") -> CompletionRequest:
@@ -61,7 +68,7 @@ def parse_completion(path: str, body: bytes | bytearray, session: bytes = b"", t
         raise ApiError(400, "reserved_field", message, param="continuation")
     salt = _text(fields["cache_salt"]) if "cache_salt" in fields else ""
     if tenant:
-        salt = blake2b(f"{tenant}\0{salt}".encode(errors="surrogatepass"), digest_size=16, person=b"tenant").hexdigest()
+        salt = _tenant_salt(tenant, salt)
         body = _salted(body, salt)
     answers, prompt = count_answers(fields), len(body) // BYTES_PER_TOKEN
     tokens = estimate_tokens(fields, len(body), answers)
@@ -83,6 +90,11 @@ def parse_completion(path: str, body: bytes | bytearray, session: bytes = b"", t
     )
 
 
+@lru_cache(1024)
+def _tenant_salt(tenant: str, salt: str) -> str:
+    return blake2b(f"{tenant}\0{salt}".encode(errors="surrogatepass"), digest_size=16, person=b"tenant").hexdigest()
+
+
 def _salted(body: bytes | bytearray, salt: str) -> bytearray:
     """The body with this salt as its last field: the last one of two counts. In place, because a copy takes time."""
     grown = body if isinstance(body, bytearray) else bytearray(body)
@@ -101,11 +113,12 @@ def _fields(body: bytes | bytearray) -> dict[str, bytes]:
         raise ApiError(400, "invalid_json", f"the request body is not JSON: {error}") from None
     except RecursionError:
         raise ApiError(400, "invalid_json", "the request body is not JSON: it is nested too deeply") from None
-    fields = {}
-    for name, raw in zip(_FIELDS, msgspec.structs.astuple(found), strict=True):
-        if raw is not _ABSENT:
-            fields[name] = bytes(memoryview(raw)[:MOST_READ_BYTES])
-    return fields
+    present = [
+        (name, raw) for name, raw in zip(_FIELDS, msgspec.structs.astuple(found), strict=True) if raw is not _ABSENT
+    ]
+    if len(body) <= MOST_READ_BYTES:
+        return {name: bytes(raw) for name, raw in present}
+    return {name: bytes(memoryview(raw)[:MOST_READ_BYTES]) for name, raw in present}
 
 
 def why_no_journal(fields: Mapping[str, bytes]) -> str:
@@ -153,7 +166,7 @@ def _stream(value: bytes) -> bool:
 
 def _format_type(shape: bytes) -> str | None:
     try:
-        return msgspec.json.decode(shape, type=_ResponseFormat).type
+        return _format_decoder.decode(shape).type
     except (msgspec.MsgspecError, RecursionError):
         return None
 
@@ -161,7 +174,7 @@ def _format_type(shape: bytes) -> str | None:
 def _text(value: bytes) -> str:
     """A string; empty for anything else."""
     try:
-        return msgspec.json.decode(value, type=str) if value.startswith(b'"') else ""
+        return _text_decoder.decode(value) if value.startswith(b'"') else ""
     except msgspec.MsgspecError:
         return ""
 
@@ -169,7 +182,7 @@ def _text(value: bytes) -> str:
 def _scalar(value: bytes) -> Any:
     """A number, a word or None: what is longer than one is none."""
     try:
-        return msgspec.json.decode(value) if 0 < len(value) <= _LONGEST_SCALAR else None
+        return _scalar_decoder.decode(value) if 0 < len(value) <= _LONGEST_SCALAR else None
     except msgspec.MsgspecError:
         return None
 
@@ -189,7 +202,7 @@ def _prompts(prompt: bytes) -> int:
     if len(prompt) >= MOST_READ_BYTES or prompt.count(b",") > 65_536:
         return _MOST_ANSWERS
     try:
-        return len(msgspec.json.decode(prompt, type=list[msgspec.Raw]))
+        return len(_prompts_decoder.decode(prompt))
     except (msgspec.MsgspecError, RecursionError):
         return 1
 

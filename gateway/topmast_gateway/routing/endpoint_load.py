@@ -108,7 +108,8 @@ class EndpointLoads:
     def sending(self, pod: Pod, tokens: int, prompt: int = 0) -> InFlight:
         """Count one request and `tokens`, of which `prompt` are its prompt's, until the block of what it gives ends."""
         self._picks += 1
-        load = self._loads.setdefault(pod.uid, EndpointLoad(pod))
+        if (load := self._loads.get(pod.uid)) is None:
+            load = self._loads[pod.uid] = EndpointLoad(pod)
         load.picked = self._picks
         now = self._clock()
         load.recent_tokens, load.sent_at = self._faded(load, now) + tokens, now

@@ -87,7 +87,8 @@ class EndpointPicker:
 
     def choose(self, route: Route, pods: Sequence[Pod], prompt: Prompt) -> Choice:
         """One of `pods`, of which there is at least one."""
-        pods = of_revision(pods, dict(route.model.weights), prompt.session or prompt.chain.anchor)
+        if route.model.weights:
+            pods = of_revision(pods, dict(route.model.weights), prompt.session or prompt.chain.anchor)
         choice = self._choose(route.model.key, pods, prompt)
         room = self._loads.kv_tokens(choice.pod) // prompt.chain.block_tokens
         self._prefix_index.sent(choice.pod.uid, choice.pod.ready_since, prompt.chain.blocks, room)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from topmast_gateway.routing.model_status import UNKNOWN_STATUS, ModelStatus
 
@@ -34,11 +34,10 @@ class Model:
     fallbacks: tuple[str, ...] = ()
     timeouts: tuple[tuple[str, float], ...] = ()
     retries: int = DEFAULT_RETRIES
+    key: str = field(init=False, repr=False, compare=False)  # the name that is never ambiguous
 
-    @property
-    def key(self) -> str:
-        """The name that is never ambiguous."""
-        return f"{self.namespace}/{self.name}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.namespace}/{self.name}")
 
 
 @dataclass(frozen=True, slots=True)

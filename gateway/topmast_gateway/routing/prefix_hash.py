@@ -7,9 +7,9 @@ no tokeniser: a block of text is about as long as two pages. Pure; nothing here 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import blake2b
-from itertools import islice
 from typing import Final
 
 import msgspec
@@ -30,8 +30,13 @@ _NOTHING = frozenset((b"null", b"false", b"0", b"0.0", b'""', b"[]", b"{}"))
 _LONGEST_NOTHING = 16
 MOST_READ_BYTES = 2 * 1024 * 1024  # of a field: what is longer is looked at as bytes
 _DIGEST_BYTES = 16
+_text_decoder: Final = msgspec.json.Decoder(str)
+_ids_decoder: Final = msgspec.json.Decoder(list[int])
+_prompts_decoder: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_objects_decoder: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 # What changes the text that a chat template renders, and stands before the first turn.
 _BEFORE_THE_TURNS = ("tools", "functions", "chat_template", "chat_template_kwargs", "documents")
+_NAMES_BEFORE = frozenset(_BEFORE_THE_TURNS)
 
 
 class PrefixChain(msgspec.Struct, frozen=True):
@@ -78,17 +83,17 @@ def session_digest(named: bytes) -> bytes:
 def _prompt(root: bytes, prompt: bytes) -> PrefixChain:
     """Of text, or of token ids. Several prompts in one request go to one pod: the first decides."""
     if prompt.startswith(b'"'):
-        text = msgspec.json.decode(prompt, type=str)
+        text = _text_decoder.decode(prompt)
         return _chain(root, _utf8(text[:_MOST_BYTES]), 0, len(text) // _TEXT_TOKEN_BYTES, _TEXT_BLOCK_TOKENS)
     if not prompt.startswith(b"["):
         return EMPTY_CHAIN
     commas = prompt.count(b",")
     if prompt[1:].lstrip()[:1] in _DIGITS:
-        ids = array("q", msgspec.json.decode(_front(prompt, commas), type=list[int])).tobytes()
+        ids = array("q", _ids_decoder.decode(_front(prompt, commas))).tobytes()
         return _chain(root, ids[: _MOST_BLOCKS * _BLOCK_BYTES], 0, commas + 1, _PAGE_TOKENS)
     if commas > _MOST_ITEMS:
         return EMPTY_CHAIN
-    prompts = msgspec.json.decode(prompt, type=list[msgspec.Raw])
+    prompts = _prompts_decoder.decode(prompt)
     first = bytes(prompts[0]) if prompts else b""
     return EMPTY_CHAIN if first.startswith(b"[[") else _prompt(root, first)
 
@@ -104,16 +109,15 @@ def _front(ids: bytes, commas: int) -> bytes:
 
 def _chat(root: bytes, fields: Mapping[str, bytes], messages: bytes) -> PrefixChain:
     """The turns as text, in order. The conversation is named by everything up to its first user's turn."""
-    if head := [(name, fields[name]) for name in _BEFORE_THE_TURNS if is_set(fields.get(name, b""))]:
-        root = blake2b(
-            root + b"".join(name.encode() + value for name, value in head), digest_size=_DIGEST_BYTES
-        ).digest()
+    if not _NAMES_BEFORE.isdisjoint(fields):
+        head = b"".join(name.encode() + fields[name] for name in _BEFORE_THE_TURNS if is_set(fields.get(name, b"")))
+        root = blake2b(root + head, digest_size=_DIGEST_BYTES).digest() if head else root
     parts: list[bytes] = []
     size, opening = 0, 0
     for message in _objects(messages)[:_MOST_TEXTS]:
-        for text in islice(_turn(message), _MOST_TEXTS - len(parts)):
-            parts.append(text)
-            size += len(text)
+        turn = _turn(message)[: _MOST_TEXTS - len(parts)]
+        parts += turn
+        size += sum(map(len, turn))
         if not opening and bytes(message.get("role", _NULL)) == b'"user"':
             opening = size
         if size > _MOST_BYTES or len(parts) == _MOST_TEXTS:
@@ -125,7 +129,7 @@ def _objects(text: bytes) -> list[dict[str, msgspec.Raw]]:
     """A list of objects, their values unread. ValueError where it has more of them than any conversation."""
     if text.count(b"{") > _MOST_ITEMS or text.count(b":") > _MOST_FIELDS:
         raise ValueError
-    return msgspec.json.decode(text, type=list[dict[str, msgspec.Raw]])
+    return _objects_decoder.decode(text)
 
 
 def _chain(root: bytes, data: bytes, opening_bytes: int, tokens: int, block_tokens: int) -> PrefixChain:
@@ -142,35 +146,38 @@ def _chain(root: bytes, data: bytes, opening_bytes: int, tokens: int, block_toke
     return PrefixChain(tuple(blocks), anchor, full if opening_bytes else 0, tokens, block_tokens)
 
 
-def _turn(message: Mapping[str, msgspec.Raw]) -> Iterator[bytes]:
+def _turn(message: Mapping[str, msgspec.Raw]) -> list[bytes]:
     """One message: its role, its content, and whatever else it has."""
-    yield b"\n%b\n" % bytes(message.get("role", _NULL))
-    yield from _content(bytes(message.get("content", _NULL)))
+    texts = [b"\n%b\n" % bytes(message.get("role", _NULL)), *_content(bytes(message.get("content", _NULL)))]
     for name in sorted(message):
         if name not in ("role", "content") and is_set(value := bytes(message[name])):
-            yield name.encode(errors="surrogatepass") + value
+            texts.append(name.encode(errors="surrogatepass") + value)
+    return texts
 
 
-def _content(content: bytes) -> Iterator[bytes]:
+def _content(content: bytes) -> list[bytes]:
     """Text as it is, in one piece or in parts; anything else as its JSON."""
     if content.startswith(b'"'):
-        yield _text(content)
-        return
+        return [_text(content)]
     try:
-        parts = _objects(content) if content.startswith(b"[") else []
+        parts = _objects(content)[:_MOST_TEXTS] if content.startswith(b"[") else []
     except (msgspec.MsgspecError, ValueError):
         parts = []
     if not parts and is_set(content):
-        yield content[:_MOST_BYTES]
-    for part in parts:
-        text = bytes(part.get("text", _NULL))
-        yield _text(text) if text.startswith(b'"') else b"".join(name.encode() + bytes(part[name]) for name in part)
+        return [content[:_MOST_BYTES]]
+    return [_part(part) for part in parts]
+
+
+def _part(part: Mapping[str, msgspec.Raw]) -> bytes:
+    """Its text, or all that it has."""
+    text = bytes(part.get("text", _NULL))
+    return _text(text) if text.startswith(b'"') else b"".join(name.encode() + bytes(part[name]) for name in part)
 
 
 def _text(string: bytes) -> bytes:
     """What a JSON string says; one that says nothing valid stands for itself."""
     try:
-        return _utf8(msgspec.json.decode(string, type=str)[:_MOST_BYTES])
+        return _utf8(_text_decoder.decode(string)[:_MOST_BYTES])
     except msgspec.MsgspecError:
         return string[:_MOST_BYTES]
 
@@ -184,6 +191,7 @@ def _utf8(text: str) -> bytes:
     return text.encode(errors="surrogatepass")  # JSON may carry half a pair
 
 
+@lru_cache(1024)
 def _root(salt: str) -> bytes:
     # As in topmast_server/engine/tables.py: no salt can be chosen that continues somebody else's chain.
     return blake2b(_utf8(salt), digest_size=_DIGEST_BYTES, person=b"cache salt").digest()

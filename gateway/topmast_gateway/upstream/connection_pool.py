@@ -41,8 +41,25 @@ class ConnectionPool:
         TimeoutError when it has not come after `wait_s`, also from who reads it then. Whoever gets the connection
         gives it to `release`.
         """
-        head = _head(pod.address, path, len(body), {**headers, **self._tokens.header(pod.model)})
-        return await self._answer(pod.address, head, body, wait_s)
+        address = pod.address
+        head = _head(address, path, len(body), {**headers, **self._tokens.header(pod.model)})
+        connection = kept = self._take(address)
+        asked_at = asyncio.get_running_loop().time()
+        while True:
+            if connection is None:
+                connection = await _connect(address)
+            try:
+                response = connection.send(head, body, wait_s)
+                await response.head()
+                return connection, response
+            except BaseException as error:
+                connection.close()
+                # A kept one that broke before a byte came was closed by the engine at the same moment: that says
+                # nothing of the pod, and the request goes over a new one.
+                was_closed = connection is kept and isinstance(error, ConnectionLost) and not connection.heard
+                if not was_closed or asyncio.get_running_loop().time() - asked_at > _STALE_S:
+                    raise
+            connection = None
 
     def release(self, pod: Pod, connection: EngineConnection) -> None:
         """Nobody reads on: an answer that is not at its end closes its connection."""
@@ -50,30 +67,6 @@ class ConnectionPool:
             self._keep(pod.address, connection)
         else:
             connection.close()
-
-    async def _answer(
-        self, address: str, head: bytes, body: bytes | bytearray, wait_s: float
-    ) -> tuple[EngineConnection, EngineResponse]:
-        """On a connection that was kept, or on a new one. A kept one that broke before a byte came was closed by the
-        engine at the same moment: that says nothing of the pod, and the request goes over a new one.
-        """
-        if kept := self._take(address):
-            asked_at = asyncio.get_running_loop().time()
-            try:
-                return kept, await kept.send(head, body, wait_s)
-            except ConnectionLost:
-                kept.close()
-                if kept.heard or asyncio.get_running_loop().time() - asked_at > _STALE_S:
-                    raise
-            except BaseException:
-                kept.close()
-                raise
-        connection = await _connect(address)
-        try:
-            return connection, await connection.send(head, body, wait_s)
-        except BaseException:
-            connection.close()
-            raise
 
     def close(self) -> None:
         """No connection is left but those in use."""

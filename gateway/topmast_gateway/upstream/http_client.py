@@ -53,14 +53,13 @@ class EngineConnection(asyncio.Protocol):
         idle = self._response is None and not self.transport.get_write_buffer_size()
         return idle and not self.transport.is_closing()
 
-    async def send(self, head: bytes, body: bytes | bytearray, wait_s: float) -> EngineResponse:
-        """Send a request, and give its answer when the head of that is here; TimeoutError where none comes in time."""
+    def send(self, head: bytes, body: bytes | bytearray, wait_s: float) -> EngineResponse:
+        """Send a request, and give its answer, of which nothing is here yet. Who waits for it does so for `wait_s`."""
         response = self._response = EngineResponse(self)
         self._parser = httptools.HttpResponseParser(self)
         self._head_bytes, self._until_close, self._between_chunks, self.heard = 0, False, False, False
         self.transport.writelines((head, body))
         response.idle.start(wait_s)
-        await response.head()
         return response
 
     def close(self) -> None:

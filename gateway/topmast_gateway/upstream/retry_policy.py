@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from topmast_gateway.activation.hold import Hold
 from topmast_gateway.continuation.answer_state import AnswerState
@@ -111,7 +112,7 @@ class RetryPolicy:
         retries = max(self._retries, DEFAULT_RETRIES) if self._state.started else self._retries
         return self._is_too_much or self._sends > retries or self._moves > MAX_MOVES or self._errors >= _MAX_ERRORS
 
-    def _pick(self, route: Route, pods: list[Pod]) -> Choice:
+    def _pick(self, route: Route, pods: Sequence[Pod]) -> Choice:
         choice = self._picker.choose(route, pods, self._state.request)
         self._cluster.outliers.sent(choice.pod)
         self._metrics.routed.labels(self._model, choice.reason).inc()
@@ -164,7 +165,8 @@ class RetryBudgets:
 
     def of(self, model: str) -> RetryBudget:
         """The budget of this model."""
-        budget = self._budgets.setdefault(model, RetryBudget())
+        if (budget := self._budgets.get(model)) is None:
+            budget = self._budgets[model] = RetryBudget()
         self._budgets.move_to_end(model)
         if len(self._budgets) > _MOST_MODELS:
             self._budgets.popitem(last=False)

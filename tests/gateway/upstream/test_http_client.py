@@ -303,10 +303,9 @@ async def relayed(parts: list[bytes]) -> tuple[bytes, str]:
     """What a relay gets of a chunked answer that comes in these parts, and what ended it."""
     connection, pieces = EngineConnection(), list[bytes]()
     connection.connection_made(Deaf())
-    sending = asyncio.ensure_future(connection.send(b"", b"", 10))
-    await asyncio.sleep(0)
+    response = connection.send(b"", b"", 10)
     connection.data_received(CHUNKED)
-    relaying = asyncio.ensure_future((await sending).relay(pieces.append))
+    relaying = asyncio.ensure_future(response.relay(pieces.append))
     await asyncio.sleep(0)
     for part in parts:
         connection.data_received(part)
