@@ -146,6 +146,7 @@ def test_a_change_of_access_restarts_nothing_and_is_one_write_of_status(world: W
 
 def test_models_that_share_names_cost_nothing_at_rest(world: World, watching: Process) -> None:
     """Not a read for a pass over them, and no pass for what does not concern them."""
+    world.until_alone()
     add(world, "first", "gpt-4o", fallbacks=("second",))
     next_second()
     add(world, "second", "gpt-4o", fallbacks=("first",))

@@ -36,6 +36,7 @@ def test_a_pass_over_a_settled_model_reads_nothing_and_its_own_writes_wake_nobod
     world: World, watching: Process
 ) -> None:
     world.apply(world.model("calm", replicas=2))
+    world.until_alone()
     world.until_settled("calm", 2)
     before, since = watching.metric(PASSES), time.time() + 1
     time.sleep(3)

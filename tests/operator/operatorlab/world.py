@@ -173,6 +173,15 @@ class World:
         assert found is not None
         return found
 
+    def until_alone(self) -> None:
+        """Nothing is left of earlier tests: as their namespaces go, so do their models, and each is a pass."""
+
+        def alone() -> bool:
+            found = self.reader.get("/api/v1/namespaces")
+            return found is not None and all(one["status"]["phase"] == "Active" for one in found["items"])
+
+        self.until("earlier tests' namespaces are gone", alone)
+
     def until_settled(self, name: str, replicas: int) -> list[str]:
         """Ready, the controllers have written that down too, and nothing was written since: `versions`."""
 
