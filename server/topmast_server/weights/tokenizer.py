@@ -12,9 +12,10 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from topmast_server.weights.chat_template import template_of_directory, template_of_gguf
 from topmast_server.weights.errors import corrupt, not_found, unsupported
 from topmast_server.weights.gguf import GGUFFile, read_gguf
-from topmast_server.weights.json_files import read_json, stop_ids_of, unreadable
+from topmast_server.weights.json_files import read_json, stop_ids_of
 
 _CONTROL, _USER_DEFINED = 3, 4  # GGUF token types
 # Control tokens that end an answer under whatever name the metadata knows them; many files name only one of several.
@@ -107,10 +108,10 @@ def from_gguf(file: GGUFFile) -> ModelTokenizer:
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t, k in added if k == _USER_DEFINED])
     ends = set(stop_ids(file)) | {vocabulary[t] for t, kind in added if kind == _CONTROL and t in _ENDINGS}
     bos, eos = (_token_id(file, f"tokenizer.ggml.{name}_token_id", len(tokens)) for name in ("bos", "eos"))
-    template, embedding = file.metadata.get("tokenizer.chat_template"), file.tensors.get("token_embd.weight")
+    embedding = file.tensors.get("token_embd.weight")
     return ModelTokenizer(
         tokenizer=tokenizer,
-        chat_template=template if isinstance(template, str) else None,
+        chat_template=template_of_gguf(file.metadata, file.path),
         bos_token=None if bos is None else tokens[bos],
         eos_token=None if eos is None else tokens[eos],
         bos_id=bos,
@@ -170,14 +171,9 @@ def _from_directory(folder: Path) -> ModelTokenizer:
         found = tokenizer.token_to_id(str(token))
         if found is not None and (token == eos_token or found in tokenizer.get_added_tokens_decoder()):
             ends |= {found}
-    jinja = folder / "chat_template.jinja"
-    try:
-        template = jinja.read_text("utf-8") if jinja.exists() else settings.get("chat_template")
-    except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(jinja, error) from error
     return ModelTokenizer(
         tokenizer=tokenizer,
-        chat_template=template if isinstance(template, str) else None,
+        chat_template=template_of_directory(folder, settings),
         bos_token=bos_token,
         eos_token=eos_token,
         bos_id=tokenizer.token_to_id(bos_token) if bos_token else None,
