@@ -13,9 +13,9 @@ import statistics
 import time
 
 from topmast_server.engine.kv import BlockPool
-from topmast_server.engine.pace import Pace
 from topmast_server.engine.scheduler import Scheduler
 from topmast_server.engine.sequence import Sequence
+from topmast_server.engine.step_time import StepTime
 from topmast_server.messages import Sampling
 
 SLOTS, WAITING, STEPS, BLOCK = 32, 256, 600, 32
@@ -39,10 +39,10 @@ def sequence(number: int, answer: int, shared: list[int]) -> Sequence:
 
 def measure(name: str, *, blocks: int, answer: int, shared: int = 0, hopeful: bool = False) -> None:
     """Run one load; as sequences end, others arrive, so that the queue keeps its length."""
-    pace = Pace(0.15, most=1024, full_batch=16)
-    pace.learn(decode_rows=0, prefill_rows=256, position=128, seconds=0.25)
-    pace.learn(decode_rows=SLOTS, prefill_rows=0, position=0, seconds=0.04)
-    scheduler = Scheduler(BlockPool(blocks, BLOCK), pace, max_num_seqs=SLOTS, max_model_len=8192)
+    step_time = StepTime(0.15, most=1024, full_batch=16)
+    step_time.learn(decode_rows=0, prefill_rows=256, position=128, seconds=0.25)
+    step_time.learn(decode_rows=SLOTS, prefill_rows=0, position=0, seconds=0.04)
+    scheduler = Scheduler(BlockPool(blocks, BLOCK), step_time, max_num_seqs=SLOTS, max_model_len=8192)
     head = random.Random(0).choices(range(49152), k=shared)
     arrived = 0
     planned, advanced = [], []

@@ -1,4 +1,4 @@
-"""What the scheduler's tests share: sequences, a pace that is told, and a cache whose contents are token lists.
+"""What the scheduler's tests share: sequences, budgets that are told, and a cache whose contents are token lists.
 
 `Contents` stands for the device's memory. It checks every piece of work against it, so that a block which two write, or
 one found under a wrong digest, fails at once.
@@ -19,7 +19,7 @@ BLOCK = 4
 
 
 class Rows:
-    """A pace of so many rows per step; decodes count, and a prompt gets at least one row."""
+    """So many rows per step; decodes count, and a prompt gets at least one row."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows

@@ -32,6 +32,15 @@ def test_a_burst_before_tokenising_is_counted() -> None:
     assert "4 sequences" in caught.value.message
 
 
+def test_more_answers_than_the_server_ever_holds_are_a_bad_request() -> None:
+    """They got 503 and "try again" for ever."""
+    door = Admission(LIMITS)
+    door.enter(Wanted(4)).leave()
+    with pytest.raises(ApiError, match=r"5 answers .* holds 4 sequences") as caught:
+        door.enter(Wanted(5))
+    assert (caught.value.status, caught.value.param, door.sequences) == (400, "n", 0)
+
+
 def test_waiting_tokens_are_bounded_and_retry_after_grows_with_them() -> None:
     door = Admission(
         replace(LIMITS, max_sequences=100, max_num_seqs=100, max_waiting_tokens=1000, max_context_tokens=2000)

@@ -94,6 +94,13 @@ def test_a_known_field_that_we_cannot_honour_is_refused_by_name(name: str, value
     assert name in message and "leave it out" in message
 
 
+@pytest.mark.parametrize("logprobs", [0, 1, 5, True])
+def test_log_probabilities_of_completions_are_refused_zero_of_them_as_well(logprobs: object) -> None:
+    """0 asks for the chosen token's own, and was taken for false."""
+    body = json.dumps({"model": "m", "prompt": "x", "logprobs": logprobs})
+    assert "logprobs" in refusal(CompletionRequest, body).message
+
+
 @pytest.mark.parametrize(
     ("given", "priority"), [("interactive", 0), ("normal", 1), ("batch", 2), (0, 0), (1, 1), (2, 2), (None, 1)]
 )

@@ -129,4 +129,4 @@ def test_a_warm_up_measures_both_rates_however_slow_its_first_step_is() -> None:
 
     core = content_core(fault=slow_at_first, clock=clock)
     warm_up(core)
-    assert core.pace.decode_tokens_per_s > 0 and core.pace.prefill_tokens_per_s > 0
+    assert core.step_time.decode_tokens_per_s > 0 and core.step_time.prefill_tokens_per_s > 0

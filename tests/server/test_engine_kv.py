@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from server.engine_traffic import BLOCK, Contents, new_scheduler, run, sequence
-from topmast_server.engine.foresight import AnswerLengths
 from topmast_server.engine.kv import BlockPool
+from topmast_server.engine.kv_peak import AnswerLengths
 from topmast_server.engine.sequence import Sequence
 from topmast_server.engine.tables import Tables
 

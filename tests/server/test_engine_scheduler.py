@@ -74,6 +74,50 @@ def test_an_interactive_request_takes_the_place_of_a_batch_request_when_all_are_
     assert batch.preemptions == scheduler.preemptions == 1
 
 
+def test_who_waits_for_a_prefix_keeps_no_seat_from_those_behind() -> None:
+    """A seat stayed free until the prefix was there."""
+    scheduler = new_scheduler(slots=3, rows=24)
+    prompt = list(range(40))
+    first, other = sequence(0, [*prompt, 1], 2), sequence(9, 4, 2, at_s=2.0)
+    contents = admit(scheduler, first)
+    for number in (1, 2, 3):
+        scheduler.add(sequence(number, [*prompt, 1 + number], 2, at_s=1.0))
+    scheduler.add(other)
+    contents.compute(scheduler.plan_step(4.0))
+    assert scheduler.running == [first, other]
+
+
+def test_nobody_is_preempted_in_vain() -> None:
+    """Three lost their places to one that did not fit in there either, and waited until the first had ended."""
+    scheduler = new_scheduler(blocks=100, slots=8)
+    old = sequence(0, 4, 248, priority=0)
+    batch = [sequence(n, 8, 20, at_s=float(n), priority=2) for n in (1, 2, 3)]
+    contents = admit(scheduler, old, *batch)
+    assert len(scheduler.running) == 4
+    scheduler.add(sequence(9, 200, 150, at_s=9.0, priority=0))
+    for _ in range(20):
+        plan = scheduler.plan_step(10.0)
+        assert plan.preempted == []
+        contents.compute(plan)
+    while scheduler.has_work:
+        contents.compute(scheduler.plan_step(10.0))
+    assert scheduler.preemptions == 0
+
+
+def test_no_more_are_preempted_than_have_to_leave() -> None:
+    """Of the cheap ones that do not make room enough, none leaves where the dear one has to leave anyway."""
+    scheduler = new_scheduler(blocks=40, slots=8)
+    small = [sequence(n, 8, 8, at_s=float(n), priority=2) for n in (1, 2, 3)]
+    large = sequence(4, 80, 12, at_s=4.0, priority=2)
+    contents = admit(scheduler, *small, large)
+    assert len(scheduler.running) == 4
+    scheduler.add(sequence(9, 72, 40, at_s=9.0, priority=0))
+    plan = scheduler.plan_step(10.0)
+    assert plan.preempted == [large]
+    contents.compute(plan)
+    assert {*small} <= {*scheduler.running}
+
+
 def test_nobody_is_preempted_for_one_of_its_own_class() -> None:
     scheduler = new_scheduler(slots=1)
     first = sequence(0, 8, 40)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from topmast_server.api.errors import ApiError, bad_request, deadline_exceeded
-from topmast_server.api.forecast import Forecast
+from topmast_server.api.ttft_estimate import TtftEstimate
 
 _BYTES_PER_TOKEN: Final = 4  # a guess until the text is tokenised
 _DEFAULT_BACKLOG_S: Final = 60.0  # queued prompts beyond this many seconds of prefill are better off elsewhere
@@ -72,7 +72,7 @@ class Admission:
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.clock = clock
-        self.forecast = Forecast(limits.max_num_seqs, limits.prefill_tokens_per_s, limits.decode_tokens_per_s)
+        self.ttft_estimate = TtftEstimate(limits.max_num_seqs, limits.prefill_tokens_per_s, limits.decode_tokens_per_s)
         self.sequences = 0  # running and waiting
         self.tickets: set[Ticket] = set()  # of these
         self._waiting_tokens = [0] * _PRIORITIES
@@ -90,7 +90,15 @@ class Admission:
             raise self._full(what, self.wait_s(Wanted(sequences, priority=_PRIORITIES - 1)))
 
     def enter(self, wanted: Wanted) -> Ticket:
-        """Reserve room for a request that is not tokenised yet; 503 when there is none, or its turn comes too late."""
+        """Reserve room for a request that is not tokenised yet; 503 when there is none, or its turn comes too late; 400
+        when there never is.
+        """
+        if wanted.sequences > self.limits.max_sequences:
+            raise bad_request(
+                f"{wanted.sequences} answers are asked for at once, and this server holds {self.limits.max_sequences} "
+                "sequences in all: ask for fewer in one request",
+                "n",
+            )
         self.refuse_when_full(wanted.sequences)
         wait_s = self.wait_s(wanted)
         if wanted.patience_s is not None and wait_s > wanted.patience_s:
@@ -106,7 +114,7 @@ class Admission:
         """Seconds until its turn, behind everybody who runs and those who wait with its priority or a better one."""
         ahead = slice(0, wanted.priority + 1)
         running = self.sequences - sum(self._waiting_sequences)
-        return self.forecast.first_token_s(
+        return self.ttft_estimate.first_token_s(
             running + sum(self._waiting_sequences[ahead]) + wanted.sequences,
             sum(self._waiting_tokens[ahead]),
             (answer for ticket in self.tickets for answer in ticket.answers()),
@@ -120,11 +128,11 @@ class Admission:
             raise self._full(f"{waiting} prompt tokens are waiting, the limit is {limit}", wait_s)
 
     def count(self, priority: int, *, sequences: int = 0, waiting: int = 0, tokens: int = 0) -> None:
-        """Change the counts; the forecast sees every change."""
+        """Change the counts; the estimate sees every change."""
         self.sequences += sequences
         self._waiting_sequences[priority] += waiting
         self._waiting_tokens[priority] += tokens
-        self.forecast.observe(self.waiting_tokens, self.clock())
+        self.ttft_estimate.observe(self.waiting_tokens, self.clock())
 
     def _full(self, what: str, wait_s: float) -> ApiError:
         seconds = _bounded(wait_s)
@@ -165,7 +173,7 @@ class Ticket:
         """The first token is out, so the prompt waits no longer."""
         if self._waiting:
             admission = self._admission
-            admission.forecast.prefilled(admission.sequences, self._tokens, admission.clock())
+            admission.ttft_estimate.prefilled(admission.sequences, self._tokens, admission.clock())
             self._waits_no_longer()
 
     def made(self, tokens: int) -> None:
@@ -174,7 +182,7 @@ class Ticket:
             return
         now_s = self._admission.clock()
         if self._made:
-            self._admission.forecast.went_on(
+            self._admission.ttft_estimate.went_on(
                 self._admission.sequences, (tokens - self._made) / self._sequences, now_s - self._grew_s
             )
         self._made, self._grew_s = tokens, now_s

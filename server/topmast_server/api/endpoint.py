@@ -95,7 +95,7 @@ class GenerationEndpoint:
                     else:
                         await _collect(job, generation, ticket, stream, send)
                     for choice in choices:
-                        admission.forecast.answered(choice.tokens)
+                        admission.ttft_estimate.answered(choice.tokens)
                 finally:
                     for task in tasks:
                         task.cancel()

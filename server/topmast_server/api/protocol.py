@@ -58,6 +58,11 @@ _NO_OPS: Final[dict[str, tuple[Any, ...]]] = {
 }
 
 
+def _is_same(value: Any, no_op: Any) -> bool:
+    """In JSON, where 0 is not false: of completions `"logprobs": 0` asks for something."""
+    return isinstance(value, bool) is isinstance(no_op, bool) and value == no_op
+
+
 class StreamOptions(BaseModel):
     """`include_usage` adds one last chunk with the usage and no choices."""
 
@@ -104,7 +109,7 @@ class Generation(BaseModel):
             return body
         for name, no_ops in _NO_OPS.items():
             value = body.get(name)
-            if value is not None and value not in no_ops:
+            if value is not None and not any(_is_same(value, no_op) for no_op in no_ops):
                 raise ValueError(f"{name} is not supported by this server yet; leave it out")
         # null means "the default", as in OpenAI's API.
         return {name: value for name, value in body.items() if value is not None}

@@ -137,7 +137,7 @@ class Service:
             wait_s = max(1, round(load.eta_s or 1))
             raise self._unavailable(f"the model is not ready yet ({self.phase})", "not_ready", wait_s)
         rates = self.supervisor.stats
-        self._admission.forecast.believe(rates.get("prefill_tokens_per_s", 0), rates.get("decode_tokens_per_s", 0))
+        self._admission.ttft_estimate.believe(rates.get("prefill_tokens_per_s", 0), rates.get("decode_tokens_per_s", 0))
         return self._admission, self._text
 
     def _unavailable(self, what: str, code: str, wait_s: int, *, close: bool = False) -> ApiError:

@@ -11,12 +11,12 @@ from functools import partial
 
 from topmast_server.engine.faults import Computed, Isolation
 from topmast_server.engine.kv import BlockPool
-from topmast_server.engine.pace import Pace
 from topmast_server.engine.plan import Plan, Work
 from topmast_server.engine.runner import run_step
 from topmast_server.engine.scheduler import Scheduler
 from topmast_server.engine.sequence import Sequence
 from topmast_server.engine.stats import Counters, StepParts, snapshot
+from topmast_server.engine.step_time import StepTime
 from topmast_server.messages import Submit, Token
 from topmast_server.models.llama import Llama
 
@@ -34,11 +34,11 @@ class EngineCore:
         self,
         model: Llama,
         scheduler: Scheduler,
-        pace: Pace,
+        step_time: StepTime,
         stop_ids: tuple[int, ...],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.model, self.scheduler, self.pace = model, scheduler, pace
+        self.model, self.scheduler, self.step_time = model, scheduler, step_time
         self.stop_ids = frozenset(stop_ids)
         self.counters = Counters()
         self._clock = clock
@@ -108,7 +108,7 @@ class EngineCore:
 
     def stats(self) -> dict[str, float]:
         """For a Step frame; see stats.py."""
-        return snapshot(self.scheduler, self.pace, self.counters, compiled=self.model.kernels is not None)
+        return snapshot(self.scheduler, self.step_time, self.counters, compiled=self.model.kernels is not None)
 
     def check_when_idle(self) -> list[str]:
         """With nothing to do, see whether everything was given back; else say what was not, and begin new books.
@@ -129,7 +129,7 @@ class EngineCore:
         return found
 
     def forget_the_past(self) -> None:
-        """After the warm-up: nothing cached, nothing counted; the pace stays."""
+        """After the warm-up: nothing cached, nothing counted; the times of steps stay."""
         self.scheduler.reset()
         self.counters = Counters()
 
@@ -184,7 +184,7 @@ class EngineCore:
         decode_rows = len(plan.work) - len(chunks)
         self.counters.prefill_rows, self.counters.decode_rows = rows, decode_rows
         self.counters.prompt_tokens_computed += rows
-        self.pace.learn(decode_rows=decode_rows, prefill_rows=rows, position=position, seconds=seconds)
+        self.step_time.learn(decode_rows=decode_rows, prefill_rows=rows, position=position, seconds=seconds)
 
 
 def make_core(
@@ -199,12 +199,12 @@ def make_core(
     clock: Callable[[], float] = time.monotonic,
 ) -> EngineCore:
     """An engine around a loaded model."""
-    pace = Pace(itl_goal_s, most=_MOST_ROWS + max_num_seqs, full_batch=min(_FULL_BATCH, max_num_seqs, blocks))
+    step_time = StepTime(itl_goal_s, most=_MOST_ROWS + max_num_seqs, full_batch=min(_FULL_BATCH, max_num_seqs, blocks))
     scheduler = Scheduler(
         BlockPool(blocks, model.block_size),
-        pace,
+        step_time,
         max_num_seqs=max_num_seqs,
         max_model_len=max_model_len,
         prefix_cache=prefix_cache,
     )
-    return EngineCore(model, scheduler, pace, stop_ids, clock)
+    return EngineCore(model, scheduler, step_time, stop_ids, clock)

@@ -101,6 +101,11 @@ class BlockPool:
         """How many of these have no owner."""
         return sum(self._owners[block] == 0 for block in blocks)
 
+    def freed_by(self, tables: Iterable[Sequence[int]]) -> set[int]:
+        """The blocks that nobody would own any more if the owners of these tables left all at once."""
+        leaving = Counter(block for table in tables for block in table)
+        return {block for block, owners in leaving.items() if owners == self._owners[block]}
+
     def shared_head(self, blocks: Sequence[int]) -> int:
         """How many leading blocks of a sequence have other owners, too: who shares, shares from the beginning."""
         return bisect_left(blocks, True, key=lambda block: self._owners[block] < 2)

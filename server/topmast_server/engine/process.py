@@ -150,8 +150,8 @@ def _start(
             "total_s": ready_s - started_s,
         },
         "capacity": {
-            "prefill_tokens_per_s": core.pace.prefill_tokens_per_s,
-            "decode_tokens_per_s": core.pace.decode_tokens_per_s,
+            "prefill_tokens_per_s": core.step_time.prefill_tokens_per_s,
+            "decode_tokens_per_s": core.step_time.decode_tokens_per_s,
             "kv_tokens": size.blocks * config.block_size,
             "max_num_seqs": config.max_num_seqs,
             "max_model_len": size.max_model_len,

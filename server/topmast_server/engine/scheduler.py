@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections.abc import Collection
 from typing import Protocol
 
 from topmast_server.engine.budget import Budget
-from topmast_server.engine.foresight import AnswerLengths, future_peak
 from topmast_server.engine.kv import BlockPool
+from topmast_server.engine.kv_peak import AnswerLengths, future_peak
 from topmast_server.engine.plan import Plan
 from topmast_server.engine.sequence import Sequence
 from topmast_server.engine.tables import Tables
 
 _RESERVE = 100  # one block in so many stays out of the plans for the future, which are estimates
+_MOST_PASSED = 64  # who wait for a prefix that another one computes, and let those behind them pass
 _ENOUGH_FREE = 8  # after a preemption, one block in so many must be free before anybody is admitted again
 
 
-class Pacing(Protocol):
+class StepBudgets(Protocol):
     """Who says how much one step may hold."""
 
     def budget(self, decode_rows: int) -> Budget:
@@ -33,9 +35,15 @@ class Scheduler:
     """
 
     def __init__(
-        self, pool: BlockPool, pace: Pacing, *, max_num_seqs: int, max_model_len: int, prefix_cache: bool = True
+        self,
+        pool: BlockPool,
+        step_time: StepBudgets,
+        *,
+        max_num_seqs: int,
+        max_model_len: int,
+        prefix_cache: bool = True,
     ) -> None:
-        self.pool, self.pace, self.max_num_seqs, self.max_model_len = pool, pace, max_num_seqs, max_model_len
+        self.pool, self.step_time, self.max_num_seqs, self.max_model_len = pool, step_time, max_num_seqs, max_model_len
         self.tables = Tables(pool, reuse=prefix_cache)
         self.lengths = AnswerLengths()
         self.waiting: list[Sequence] = []
@@ -91,7 +99,7 @@ class Scheduler:
         """Decodes first, then prefills in progress, then admissions, within one budget of rows and time."""
         expired = self._expire(now_s)
         decodes = [sequence for sequence in self.running if sequence.remaining == 1]
-        plan = Plan(self.pace.budget(len(decodes)), expired=expired)
+        plan = Plan(self.step_time.budget(len(decodes)), expired=expired)
         self._add_decodes(decodes, plan)  # may preempt: a decode never waits for a prefill
         prefilling = [sequence for sequence in self.running if sequence.remaining > 1]
         if prefilling and not plan.preempted:
@@ -123,7 +131,7 @@ class Scheduler:
                 return
 
     def _admit_waiting(self, now_s: float, plan: Plan, ahead_of: Sequence | None = None) -> None:
-        for sequence in self.waiting[: self.max_num_seqs - len(self.running) + 1]:
+        for sequence in self.waiting[: self.max_num_seqs - len(self.running) + _MOST_PASSED]:
             if ahead_of is not None and sequence.rank > ahead_of.rank:
                 return
             cached = self.tables.cached(sequence)
@@ -141,29 +149,48 @@ class Scheduler:
 
     def _find_room(self, sequence: Sequence, cached: list[int], plan: Plan) -> bool:
         """Whether it may run now, if need be in the place of lower classes that rank behind it."""
-        while not self._fits(sequence, cached):
-            lower = [one for one in self.running if one.priority > sequence.priority and one.rank > sequence.rank]
-            victim = self._cheapest(lower)
-            if victim is None:
-                return False
-            self._preempt(victim, plan)
-            self._full_for = None
-        return True
-
-    def _fits(self, sequence: Sequence, cached: list[int]) -> bool:
-        if not self.running:
-            return True
-        if len(self.running) >= self.max_num_seqs or self._full_for is sequence:
+        if self._full_for is sequence:
             return False
-        if self._holding and self.pool.free * _ENOUGH_FREE < self.pool.total:
+        if self._fits(sequence, cached):
+            return True
+        victims = self._victims(sequence, cached)
+        for victim in victims:
+            self._preempt(victim, plan)
+        if not victims and len(self.running) < self.max_num_seqs and not self._holding:
+            self._full_for = sequence
+        return bool(victims)
+
+    def _victims(self, sequence: Sequence, cached: list[int]) -> list[Sequence]:
+        """Who has to leave for it: the cheapest of the lower classes behind it, and nobody in vain."""
+        lower = [one for one in self.running if one.priority > sequence.priority and one.rank > sequence.rank]
+        if not lower or not self._fits(sequence, cached, lower):
+            return []
+        victims: list[Sequence] = []
+        for one in sorted(lower, key=self._cost):
+            victims.append(one)
+            if self._fits(sequence, cached, victims):
+                break
+        for one in victims[-2::-1]:  # cheaper than the last one, and perhaps not needed beside it: the dearest first
+            others = [other for other in victims if other is not one]
+            if self._fits(sequence, cached, others):
+                victims = others
+        return victims
+
+    def _fits(self, sequence: Sequence, cached: list[int], gone: Collection[Sequence] = ()) -> bool:
+        """Whether it can run beside those who run, without those who would be `gone`."""
+        running = [one for one in self.running if one not in gone] if gone else self.running
+        if not running:
+            return True
+        if len(running) >= self.max_num_seqs:
+            return False
+        freed = self.pool.freed_by(one.blocks for one in gone)
+        if self._holding and (self.pool.free + len(freed)) * _ENOUGH_FREE < self.pool.total:
             return False
         room = self.pool.total - self.pool.total // _RESERVE
-        if self._reserved + self._most_blocks(sequence) <= room:
+        reserved = self._reserved - sum(self._most_blocks(one) for one in gone)
+        if reserved + self._most_blocks(sequence) <= room:
             return True  # whatever happens; most of the time there is no need to look further
-        if future_peak(self.pool, self.lengths, self.running, sequence, cached) > room:
-            self._full_for = sequence
-            return False
-        return True
+        return future_peak(self.pool, self.lengths, running, sequence, cached, freed) <= room
 
     def _admit(self, sequence: Sequence, cached: list[int], now_s: float) -> None:
         self.tables.attach(sequence, cached)
@@ -188,13 +215,15 @@ class Scheduler:
         return True
 
     def _cheapest(self, candidates: list[Sequence]) -> Sequence | None:
-        """The one with the fewest tokens to compute again; what others hold, too, is there when it comes back."""
-        size = self.pool.block_size
-        return min(
-            candidates,
-            key=lambda one: (one.computed - size * self.pool.shared_head(one.blocks), -one.rank[0], -one.rank[1]),
-            default=None,
-        )
+        """The one that costs least to preempt."""
+        return min(candidates, key=self._cost, default=None)
+
+    def _cost(self, one: Sequence) -> tuple[float, float, float]:
+        """Orders by tokens to compute again, the last in rank first; what others hold, too, is there when it comes
+        back.
+        """
+        again = one.computed - self.pool.block_size * self.pool.shared_head(one.blocks)
+        return again, -one.rank[0], -one.rank[1]
 
     def _preempt(self, victim: Sequence, plan: Plan) -> None:
         self.preemptions += 1

@@ -26,8 +26,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from topmast_server.engine.pace import Pace
 from topmast_server.engine.scheduler import Scheduler
+from topmast_server.engine.step_time import StepTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Counters:
         self.all += parts
 
 
-def snapshot(scheduler: Scheduler, pace: Pace, counters: Counters, *, compiled: bool) -> dict[str, float]:
+def snapshot(scheduler: Scheduler, step_time: StepTime, counters: Counters, *, compiled: bool) -> dict[str, float]:
     """The flat dictionary of a Step frame."""
     pool, last, whole = scheduler.pool, counters.last, counters.all
     return {
@@ -103,8 +103,8 @@ def snapshot(scheduler: Scheduler, pace: Pace, counters: Counters, *, compiled: 
         "failed_total": counters.failed,
         "deadline_total": counters.deadline,
         "integrity_failures_total": counters.integrity_failures,
-        "prefill_tokens_per_s": pace.prefill_tokens_per_s,
-        "decode_tokens_per_s": pace.decode_tokens_per_s,
+        "prefill_tokens_per_s": step_time.prefill_tokens_per_s,
+        "decode_tokens_per_s": step_time.decode_tokens_per_s,
         "step_s": last.total,
         "step_schedule_s": last.schedule,
         "step_forward_s": last.forward,

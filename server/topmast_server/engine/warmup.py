@@ -18,7 +18,7 @@ def warm_up(core: EngineCore) -> None:
     prompt = [token % vocabulary for token in range(7, 7 + max(1, min(_PROMPT_TOKENS, room)))]
     drawn = Sampling(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01, seed=1)
     # The batch first: while nothing is known it is one step's work, however slow that step is.
-    _generate(core, [(prompt[:4], drawn)] * core.pace.least_batch)
+    _generate(core, [(prompt[:4], drawn)] * core.step_time.least_batch)
     _generate(core, [(prompt, Sampling(temperature=0.0))])
     core.forget_the_past()
 

@@ -40,7 +40,7 @@ class Curve:
         return known or 0.0
 
 
-class Pace:
+class StepTime:
     """Times of steps by their rows, and the rates that follow.
 
     The decode rate is what a replica *can* do, for those who scale it: only steps with at least half of `full_batch`

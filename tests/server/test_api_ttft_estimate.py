@@ -10,7 +10,7 @@ import pytest
 
 from topmast_server.api.admission import Admission, Limits, Ticket, Wanted
 from topmast_server.api.errors import ApiError
-from topmast_server.api.forecast import Forecast
+from topmast_server.api.ttft_estimate import TtftEstimate
 
 STEP_S = 0.02
 
@@ -19,61 +19,61 @@ FRESH = [(0, 50)] * 42  # answers that begin, of at most 50 tokens
 
 
 def test_nobody_waits_at_an_empty_server() -> None:
-    assert Forecast(32, 1000, 300).first_token_s(1, 0, []) == 0
-    assert Forecast(32, 1000, 300).first_token_s(32, 0, FRESH[:31]) == 0
+    assert TtftEstimate(32, 1000, 300).first_token_s(1, 0, []) == 0
+    assert TtftEstimate(32, 1000, 300).first_token_s(32, 0, FRESH[:31]) == 0
 
 
 def test_until_a_loaded_server_was_seen_half_of_the_idle_rate_counts() -> None:
-    forecast = Forecast(32, 1000, 300)
-    assert forecast.first_token_s(2, 1000, FRESH[:2]) == pytest.approx(1.0)
-    assert forecast.first_token_s(20, 1000, FRESH[:20]) == pytest.approx(2.0)
-    assert forecast.first_token_s(42, 0, FRESH) == pytest.approx(50 * 32 / (0.5 * 300))
+    estimate = TtftEstimate(32, 1000, 300)
+    assert estimate.first_token_s(2, 1000, FRESH[:2]) == pytest.approx(1.0)
+    assert estimate.first_token_s(20, 1000, FRESH[:20]) == pytest.approx(2.0)
+    assert estimate.first_token_s(42, 0, FRESH) == pytest.approx(50 * 32 / (0.5 * 300))
 
 
 def test_a_guess_from_a_slow_warm_up_is_corrected_by_what_the_engine_measures_later() -> None:
-    forecast = Forecast(32, 10, 10)
-    forecast.believe(1000, 0)
-    assert forecast.first_token_s(2, 1000, FRESH[:2]) == pytest.approx(1.0)
-    forecast.believe(0, 300)
-    assert forecast.first_token_s(42, 0, FRESH) == pytest.approx(50 * 32 / (0.5 * 300))
-    assert forecast.first_token_s(2, 1000, FRESH[:2]) == pytest.approx(1.0)
+    estimate = TtftEstimate(32, 10, 10)
+    estimate.believe(1000, 0)
+    assert estimate.first_token_s(2, 1000, FRESH[:2]) == pytest.approx(1.0)
+    estimate.believe(0, 300)
+    assert estimate.first_token_s(42, 0, FRESH) == pytest.approx(50 * 32 / (0.5 * 300))
+    assert estimate.first_token_s(2, 1000, FRESH[:2]) == pytest.approx(1.0)
 
 
 def test_whoever_finds_no_place_waits_for_the_shortest_rest_of_an_answer() -> None:
-    forecast = Forecast(4, 1000, 300)
+    estimate = TtftEstimate(4, 1000, 300)
     for _ in range(1000):
-        forecast.went_on(4, 2, 0.2)
+        estimate.went_on(4, 2, 0.2)
     answers: list[tuple[float, int | None]] = [(60, 64), (10, 64), (63, None), (90, 64)]
-    forecast.answered(100)
+    estimate.answered(100)
     for number, tokens in enumerate((1, 4, 37, 54, 1 + 54, 4 + 54)):
         answers += [(0, 54)] if number else []  # who came before and waits, too
-        assert forecast.first_token_s(5 + number, 0, answers) == pytest.approx(tokens * 0.1, rel=0.01), number
+        assert estimate.first_token_s(5 + number, 0, answers) == pytest.approx(tokens * 0.1, rel=0.01), number
 
 
 def test_a_queue_that_drains_slower_than_hoped_is_believed() -> None:
-    forecast = Forecast(32, 1000, 300)
+    estimate = TtftEstimate(32, 1000, 300)
     for second in range(20):
-        forecast.observe(5000, float(second + 1))
-        forecast.prefilled(32, 200, float(second + 2))
-    assert forecast.first_token_s(32, 2000, []) == pytest.approx(10, rel=0.15)
-    assert forecast.first_token_s(2, 2000, []) == pytest.approx(2, rel=0.15)  # few sequences: not seen yet
+        estimate.observe(5000, float(second + 1))
+        estimate.prefilled(32, 200, float(second + 2))
+    assert estimate.first_token_s(32, 2000, []) == pytest.approx(10, rel=0.15)
+    assert estimate.first_token_s(2, 2000, []) == pytest.approx(2, rel=0.15)  # few sequences: not seen yet
 
 
 def test_a_long_prompt_under_way_is_no_stall() -> None:
-    forecast = Forecast(32, 1000, 300)
-    forecast.observe(8000, 1.0)
-    before_s = forecast.first_token_s(2, 8000, [])
-    forecast.observe(8010, 6.0)
-    assert forecast.first_token_s(2, 8000, []) == before_s
+    estimate = TtftEstimate(32, 1000, 300)
+    estimate.observe(8000, 1.0)
+    before_s = estimate.first_token_s(2, 8000, [])
+    estimate.observe(8010, 6.0)
+    assert estimate.first_token_s(2, 8000, []) == before_s
 
 
 def test_time_without_a_queue_does_not_count() -> None:
-    forecast = Forecast(32, 1000, 300)
+    estimate = TtftEstimate(32, 1000, 300)
     for hour in range(1, 10):
-        forecast.observe(100, 3600.0 * hour)
-        forecast.prefilled(1, 100, 3600.0 * hour + 0.1)
-        forecast.observe(0, 3600.0 * hour + 0.1)
-    assert forecast.first_token_s(2, 1000, []) == pytest.approx(1.0, rel=0.05)
+        estimate.observe(100, 3600.0 * hour)
+        estimate.prefilled(1, 100, 3600.0 * hour + 0.1)
+        estimate.observe(0, 3600.0 * hour + 0.1)
+    assert estimate.first_token_s(2, 1000, []) == pytest.approx(1.0, rel=0.05)
 
 
 @dataclass
@@ -118,7 +118,7 @@ class Machine:
                 sequence[1][0] -= each
                 sequence[0].made(int(65 - sequence[1][0]))
                 if sequence[1][0] <= 0:
-                    door.forecast.answered(64)
+                    door.ttft_estimate.answered(64)
                     sequence[0].leave()
                     running.remove(sequence)
         return took

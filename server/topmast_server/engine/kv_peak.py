@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import deque
+from collections.abc import Set
 
 from topmast_server.engine.kv import BlockPool
 from topmast_server.engine.sequence import Sequence
@@ -43,9 +44,15 @@ class AnswerLengths:
 
 
 def future_peak(
-    pool: BlockPool, lengths: AnswerLengths, running: list[Sequence], new: Sequence, hits: list[int]
+    pool: BlockPool,
+    lengths: AnswerLengths,
+    running: list[Sequence],
+    new: Sequence,
+    hits: list[int],
+    freed: Set[int] = frozenset(),
 ) -> int:
-    """Blocks in use at the worst moment from now on if `new` joins, `hits` being the blocks it finds in the cache.
+    """Blocks in use at the worst moment from now on if `new` joins, `hits` being the blocks it finds in the cache, and
+    the owners of the blocks in `freed`, who are not `running`, have left.
 
     Blocks that several share count once, and leave with nobody; every sequence may have begun one block more than its
     tokens fill: the estimate errs on the safe side.
@@ -57,11 +64,11 @@ def future_peak(
         made, its_held = one.made, len(one.blocks)
         left = lengths.expected(made, one.max_tokens) - made
         futures.append((left, len(one.tokens), its_held, its_held - pool.shared_head(one.blocks)))
-    fresh_hits = pool.count_free(hits)
+    fresh_hits = pool.count_free(hits) + len(freed & set(hits))
     new_left = lengths.expected(new.made, new.max_tokens) - new.made
     futures.append((new_left, len(new.tokens), len(hits), fresh_hits))
     futures.sort()
-    in_use = pool.used + fresh_hits
+    in_use = pool.used - len(freed) + fresh_hits
     alive, tokens, held = len(futures), sum(f[1] for f in futures), sum(f[2] for f in futures)
     peak = in_use
     for left, its_tokens, its_held, private in futures:

@@ -18,7 +18,7 @@ _PRIOR_S: Final = 0.5  # busy seconds of observation that weigh as much as the g
 _LOADED_SHARE: Final = 0.5  # of the idle rate, until a loaded server was seen
 _LONG_ANSWER_TOKENS: Final = 256  # guess for answers whose limit says nothing, until some have ended
 _SMOOTHING: Final = 0.05  # weight of the newest answer's length
-_PACE_SMOOTHING: Final = 1 / 128  # of a token's time: a few steps of a full batch
+_TOKEN_TIME_SMOOTHING: Final = 1 / 128  # of a token's time: a few steps of a full batch
 
 
 class Rate:
@@ -39,7 +39,7 @@ class Rate:
         return (self._units + guess * _PRIOR_S) / (self._seconds + _PRIOR_S)
 
 
-class Forecast:
+class TtftEstimate:
     """Prompt tokens drain at one rate while few sequences are there and at another while many are; beyond
     `max_num_seqs` sequences, every further one waits for the end of another, of which the shortest come first.
     """
@@ -75,7 +75,7 @@ class Forecast:
             return
         beside, each_s = self._queue_since_s is not None, seconds / tokens
         known = self._token_s.setdefault(beside, each_s)
-        self._token_s[beside] = known + _PACE_SMOOTHING * (each_s - known)
+        self._token_s[beside] = known + _TOKEN_TIME_SMOOTHING * (each_s - known)
 
     def answered(self, tokens: int) -> None:
         """An answer of so many tokens came to its end."""
@@ -96,14 +96,14 @@ class Forecast:
         places, queue = left[: self._max_num_seqs], iter(left[self._max_num_seqs :])
         for _ in range(too_many - 1):  # those ahead take the first places, and give them back later
             heapq.heapreplace(places, places[0] + next(queue, left[-1]))
-        return max(wait_s, places[0] * self._pace_s(beside_prompts=waiting_tokens > 0))
+        return max(wait_s, places[0] * self._token_time_s(beside_prompts=waiting_tokens > 0))
 
     def _expected(self, limit: int | None) -> float:
         """The length of an answer: as others were; its limit is the only hint while none has ended."""
         usual = _LONG_ANSWER_TOKENS if self._answer_tokens is None else self._answer_tokens
         return usual if limit is None else min(usual, limit)
 
-    def _pace_s(self, *, beside_prompts: bool) -> float:
+    def _token_time_s(self, *, beside_prompts: bool) -> float:
         """A token's time in a full batch. Where prompts wait now, others will follow them: the rush goes on."""
         guess_s = self._max_num_seqs / max(1.0, _LOADED_SHARE * self._decode_tokens_per_s)
         return self._token_s.get(beside_prompts, self._token_s.get(not beside_prompts, guess_s))
