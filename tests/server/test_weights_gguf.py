@@ -37,10 +37,11 @@ def write_model(path: Path, kind: gguf.GGMLQuantizationType = Q.Q4_1, **changes:
     letters = [chr(ord("a") + index) for index in range(26)]
     words = ["<|end|>", *letters, "ab", "abc", *(f"<{index}>" for index in range(TOKENS - 29))]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    if pre := str(changes.get("pre", "smollm")):
+        writer.add_tokenizer_pre(pre)
     writer.add_token_list(words)
     writer.add_token_types([gguf.TokenType.CONTROL, *([gguf.TokenType.NORMAL] * (len(words) - 1))])
-    writer.add_token_merges(["a b", "ab c"])
+    writer.add_token_merges(changes.get("merges", ["a b", "ab c"]))  # type: ignore[arg-type]
     writer.add_eos_token_id(0)
     writer.add_chat_template("{{ messages[0].content }}")
     if "parts" in changes:
@@ -123,6 +124,37 @@ def test_its_tokenizer_merges_and_keeps_markers_whole(tmp_path: Path) -> None:
     assert tokenizer.encode("abcab<|end|>") == [28, 27, 0]
     assert tokenizer.stop_token_ids == (0,)
     assert tokenizer.chat_template == "{{ messages[0].content }}"
+
+
+def test_a_file_that_does_not_say_how_its_text_is_split_is_split_as_llama_cpp_does_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was split as GPT-2's, without a word."""
+    write_model(tmp_path / "model.gguf", pre="")
+    load_tokenizer(tmp_path / "model.gguf")
+    assert "tokenizer.ggml.pre" in caplog.text and "convert the model anew" in caplog.text
+
+
+def test_whole_words_skip_the_merges_where_the_rule_says_so(tmp_path: Path) -> None:
+    """No merge makes "abc", which is a token: alone it is one all the same."""
+    for pre, expected in (("llama-bpe", [28]), ("qwen2", [27, 3])):
+        write_model(tmp_path / "model.gguf", pre=pre, merges=["a b"])
+        assert load_tokenizer(tmp_path / "model.gguf").encode("abc", add_special=False) == expected
+
+
+def test_composed_text_is_what_qwen_was_trained_on(tmp_path: Path) -> None:
+    for pre, same in (("qwen2", True), ("llama-bpe", False)):
+        write_model(tmp_path / "model.gguf", pre=pre)
+        tokenizer = load_tokenizer(tmp_path / "model.gguf").tokenizer
+        normalized = "e\u0301" if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str("e\u0301")
+        assert (normalized == "\u00e9") is same
+
+
+def test_a_rule_that_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
+    write_model(tmp_path / "model.gguf", pre="kimi-k2")
+    with pytest.raises(ModelError, match=r"'kimi-k2', which is not known here. Use the model's safetensors") as caught:
+        load_tokenizer(tmp_path / "model.gguf")
+    assert caught.value.code == "ModelUnsupported"
 
 
 def test_a_missing_file_is_named() -> None:

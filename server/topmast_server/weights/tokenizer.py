@@ -5,27 +5,27 @@ From GGUF metadata (byte-level BPE) or from tokenizer.json. What it encodes must
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from topmast_server.weights.chat_template import template_of_directory, template_of_gguf
 from topmast_server.weights.errors import corrupt, not_found, unsupported
 from topmast_server.weights.gguf import GGUFFile, read_gguf
 from topmast_server.weights.json_files import read_json, stop_ids_of
+from topmast_server.weights.pre_tokenizers import PreTokenizer, pre_tokenizer
+
+log = logging.getLogger(__name__)
 
 _CONTROL, _USER_DEFINED = 3, 4  # GGUF token types
 # Control tokens that end an answer under whatever name the metadata knows them; many files name only one of several.
 _ENDINGS = {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|eom_id|>", "<end_of_turn>", "</s>"}
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _TRIAL = "Hello, 1 World of 世界"  # letters of both cases, a digit, and bytes that are no letters of their own
-_LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +92,14 @@ def from_gguf(file: GGUFFile) -> ModelTokenizer:
     tokens: list[str] = _strings(file, "tokenizer.ggml.tokens")
     merges = [tuple(merge.split(" ", 1)) for merge in _strings(file, "tokenizer.ggml.merges")]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    pre = file.metadata.get("tokenizer.ggml.pre", "default")
-    splitter, ignore_merges = _pre_tokenizer(file, str(pre))
+    pre = _pre_tokenizer(file)
     try:
-        tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=ignore_merges))  # type: ignore[arg-type]
+        tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre.ignore_merges))  # type: ignore[arg-type]
     except Exception as error:  # the library raises plain Exception for a merge that is not in the vocabulary
         raise corrupt(f"{file.path} has a broken token list: {error}; fetch the model file again.") from error
-    tokenizer.pre_tokenizer = splitter
+    tokenizer.pre_tokenizer = pre.split
+    if pre.normalizer is not None:
+        tokenizer.normalizer = pre.normalizer
     tokenizer.decoder = decoders.ByteLevel()
     types = file.metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     if not isinstance(types, list) or len(types) != len(tokens):
@@ -116,28 +117,28 @@ def from_gguf(file: GGUFFile) -> ModelTokenizer:
         eos_token=None if eos is None else tokens[eos],
         bos_id=bos,
         stop_token_ids=tuple(sorted(end for end in ends if 0 <= end < len(tokens))),
-        add_bos=bool(file.metadata.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe")),
+        add_bos=bool(file.metadata.get("tokenizer.ggml.add_bos_token", pre.add_bos)),
         vocab_size=len(tokens),
         rows=embedding.shape[0] if embedding is not None else None,
     )
 
 
-def _pre_tokenizer(file: GGUFFile, pre: str) -> tuple[Any, bool]:
-    """How text is split before merging, and whether whole words in the vocabulary skip the merges."""
-    if pre in ("default", "gpt-2"):
-        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True), False
-    if pre == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence(
-            [digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
-        ), False
-    if pre == "llama-bpe":
-        split = pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), behavior="isolated")
-        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]), True
-    raise unsupported(
-        f"{file.path} splits text by the rule {pre!r}; known rules are default, gpt-2, smollm and llama-bpe. "
-        "Use the model's safetensors directory with its tokenizer.json."
-    )
+def _pre_tokenizer(file: GGUFFile) -> PreTokenizer:
+    """How text is split before merging."""
+    name = file.metadata.get("tokenizer.ggml.pre")
+    if name is None:
+        log.warning(
+            "%s does not say how its text is split (tokenizer.ggml.pre), so it is split as llama.cpp does then, which "
+            "is not how most models were trained: convert the model anew",
+            file.path,
+        )
+        name = "default"
+    if (found := pre_tokenizer(str(name))) is None:
+        raise unsupported(
+            f"{file.path} splits text by the rule {name!r}, which is not known here. Use the model's safetensors "
+            "directory with its tokenizer.json."
+        )
+    return found
 
 
 def _strings(file: GGUFFile, key: str) -> list[str]:
