@@ -8,7 +8,6 @@ sarvam-moe, whitespace).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -145,9 +144,9 @@ def pre_tokenizer(name: str) -> PreTokenizer | None:
     return PreTokenizer(split, normalizer, name in _IGNORE_MERGES, name in _ADD_BOS)
 
 
-def names() -> Iterator[str]:
+def names() -> list[str]:
     """Of all rules."""
-    return iter(sorted(_RULE_OF))
+    return sorted(_RULE_OF)
 
 
 def patterns_of(name: str) -> tuple[str, ...]:

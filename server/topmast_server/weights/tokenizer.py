@@ -1,25 +1,22 @@
 """The tokenizer, its special tokens and the chat template of a model file, without torch.
 
-From GGUF metadata (byte-level BPE) or from tokenizer.json. What it encodes must equal transformers token for token.
+From GGUF metadata or from tokenizer.json. What it encodes must equal transformers token for token.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer
 
 from topmast_server.weights.chat_template import template_of_directory, template_of_gguf
 from topmast_server.weights.errors import corrupt, not_found, unsupported
 from topmast_server.weights.gguf import GGUFFile, read_gguf
+from topmast_server.weights.gguf_bpe import byte_level, sentencepiece, strings
 from topmast_server.weights.json_files import read_json, stop_ids_of
-from topmast_server.weights.pre_tokenizers import PreTokenizer, pre_tokenizer
-
-log = logging.getLogger(__name__)
 
 _CONTROL, _USER_DEFINED = 3, 4  # GGUF token types
 # Control tokens that end an answer under whatever name the metadata knows them; many files name only one of several.
@@ -84,26 +81,17 @@ def stop_ids(file: GGUFFile) -> tuple[int, ...]:
 def from_gguf(file: GGUFFile) -> ModelTokenizer:
     """Build the tokenizer that the metadata describes."""
     model = file.metadata.get("tokenizer.ggml.model")
-    if model != "gpt2":
+    if model not in ("gpt2", "llama"):
         raise unsupported(
-            f"{file.path} has a {model!r} tokenizer; byte-level BPE ('gpt2') is read from GGUF. "
-            "Use the model's safetensors directory with its tokenizer.json."
+            f"{file.path} has a {model!r} tokenizer; byte-level BPE ('gpt2') and SentencePiece's ('llama') are read "
+            "from GGUF. Use the model's safetensors directory with its tokenizer.json."
         )
-    tokens: list[str] = _strings(file, "tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ", 1)) for merge in _strings(file, "tokenizer.ggml.merges")]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    pre = _pre_tokenizer(file)
-    try:
-        tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre.ignore_merges))  # type: ignore[arg-type]
-    except Exception as error:  # the library raises plain Exception for a merge that is not in the vocabulary
-        raise corrupt(f"{file.path} has a broken token list: {error}; fetch the model file again.") from error
-    tokenizer.pre_tokenizer = pre.split
-    if pre.normalizer is not None:
-        tokenizer.normalizer = pre.normalizer
-    tokenizer.decoder = decoders.ByteLevel()
+    tokens: list[str] = strings(file, "tokenizer.ggml.tokens")
     types = file.metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     if not isinstance(types, list) or len(types) != len(tokens):
         raise corrupt(f"{file.path} names {len(tokens)} tokens, but not as many types; fetch the model file again.")
+    found = byte_level(file, tokens) if model == "gpt2" else sentencepiece(file, tokens, types)
+    tokenizer, vocabulary = found.tokenizer, {token: index for index, token in enumerate(tokens)}
     added = [(token, kind) for token, kind in zip(tokens, types, strict=True) if kind in (_CONTROL, _USER_DEFINED)]
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t, k in added if k == _CONTROL])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t, k in added if k == _USER_DEFINED])
@@ -117,35 +105,10 @@ def from_gguf(file: GGUFFile) -> ModelTokenizer:
         eos_token=None if eos is None else tokens[eos],
         bos_id=bos,
         stop_token_ids=tuple(sorted(end for end in ends if 0 <= end < len(tokens))),
-        add_bos=bool(file.metadata.get("tokenizer.ggml.add_bos_token", pre.add_bos)),
+        add_bos=bool(file.metadata.get("tokenizer.ggml.add_bos_token", found.add_bos)),
         vocab_size=len(tokens),
         rows=embedding.shape[0] if embedding is not None else None,
     )
-
-
-def _pre_tokenizer(file: GGUFFile) -> PreTokenizer:
-    """How text is split before merging."""
-    name = file.metadata.get("tokenizer.ggml.pre")
-    if name is None:
-        log.warning(
-            "%s does not say how its text is split (tokenizer.ggml.pre), so it is split as llama.cpp does then, which "
-            "is not how most models were trained: convert the model anew",
-            file.path,
-        )
-        name = "default"
-    if (found := pre_tokenizer(str(name))) is None:
-        raise unsupported(
-            f"{file.path} splits text by the rule {name!r}, which is not known here. Use the model's safetensors "
-            "directory with its tokenizer.json."
-        )
-    return found
-
-
-def _strings(file: GGUFFile, key: str) -> list[str]:
-    value = file.metadata.get(key)
-    if not isinstance(value, list) or not value or not isinstance(value[0], str):
-        raise corrupt(f"{file.path} has no {key}; fetch the model file again.")
-    return value
 
 
 def _token_id(file: GGUFFile, key: str, count: int) -> int | None:
