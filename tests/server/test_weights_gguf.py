@@ -11,10 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from topmast_kernels.cpu.formats import Format
 from topmast_server.weights.errors import ModelError
 from topmast_server.weights.files import Place
 from topmast_server.weights.gguf import read_gguf
 from topmast_server.weights.load import load_weights, outline_weights
+from topmast_server.weights.matrix import Matrix
+from topmast_server.weights.same_weights import AS_Q8_0, as_q8_0
 from topmast_server.weights.tokenizer import from_gguf, load_tokenizer
 
 HIDDEN, MLP, HEADS, KV_HEADS, TOKENS, LAYERS = 64, 96, 4, 2, 48, 1
@@ -94,7 +97,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.parametrize("remote", [False, True])
-@pytest.mark.parametrize("kind", [Q.F32, Q.F16, Q.BF16, Q.Q4_0, Q.Q4_1, Q.Q8_0])
+@pytest.mark.parametrize("kind", [Q.F32, Q.F16, Q.BF16, Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q8_0])
 def test_every_type_is_read_bit_for_bit_as_gguf_reads_it(
     tmp_path: Path, kind: gguf.GGMLQuantizationType, remote: bool
 ) -> None:
@@ -116,6 +119,18 @@ def test_every_type_is_read_bit_for_bit_as_gguf_reads_it(
     assert weights.stop_ids == (0,)
     size = (tmp_path / "model.gguf").stat().st_size
     assert seen[0] == (0, size) and seen[-1] == (size, size)
+
+
+@pytest.mark.parametrize("kind", [Q.Q5_0, Q.IQ4_NL])
+def test_what_is_read_as_q8_0_has_the_same_weights(kind: gguf.GGMLQuantizationType) -> None:
+    rng = np.random.default_rng(0)
+    _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    raw = rng.integers(0, 256, (7, 5 * block_bytes), np.uint8)
+    scales = rng.standard_normal((7, 5)).astype(np.float16)
+    raw.reshape(7, 5, block_bytes)[:, :, :2] = scales.view(np.uint8).reshape(7, 5, 2)
+    found = Matrix(Format.Q8_0, as_q8_0(raw, kind.name), 7, 160).dense()
+    assert np.array_equal(found, gguf.dequantize(raw, kind))
+    assert kind.name in AS_Q8_0 and len(AS_Q8_0) == 2
 
 
 def test_its_tokenizer_merges_and_keeps_markers_whole(tmp_path: Path) -> None:

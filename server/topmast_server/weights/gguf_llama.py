@@ -1,4 +1,4 @@
-"""A Llama-family GGUF file as ModelWeights, its blocks kept as they are.
+"""A Llama-family GGUF file as ModelWeights, its blocks kept as they are where the kernels read them.
 
 The converter of llama.cpp permutes the rows of q and k so that rotary pairs are neighbours. They stay so: rotating
 neighbours gives the same dot products, and a permuted copy would cost start-up time and memory.
@@ -25,9 +25,13 @@ from topmast_server.weights.matrix import (
     outline_matrix,
     outline_vector,
 )
+from topmast_server.weights.same_weights import AS_Q8_0, as_q8_0
 from topmast_server.weights.tokenizer import stop_ids
 
-_QUANTISED = {"Q4_0": Format.Q4_0, "Q4_1": Format.Q4_1, "Q8_0": Format.Q8_0}
+_QUANTISED = {
+    **{"Q4_0": Format.Q4_0, "Q4_1": Format.Q4_1, "Q8_0": Format.Q8_0},
+    **dict.fromkeys(AS_Q8_0, Format.Q8_0),
+}
 _HALVES = ("F16", "BF16")  # become float32
 _REMEDY = "fetch the model file again and compare its checksum"
 
@@ -167,7 +171,7 @@ class _Tensors:
         raw = self._data[place.offset : place.offset + place.bytes].reshape(rows, -1)
         if place.type in _HALVES:
             return float_matrix(_halves(raw, place.type).reshape(rows, columns))
-        return Matrix(kind, raw, rows, columns)
+        return Matrix(kind, as_q8_0(raw, place.type) if place.type in AS_Q8_0 else raw, rows, columns)
 
     def vector(self, name: str, size: int) -> NDArray[np.float32]:
         place = self._place(name, (size,))
