@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from topmast_server.weights.errors import ModelError, corrupt, not_found, unsupported
+from topmast_server.weights.model_path import foreign
 
 _MAGIC = b"GGUF"
 _MAX_DIMENSIONS = 4
@@ -132,8 +133,8 @@ def read_gguf(path: Path, *, keep: Callable[[str], bool] = lambda key: True) -> 
 
 def _read(reader: _Reader, keep: Callable[[str], bool]) -> GGUFFile:
     path = reader.path
-    if reader.take(4, "the magic number") != _MAGIC:
-        raise corrupt(f"{path} is not a GGUF file: it does not begin with 'GGUF'; {_REMEDY}.")
+    if reader.size < len(_MAGIC) or reader.take(len(_MAGIC), "the magic number") != _MAGIC:
+        raise foreign(path) or corrupt(f"{path} is not a GGUF file: it does not begin with 'GGUF'; {_REMEDY}.")
     version = reader.number("I", "the version")
     if version not in (2, 3):
         raise unsupported(f"{path} is GGUF version {version}; versions 2 and 3 (little-endian) are read.")

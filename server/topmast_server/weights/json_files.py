@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from topmast_server.weights.errors import ModelError, corrupt, not_found
+from topmast_server.weights.model_path import foreign
 
 
 def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
 
 def unreadable(path: Path, why: object) -> ModelError:
     """A file of the model that is there and cannot be understood."""
-    return corrupt(f"{path} cannot be read: {why}; fetch the model's files again.")
+    return foreign(path) or corrupt(f"{path} cannot be read: {why}; fetch the model's files again.")
 
 
 def stop_ids_of(config: dict[str, Any], generation: dict[str, Any]) -> set[int]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from topmast_server.weights.errors import not_found, unsupported
 from topmast_server.weights.files import OnProgress, Place, place_of
 from topmast_server.weights.gguf_llama import load_gguf, outline_gguf
 from topmast_server.weights.matrix import ModelWeights
+from topmast_server.weights.model_path import require_model
 
 
 def load_weights(path: Path, on_progress: OnProgress, place: Place | None = None) -> ModelWeights:
     """A .gguf file, or a directory with config.json and *.safetensors; `place` is where it lies, found out if None."""
+    require_model(path)
     place = place_of(path) if place is None else place
     if path.is_dir():
         from topmast_server.weights.safetensors import load_safetensors  # a library that a GGUF file does not need
 
         return load_safetensors(path, on_progress, place)
-    _require_file(path)
     return load_gguf(path, on_progress, place)
 
 
@@ -27,16 +27,9 @@ def outline_weights(path: Path) -> ModelWeights:
     Takes some megabytes whatever the model's size. Raises what `load_weights` would raise, but for faults that only the
     weights' own bytes show and for memory.
     """
+    require_model(path)
     if path.is_dir():
         from topmast_server.weights.safetensors import outline_safetensors
 
         return outline_safetensors(path)
-    _require_file(path)
     return outline_gguf(path)
-
-
-def _require_file(path: Path) -> None:
-    if not path.exists():
-        raise not_found(f"{path} does not exist; give a .gguf file or a directory with config.json and *.safetensors.")
-    if path.suffix == ".safetensors":
-        raise unsupported(f"{path} is one file of a model; give the directory that holds it and config.json.")

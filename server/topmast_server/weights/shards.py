@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from topmast_server.weights.errors import corrupt, not_found
 from topmast_server.weights.json_files import read_json
+from topmast_server.weights.model_path import foreign
 
 _INDEX: Final = "model.safetensors.index.json"
 _PART: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
@@ -90,6 +91,6 @@ def _header(path: Path) -> dict[str, ShardTensor]:
         slices = {name: file.get_slice(name) for name in list(file.keys())}
         return {name: ShardTensor(path, one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
     except SafetensorError as error:
-        raise corrupt(f"{path} is cut off or corrupt ({error}); {_REMEDY}.") from error
+        raise foreign(path) or corrupt(f"{path} is cut off or corrupt ({error}); {_REMEDY}.") from error
     except OSError as error:
         raise not_found(f"{path} cannot be read: {error}; check the mount and its permissions.") from error

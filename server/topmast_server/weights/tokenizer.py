@@ -16,7 +16,7 @@ from topmast_server.weights.chat_template import template_of_directory, template
 from topmast_server.weights.errors import corrupt, not_found, unsupported
 from topmast_server.weights.gguf import GGUFFile, read_gguf
 from topmast_server.weights.gguf_bpe import byte_level, sentencepiece, strings
-from topmast_server.weights.json_files import read_json, stop_ids_of
+from topmast_server.weights.json_files import read_json, stop_ids_of, unreadable
 
 _CONTROL, _USER_DEFINED = 3, 4  # GGUF token types
 # Control tokens that end an answer under whatever name the metadata knows them; many files name only one of several.
@@ -125,7 +125,7 @@ def _from_directory(folder: Path) -> ModelTokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
-        raise corrupt(f"{path} cannot be read: {error}; fetch the model's files again.") from error
+        raise unreadable(path, error) from error
     settings = read_json(folder / "tokenizer_config.json", optional=True)
     generation = read_json(folder / "generation_config.json", optional=True)
     config = read_json(folder / "config.json")
