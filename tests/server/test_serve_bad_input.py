@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -177,3 +179,30 @@ def test_endless_headers_are_cut_off(server: Server) -> None:
         except ConnectionResetError:
             return  # the answer was overtaken by the reset
     assert answer == b"" or answer.startswith(b"HTTP/1.1 431")
+
+
+def test_many_large_bodies_at_once_take_a_bounded_part_of_memory_and_shut_nobody_out(server: Server) -> None:
+    """Sixty of them, a byte short of complete, took half a gigabyte."""
+    host, port = server.url.removeprefix("http://").split(":")
+    before, size = resident_mib(server), 8 * 2**20
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE_S)) for _ in range(24)
+        ]
+        for one in clients:
+            one.sendall(head + b'{"model": "smollm2", "prompt": "' + b"w" * (size - 33))
+        assert post(server, CHAT).status_code == 200
+        assert resident_mib(server) - before < 160
+        for one in clients:
+            one.sendall(b"w")
+        answers = [one.recv(4096) for one in clients]
+    full = [answer for answer in answers if answer.startswith(b"HTTP/1.1 503")]
+    assert len(full) >= 24 - 8 - 1 and all(b"too many large requests" in answer for answer in full)
+    assert all(answer.startswith(b"HTTP/1.1 400") for answer in answers if answer not in full)
+
+
+def resident_mib(server: Server) -> int:
+    """Of the process that reads requests."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) // 1024

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from topmast_server.api.admission import Admission, Ticket, Wanted
-from topmast_server.api.body import ClientGone, parse, read_body
+from topmast_server.api.body import ClientGone, HeldBody, parse, read_body
 from topmast_server.api.errors import ApiError, internal_error
 from topmast_server.api.generation import Choice, Generation, Piece
 from topmast_server.api.job import Job, understand
@@ -61,23 +61,31 @@ class GenerationEndpoint:
                 service.requests_finished += 1
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, stream: EventStream) -> None:
+        with self._service.bodies.hold() as held:
+            await self._answer_body(held, scope, receive, send, stream)
+
+    async def _answer_body(
+        self, held: HeldBody, scope: Scope, receive: Receive, send: Send, stream: EventStream
+    ) -> None:
         service = self._service
         came_s = time.monotonic()
         headers = Headers(scope=scope)
         self._refuse_unread()
-        body = await read_body(headers, receive)
-        arrived_s = time.monotonic()
+        body = await self._read(headers, receive, held)
+        arrived_s, body_bytes = time.monotonic(), len(body)
         admission, text = service.doors()
         request = await parse(self._kind, body)
+        del body  # what is kept of it is in the request
         if request.model not in service.names:
             known = ", ".join(service.names)
             message = f"the model {request.model[:100]!r} is not served here; this server has: {known}"
             raise ApiError(404, message, param="model", code="model_not_found")
         asked = terms(headers, request, came_s)
-        with self._enter(admission, request, asked, len(body)) as ticket:
+        with self._enter(admission, request, asked, body_bytes) as ticket:
             context = admission.limits.max_context_tokens
             naming = (scope["state"]["request_id"], service.names[0])
             job = await understand(request, asked, text, naming, context)
+            held.release()  # what the context has room for is small
             service.input_tokens += job.prompt_tokens
             sequences = job.sequences(limits := job.limits(context))
             self._correct(ticket, job.tokens_to_compute)
@@ -109,6 +117,14 @@ class GenerationEndpoint:
             admission.refuse_when_full()
         except ApiError:
             self._service.metrics.rejected("server_full")
+            raise
+
+    async def _read(self, headers: Headers, receive: Receive, held: HeldBody) -> bytes:
+        try:
+            return await read_body(headers, receive, held)
+        except ApiError as error:
+            if error.code in _REFUSALS:
+                self._service.metrics.rejected(error.code)
             raise
 
     def _enter(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from topmast_server.api.admission import Admission, Limits
+from topmast_server.api.body import BodyRoom
 from topmast_server.api.chat import ChatTemplate
 from topmast_server.api.detokenize import Vocabulary
 from topmast_server.api.errors import ApiError
@@ -62,6 +63,7 @@ class Service:
         self.supervisor = supervisor
         self.drain = drain
         self.in_flight = InFlight()
+        self.bodies = BodyRoom()
         self.metrics = Metrics(names[0])
         self.metrics.registry.register(EngineReport(self))
         self.created = int(time.time())
