@@ -43,6 +43,7 @@ class Options:
     prefix_cache: bool
     batch_invariant: bool
     hang_timeout_s: float
+    load_timeout_s: float
     drain_timeout_s: float
     drain_notice_s: float
     access_file: Path | None
@@ -77,6 +78,7 @@ def parse(arguments: Sequence[str] | None = None, command: str = "serve") -> Opt
     add("--no-prefix-cache", dest="prefix_cache", action="store_false", help="compute every prompt from its start")
     add("--batch-invariant", action="store_true", help="wait for kernels whose bits no batch changes")
     add("--hang-timeout-s", type=_seconds, default=10.0, metavar="S", help="no step for so long is a hang (10)")
+    add("--load-timeout-s", type=_seconds, default=300.0, metavar="S", help="a load without progress for so long (300)")
     add("--drain-timeout-s", type=_seconds, default=30.0, metavar="S", help="time to finish at SIGTERM (30)")
     add("--drain-notice-s", type=_seconds, default=3.0, metavar="S", help="still accepting after SIGTERM (3)")
     add("--access-file", type=Path, metavar="PATH", help="let in only who shows a token by these public keys (JSON)")
@@ -88,6 +90,8 @@ def parse(arguments: Sequence[str] | None = None, command: str = "serve") -> Opt
         parser.error("argument --served-model-name: a name has 1 to 512 characters")
     if options.hang_timeout_s < 1:
         parser.error("argument --hang-timeout-s: at least 1 s, or every step would be a hang")
+    if options.load_timeout_s < 1:
+        parser.error("argument --load-timeout-s: at least 1 s, or every load would be a hang")
     if (options.access_file is None) != (options.access_audience is None):
         parser.error("arguments --access-file and --access-audience: give both or none")
     return options

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
 import signal
 import socket
-from typing import Final
+import threading
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import uvloop
 
@@ -24,6 +27,8 @@ from topmast_server.supervisor.drain import Drain
 from topmast_server.supervisor.outcome import DRAINED, Failure, write_termination_log
 from topmast_server.supervisor.supervisor import Supervisor
 from topmast_server.weights.errors import ModelError
+
+Result = TypeVar("Result")
 
 _LAST_ANSWERS_S: Final = 2.0  # for error events to reach clients that read slowly
 
@@ -56,7 +61,7 @@ class _Program:
 
     async def run(self, launched: Launched, started_s: float) -> int:
         options = self._options
-        self._supervisor = Supervisor(launched, options.hang_timeout_s, self._on_change)
+        self._supervisor = Supervisor(launched, options.hang_timeout_s, options.load_timeout_s, self._on_change)
         self._service = Service(
             options.served_model_name or [self._source.name],
             self._supervisor,
@@ -100,7 +105,7 @@ class _Program:
 
     async def _load_text(self) -> None:
         try:
-            self._service.set_text(await asyncio.to_thread(TextSide, self._source.path))
+            self._service.set_text(await _aside(lambda: TextSide(self._source.path)))
         except ModelError as error:
             self._supervisor.fail(Failure(error.code, error.message))
         except Exception as error:
@@ -158,3 +163,20 @@ class _Program:
         self._console.error(f"{failure.code}: {failure.message}")
         write_termination_log(termination_log(self._options), failure)
         return failure.exit_code
+
+
+async def _aside(call: Callable[[], Result]) -> Result:
+    """What the call gives, in a thread that the process does not wait for at its end: it may read from a volume that
+    never answers.
+    """
+    done: concurrent.futures.Future[Result] = concurrent.futures.Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="load-text", daemon=True).start()
+    return await asyncio.wrap_future(done)

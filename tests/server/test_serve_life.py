@@ -287,6 +287,16 @@ def test_an_engine_frozen_while_idle_is_found_too(start_server: Start) -> None:
     assert frozen.wait_exit() == 12
 
 
+def test_a_load_that_stands_still_is_found(start_server: Start, tmp_path: Path) -> None:
+    """As on a network file system that does not answer: reading from a pipe into which nobody writes."""
+    pipe = tmp_path / "model.gguf"
+    os.mkfifo(pipe)
+    waiting = start_server("--load-timeout-s", "2", model=str(pipe))
+    assert waiting.wait_exit() == 12
+    words = waiting.last_words()
+    assert words["code"] == "EngineHung" and "--load-timeout-s" in words["message"] and "volume" in words["message"]
+
+
 def test_a_killed_engine_ends_the_server_with_11_and_its_streams_visibly(start_server: Start) -> None:
     killed = start_server()
     killed.wait_ready()

@@ -29,7 +29,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert (options.max_num_seqs, options.max_waiting_requests) == (32, 256)
     assert (options.ttft_target_s, options.itl_goal_s) == (10, 0.15)
     assert (options.prefix_cache, options.batch_invariant) == (True, False)
-    assert (options.hang_timeout_s, options.drain_timeout_s, options.drain_notice_s) == (10, 30, 3)
+    assert (options.hang_timeout_s, options.load_timeout_s) == (10, 300)
+    assert (options.drain_timeout_s, options.drain_notice_s) == (30, 3)
 
 
 def test_names_are_aliases_in_order() -> None:
@@ -47,6 +48,7 @@ def test_names_are_aliases_in_order() -> None:
         ["--drain-timeout-s", "nan"],
         ["--drain-notice-s", "-1"],
         ["--hang-timeout-s", "0"],
+        ["--load-timeout-s", "0.5"],
         ["--dtype", "int3"],
         ["--ttft-target-s", "0"],
         ["--ttft-target-s", "inf"],

@@ -55,7 +55,9 @@ class Load:
 class Supervisor:
     """Made in the event loop, to which every method belongs."""
 
-    def __init__(self, launched: Launched, hang_timeout_s: float, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, launched: Launched, hang_timeout_s: float, load_timeout_s: float, on_change: Callable[[], None]
+    ) -> None:
         """`on_change` is called after every change of `phase` or `load`, and at a failure."""
         self.phase = "starting"  # starting, loading, warming, ready or failed
         self.load = Load()
@@ -63,6 +65,7 @@ class Supervisor:
         self.stats: dict[str, float] = {}
         self.failure: Failure | None = None
         self.judge = HangJudge(hang_timeout_s)
+        self._load_judge = HangJudge(load_timeout_s)
         self.ended = asyncio.Event()  # set once, when the engine has failed
         self._on_change = on_change
         self._process: subprocess.Popen[bytes] = launched.process
@@ -181,15 +184,23 @@ class Supervisor:
     async def _watch_progress(self) -> None:
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
-            if self.phase != "ready":
-                continue
-            verdict = self.judge.observe(time.monotonic(), self.progress.read(), self.in_flight)
+            if self.phase == "failed":
+                return
+            ready = self.phase == "ready"
+            judge = self.judge if ready else self._load_judge
+            verdict = judge.observe(time.monotonic(), self.progress.read(), self.in_flight)
             if verdict.hung:
+                what = "the engine hung" if ready else f"the engine hung while it was {self.phase} the model"
+                remedy = (
+                    "if steps are rightly this slow, raise --hang-timeout-s"
+                    if ready
+                    else "look whether the model's volume answers; if it is rightly this slow, raise --load-timeout-s"
+                )
                 self.fail(
                     Failure(
                         "EngineHung",
-                        f"the engine hung: {verdict.reason}, the limit is {verdict.limit_s:.0f} s; it was killed, and "
-                        "the server ends to be started afresh; if steps are rightly this slow, raise --hang-timeout-s",
+                        f"{what}: {verdict.reason}, the limit is {verdict.limit_s:.0f} s; it was killed, and the "
+                        f"server ends to be started afresh; {remedy}",
                     )
                 )
                 self._process.kill()
