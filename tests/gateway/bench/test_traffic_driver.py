@@ -77,7 +77,8 @@ def test_a_mix_repeats_with_its_seed_and_has_everything() -> None:
     assert {(ask.by_sdk, ask.streams) for ask in asks} == {(True, True), (True, False), (False, True), (False, False)}
 
 
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+# A client that believed the connection to stay would use it while it is being closed.
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
 REFUSAL = b"HTTP/1.1 503 Full\r\ncontent-length: 4\r\n\r\nfull"
 
 

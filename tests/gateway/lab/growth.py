@@ -17,6 +17,7 @@ _MOST_S = 0.05  # of the loop, for the largest input that is let in
 _BRACKETS = "[" + "[]," * (1024 * 1024 // 3) + "0]"
 _NOISE = 0.6  # of the bound; below it a ratio says nothing: memory that is new to the process takes milliseconds
 _RATIO = 2.5  # of the time for twice the input
+_TRIES, _ROUNDS = 7, 5
 
 
 @cache
@@ -38,17 +39,19 @@ def without_collections() -> Iterator[None]:
 
 
 async def assert_stops_nobody(page: Callable[[], AsyncIterator[bytes]]) -> None:
-    """Between two pieces of a page the loop is kept for at most `most_s`; the best of three tries counts."""
+    """Between two pieces of a page the loop is kept for at most `most_s`; the best of some tries counts."""
     tries = []
     with without_collections():
-        for _ in range(3):
+        for _ in range(_TRIES):
             longest_s, last = 0.0, time.thread_time()
             async for _ in page():
                 await asyncio.sleep(0)
                 now = time.thread_time()
                 longest_s, last = max(longest_s, now - last), now
             tries.append(longest_s)
-    assert min(tries) < most_s()
+            if longest_s < most_s():
+                return
+    raise AssertionError(f"the loop was kept for {min(tries) * 1000:.0f} ms")
 
 
 def assert_linear(make: Callable[[int], Input], read: Callable[[Input], object], largest: int) -> None:
@@ -56,23 +59,33 @@ def assert_linear(make: Callable[[int], Input], read: Callable[[Input], object],
 
     Processor seconds of this thread, the least of several tries: other processes share the machine.
     """
-    full = assert_growth(make, read, largest)
-    assert full <= most_s(), f"{full * 1000:.0f} ms for {largest}"
+    full, all_of_it = assert_growth(make, read, largest), make(largest)
+    with without_collections():
+        for _ in range(_ROUNDS):
+            if full <= most_s():
+                return
+            full = min(full, _least_s(all_of_it, read))
+    raise AssertionError(f"{full * 1000:.0f} ms for {largest}")
 
 
 def assert_growth(make: Callable[[int], Input], read: Callable[[Input], object], largest: int) -> float:
-    """The second half of `assert_linear`, for what takes many turns of the loop; the seconds for all of it."""
+    """The second half of `assert_linear`, for what takes many turns of the loop; the seconds for all of it.
+
+    Where the ratio is too large, both are measured again, one after the other: a machine may be slower for a while.
+    """
+    half_of_it, all_of_it = make(largest // 2), make(largest)
+    half = full = float("inf")
     with without_collections():
-        half, full = _least_s(make(largest // 2), read), _least_s(make(largest), read)
-    assert full <= max(_RATIO * half, _NOISE * most_s()), (
-        f"{half * 1000:.1f} ms for half of it, {full * 1000:.1f} ms for {largest}"
-    )
-    return full
+        for _ in range(_ROUNDS):
+            half, full = min(half, _least_s(half_of_it, read)), min(full, _least_s(all_of_it, read))
+            if full <= max(_RATIO * half, _NOISE * most_s()):
+                return full
+    raise AssertionError(f"{half * 1000:.1f} ms for half of it, {full * 1000:.1f} ms for {largest}")
 
 
-def _least_s(given: Input, read: Callable[[Input], object], tries: int = 7) -> float:
+def _least_s(given: Input, read: Callable[[Input], object]) -> float:
     found = []
-    for _ in range(tries):
+    for _ in range(_TRIES):
         began = time.thread_time()
         read(given)
         found.append(time.thread_time() - began)
