@@ -128,5 +128,7 @@ def test_a_warm_up_measures_both_rates_however_slow_its_first_step_is() -> None:
         return forward(batch)
 
     core = content_core(fault=slow_at_first, clock=clock)
-    warm_up(core)
+    steps: list[float] = []
+    warm_up(core, lambda: steps.append(clock.now_s))
+    assert len(steps) >= 8  # four tokens each of the batch and of the prompt
     assert core.step_time.decode_tokens_per_s > 0 and core.step_time.prefill_tokens_per_s > 0

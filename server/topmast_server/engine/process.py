@@ -132,7 +132,7 @@ def _start(
         stop_ids=weights.stop_ids,
         prefix_cache=config.prefix_cache,
     )
-    warm_up(core)
+    warm_up(core, lambda: progress.tick(has_work=False))
     progress.tick(has_work=False)
     ready_s = time.monotonic()
     info = {
