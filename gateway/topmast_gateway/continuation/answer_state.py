@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from topmast_gateway.continuation.journal import JOURNAL_HEADER, Journal
 from topmast_gateway.messages.completion import CompletionRequest
 from topmast_gateway.messages.errors import ApiError
-from topmast_gateway.messages.headers import TIMEOUT, seconds_of, towards_engine
+from topmast_gateway.messages.headers import RAW_TIMEOUT, TIMEOUT, seconds_of, towards_engine
 from topmast_gateway.messages.response import ResponseWriter
 from topmast_gateway.messages.token_usage import TokenUsage
-
-_TIMEOUT: Final = TIMEOUT.encode()
 
 
 class AnswerState:
@@ -42,7 +39,7 @@ class AnswerState:
         if self.journal is not None:
             self._headers[JOURNAL_HEADER] = "1"
         self._deadline = deadline
-        said = headers.get(_TIMEOUT)
+        said = headers.get(RAW_TIMEOUT)
         self._is_nonsense = said is not None and seconds_of(said) is None  # which is for the engine to refuse
         self.first_token_at: float | None = None  # monotonic
         self._on_resumed = on_resumed

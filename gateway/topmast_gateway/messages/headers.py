@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from topmast_gateway.messages.request import Header
 
 TIMEOUT = "x-request-timeout"
+RAW_TIMEOUT = TIMEOUT.encode()  # as it comes from clients
 _PASSED_ON = tuple(
     (name.encode(), name)
     for name in ("content-type", "accept", "user-agent", "traceparent", "tracestate", TIMEOUT, "x-request-timing")

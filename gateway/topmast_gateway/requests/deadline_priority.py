@@ -13,9 +13,8 @@ import msgspec
 
 from topmast_gateway.identity.caller import Priority
 from topmast_gateway.messages.completion import CompletionRequest, with_field
-from topmast_gateway.messages.headers import TIMEOUT, seconds_of
+from topmast_gateway.messages.headers import RAW_TIMEOUT, seconds_of
 
-_TIMEOUT: Final = TIMEOUT.encode()
 _RETRY_COUNT: Final = b"x-stainless-retry-count"  # OpenAI's clients send it, and others that Stainless generates
 
 
@@ -38,7 +37,7 @@ def deadline_of(request: CompletionRequest, headers: Mapping[bytes, bytes], arri
     In the clock of `arrived_at`. A header that is nonsense is no word of it, and for the engine to refuse.
     """
     said_s = request.timeout_s
-    if _TIMEOUT in headers and (header_s := seconds_of(headers[_TIMEOUT])) is not None:
+    if RAW_TIMEOUT in headers and (header_s := seconds_of(headers[RAW_TIMEOUT])) is not None:
         said_s = header_s if said_s is None else min(said_s, header_s)
     return None if said_s is None else arrived_at + said_s
 

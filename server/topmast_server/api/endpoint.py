@@ -7,8 +7,10 @@ waits for the engine.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -44,9 +46,9 @@ class GenerationEndpoint:
         service = self._service
         stream = EventStream(send)
         service.requests += 1
-        with service.in_flight:
+        with service.in_flight, service.bodies.hold() as held:
             try:
-                await self._answer(scope, receive, send, stream)
+                await self._answer(held, scope, receive, send, stream)
             except ClientGone:
                 scope["state"]["outcome"] = "client left"
             except (ApiError, EngineLost) as error:
@@ -60,18 +62,14 @@ class GenerationEndpoint:
             finally:
                 service.requests_finished += 1
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, stream: EventStream) -> None:
-        with self._service.bodies.hold() as held:
-            await self._answer_body(held, scope, receive, send, stream)
-
-    async def _answer_body(
-        self, held: HeldBody, scope: Scope, receive: Receive, send: Send, stream: EventStream
-    ) -> None:
+    async def _answer(self, held: HeldBody, scope: Scope, receive: Receive, send: Send, stream: EventStream) -> None:
         service = self._service
         came_s = time.monotonic()
         headers = Headers(scope=scope)
-        self._refuse_unread()
-        body = await self._read(headers, receive, held)
+        with self._refusals_counted():
+            # What no body could change: an overloaded server should not read and parse what it turns away.
+            service.doors()[0].refuse_when_full()
+            body = await read_body(headers, receive, held)
         arrived_s, body_bytes = time.monotonic(), len(body)
         admission, text = service.doors()
         request = await parse(self._kind, body)
@@ -88,7 +86,8 @@ class GenerationEndpoint:
             held.release()  # what the context has room for is small
             service.input_tokens += job.prompt_tokens
             sequences = job.sequences(limits := job.limits(context))
-            self._correct(ticket, job.tokens_to_compute)
+            with self._refusals_counted():
+                ticket.correct(job.tokens_to_compute)
             service.metrics.accepted(job.prompt_tokens, max(limits), request.n)
             choices = [Choice(text.vocabulary, request.stop, arrived_s) for _ in sequences]
             generation = Generation(service.supervisor, sequences, choices, service.metrics, arrived_s)
@@ -110,18 +109,11 @@ class GenerationEndpoint:
                     service.metrics.cancelled("client_left", generation.left_early)
                     scope["state"]["tokens"] = (job.prompt_tokens, sum(choice.tokens for choice in choices))
 
-    def _refuse_unread(self) -> None:
-        """What no body could change: an overloaded server should not read and parse what it turns away."""
-        admission, _ = self._service.doors()
+    @contextlib.contextmanager
+    def _refusals_counted(self) -> Iterator[None]:
+        """Whoever is turned away in the block for want of room or time is one more in the metrics."""
         try:
-            admission.refuse_when_full()
-        except ApiError:
-            self._service.metrics.rejected("server_full")
-            raise
-
-    async def _read(self, headers: Headers, receive: Receive, held: HeldBody) -> bytes:
-        try:
-            return await read_body(headers, receive, held)
+            yield
         except ApiError as error:
             if error.code in _REFUSALS:
                 self._service.metrics.rejected(error.code)
@@ -133,19 +125,8 @@ class GenerationEndpoint:
         prompts = 1 if isinstance(request, ChatRequest) else len(request.prompts)
         patience_s = None if asked.deadline_s is None else asked.deadline_s - time.monotonic()
         wanted = Wanted(prompts * request.n, body_bytes, request.priority, request.token_limit, patience_s)
-        try:
+        with self._refusals_counted():
             return admission.enter(wanted)
-        except ApiError as error:
-            if error.code in _REFUSALS:
-                self._service.metrics.rejected(error.code)
-            raise
-
-    def _correct(self, ticket: Ticket, tokens: int) -> None:
-        try:
-            ticket.correct(tokens)
-        except ApiError:
-            self._service.metrics.rejected("server_full")
-            raise
 
 
 async def _stream(job: Job, generation: Generation, ticket: Ticket, stream: EventStream) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer, decoders, models, normalizers
 
-from topmast_server.weights.errors import ModelError, corrupt, unsupported
+from topmast_server.weights.errors import corrupt, unsupported
 from topmast_server.weights.gguf import GGUFFile
 from topmast_server.weights.pre_tokenizers import PreTokenizer, pre_tokenizer
 
@@ -96,11 +96,7 @@ def _bpe(file: GGUFFile, tokens: Sequence[str], merges: Sequence[tuple[str, ...]
     try:
         return models.BPE(vocabulary, merges, **options)  # type: ignore[arg-type]
     except Exception as error:  # the library raises plain Exception for a merge that is not in the vocabulary
-        raise _broken(file, error) from error
-
-
-def _broken(file: GGUFFile, why: object) -> ModelError:
-    return corrupt(f"{file.path} has a broken token list: {why}; fetch the model file again.")
+        raise corrupt(f"{file.path} has a broken token list: {error}; fetch the model file again.") from error
 
 
 def _pre_tokenizer(file: GGUFFile) -> PreTokenizer:
